@@ -1,0 +1,59 @@
+# Two commands are enough on a fresh machine: `make serve` and `make test`.
+# Each sets up everything it needs in $(VENV) first.
+
+SHELL := /bin/bash
+PYTHON ?= python3.11
+VENV ?= .venv
+PORT ?= 8000
+CONFIG ?= deployments/configs/demo.yaml
+# The engine build to install: cpu or cuda.
+EXTRA ?= cpu
+
+# Where wheels come from. WHEELS is a folder or page with wheels (uv does not read
+# pip's own find-links, so it is passed on); without one, uv fetches PyTorch's CPU
+# build from PyTorch's own index (TORCH_BACKEND).
+WHEELS ?= $(shell $(PYTHON) -m pip config get global.find-links 2>/dev/null)
+TORCH_BACKEND ?= $(if $(filter cpu,$(EXTRA)),cpu,auto)
+WHEEL_FLAGS = $(if $(WHEELS),--find-links $(WHEELS),--torch-backend $(TORCH_BACKEND))
+
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready-$(EXTRA)
+
+.PHONY: serve test test-long check bench clean setup
+.DEFAULT_GOAL := help
+
+help:
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
+
+setup: $(READY) ## virtual environment with everything in it
+
+$(READY): pyproject.toml cpu-overrides.txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if (3, 11) <= v[:2] <= (3, 12) else "dspark needs Python 3.11 or 3.12, found %d.%d; set PYTHON=" % v[:2])'
+	@echo "== setting up $(VENV): some 3 GB, minutes on a first run"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check 'uv>=0.5'
+	$(BIN)/uv pip install --python $(BIN)/python $(WHEEL_FLAGS) \
+		$(if $(filter cpu,$(EXTRA)),--override cpu-overrides.txt) --editable '.[$(EXTRA),test,observability]'
+	@touch $@
+
+serve: setup ## serve the bundled demo on 127.0.0.1:$(PORT)
+	@$(BIN)/dspark serve --config $(CONFIG) --port $(PORT)
+
+test: setup ## unit and integration tests
+	$(BIN)/python -m pytest -m "not long"
+
+test-long: setup ## soak and chaos
+	$(BIN)/python -m pytest -m long
+
+check: setup ## ruff, mypy --strict, import-linter
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: setup ## measure this machine: draft engine, wire, adapter, speed against speculation off
+	$(BIN)/dspark bench
+
+clean: ## remove the environment and every cache
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
