@@ -1,0 +1,137 @@
+"""The fleet's registry: who serves what, which drafter each target uses, totals.
+
+Targets and drafters report in every interval and get their part of the plan back.
+Everything here is rebuilt from the next reports, so losing the controller loses nothing:
+a target keeps the drafter it has.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from autoscale.assignment import assign_drafters
+
+EXPIRY_S = 3.0
+
+
+@dataclass(frozen=True, slots=True)
+class DrafterReport:
+    """A drafter replica says where it listens."""
+
+    replica_id: str
+    model_id: str
+    address: str
+    stats: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class TargetReport:
+    """A target replica says what it did since it started."""
+
+    replica_id: str
+    model_id: str
+    placement: str
+    stats: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class DrafterPlan:
+    """What a drafter needs: the secret that its targets will present."""
+
+    secret: str
+
+
+@dataclass(frozen=True, slots=True)
+class TargetPlan:
+    """What a target needs: its drafter's address, or None when there is none."""
+
+    drafter_address: str | None
+    secret: str
+
+
+class FleetController:
+    """Keeps the last report of every replica and assigns drafters to targets.
+
+    A replica that has not reported for `EXPIRY_S` is forgotten. `clock` is in seconds.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._secret = secrets.token_hex(16)
+        self._targets: dict[str, tuple[TargetReport, float]] = {}
+        self._drafters: dict[str, tuple[DrafterReport, float]] = {}
+        self._assigned: dict[str, str] = {}
+
+    def report_drafter(self, report: DrafterReport) -> DrafterPlan:
+        self._drafters[report.replica_id] = (report, self._clock())
+        return DrafterPlan(self._secret)
+
+    def report_target(self, report: TargetReport) -> TargetPlan:
+        self._targets[report.replica_id] = (report, self._clock())
+        self._plan(report.model_id)
+        drafter = self._drafters.get(self._assigned.get(report.replica_id, ""))
+        return TargetPlan(drafter[0].address if drafter else None, self._secret)
+
+    def snapshot(self) -> dict[str, Any]:
+        """The fleet as `GET /fleet` shows it: per model its replicas and their totals."""
+        self._expire()
+        models: dict[str, dict[str, Any]] = {}
+        for target, seen in self._targets.values():
+            entry = asdict(target) | {
+                "age_s": round(self._clock() - seen, 3),
+                "drafter": self._assigned.get(target.replica_id),
+            }
+            self._model(models, target.model_id)["targets"].append(entry)
+        for drafter, seen in self._drafters.values():
+            entry = asdict(drafter) | {"age_s": round(self._clock() - seen, 3)}
+            self._model(models, drafter.model_id)["drafters"].append(entry)
+        for model in models.values():
+            model["speculation"] = speculation_totals([t["stats"] for t in model["targets"]])
+        return {"models": models}
+
+    @staticmethod
+    def _model(models: dict[str, dict[str, Any]], model_id: str) -> dict[str, Any]:
+        return models.setdefault(model_id, {"targets": [], "drafters": []})
+
+    def _plan(self, model_id: str) -> None:
+        self._expire()
+        targets = [
+            id_
+            for id_, (report, _) in self._targets.items()
+            if report.model_id == model_id and report.placement == "split"
+        ]
+        drafters = [
+            id_ for id_, (report, _) in self._drafters.items() if report.model_id == model_id
+        ]
+        assigned = assign_drafters(targets, drafters, self._assigned)
+        for target in targets:
+            self._assigned.pop(target, None)
+        self._assigned |= assigned
+
+    def _expire(self) -> None:
+        oldest = self._clock() - EXPIRY_S
+        self._targets = {k: v for k, v in self._targets.items() if v[1] >= oldest}
+        self._drafters = {k: v for k, v in self._drafters.items() if v[1] >= oldest}
+        self._assigned = {k: v for k, v in self._assigned.items() if k in self._targets}
+
+
+_TOTALS = ("committed_tokens", "verified_drafts", "draft_tokens", "accepted_tokens")
+
+
+def speculation_totals(stats: list[dict[str, Any]]) -> dict[str, Any]:
+    """Sums over replicas, and the acceptance length: tokens per verified draft, bonus included."""
+    totals: dict[str, Any] = {name: sum(s.get(name, 0) for s in stats) for name in _TOTALS}
+    verified = totals["verified_drafts"]
+    totals["acceptance_length"] = (
+        round(1 + totals["accepted_tokens"] / verified, 4) if verified else None
+    )
+    ineligible: dict[str, int] = {}
+    for replica in stats:
+        for reason, count in replica.get("ineligible", {}).items():
+            ineligible[reason] = ineligible.get(reason, 0) + count
+    totals["without_speculation"] = ineligible
+    return totals

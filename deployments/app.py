@@ -1,0 +1,177 @@
+"""Compose targets, drafters, controller and ingress into one Serve application."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ray import serve
+from ray.llm._internal.serve.core.configs.openai_api_models import to_model_metadata
+from ray.serve import Application
+from ray.serve.config import BackpressureConfig
+from ray.serve.llm import LLMConfig, build_llm_deployment
+
+from cluster.versions import check_versions
+from deployments.checkpoints import checkpoint_directory
+from deployments.controller import ControllerKeeper
+from deployments.draft_model import DraftShape, check_drafter
+from deployments.drafter import DrafterServer
+from deployments.engine.settings import WorkerSettings
+from deployments.ingress import make_ingress
+from deployments.schema import AppSpec, ModelSpec, parse_settings
+from deployments.target import TargetServer
+
+QUIET = {"enable_access_log": False}  # a line per handle call otherwise
+_MIB = 1 << 20
+
+
+def build_app(args: dict[str, Any]) -> Application:
+    """The application of a Serve file: `import_path: deployments.app:build_app`.
+
+    Raises ConfigError or CompatibilityError before anything is deployed.
+    """
+    check_versions()
+    settings = parse_settings(args)
+    targets = {model.id: _bind_model(model) for model in settings.models}
+    cards = {
+        model.id: to_model_metadata(model.id, _llm_config(model, None)) for model in settings.models
+    }
+    keeper = serve.deployment(
+        ControllerKeeper, name="Controller", ray_actor_options={"num_cpus": 0}, logging_config=QUIET
+    ).bind()
+    ingress = serve.deployment(
+        _with_dependencies(make_ingress()),
+        name="Ingress",
+        max_ongoing_requests=_max_ongoing(settings),
+        ray_actor_options={"num_cpus": 0.1},
+        logging_config=QUIET,
+    )
+    drafters = [_bind_drafters(m) for m in settings.models if m.placement == "split"]
+    return ingress.bind(
+        llm_deployments=targets, model_cards=cards, dependencies=[keeper, *drafters]
+    )
+
+
+def _with_dependencies(ingress: Any) -> Any:
+    """Serve deploys what the ingress is bound to; the controller and drafters are bound to
+    it for that alone."""
+
+    class Ingress(ingress):  # type: ignore[misc]
+        def __init__(self, *, dependencies: list[Any], **kwargs: Any) -> None:
+            del dependencies
+            super().__init__(**kwargs)
+
+    return Ingress
+
+
+def _max_ongoing(settings: AppSpec) -> int:
+    """Room in the ingress for what the targets run and queue."""
+    return sum(
+        m.target.replicas * (2 * m.target.max_num_seqs) + m.target.max_queued_requests
+        for m in settings.models
+    )
+
+
+def _bind_model(model: ModelSpec) -> Any:
+    shape = None if model.placement == "off" else check_drafter(model)
+    return build_llm_deployment(
+        _llm_config(model, shape),
+        name_prefix="Target:",
+        bind_kwargs={"placement": model.placement},
+    )
+
+
+def _llm_config(model: ModelSpec, shape: DraftShape | None) -> LLMConfig:
+    target = model.target
+    return LLMConfig(
+        model_loading_config={"model_id": model.id, "model_source": _target_dir(model)},
+        accelerator_config={"kind": "cpu"},
+        server_cls=TargetServer,
+        engine_kwargs=_engine_kwargs(model, shape),
+        # Without it the first streamed token waits for a batch of 50 ms.
+        experimental_configs={"stream_batching_interval_ms": 0},
+        placement_group_config={"bundles": [{"CPU": target.num_cpus}]},
+        deployment_config={
+            "num_replicas": target.replicas,
+            "max_ongoing_requests": 2 * target.max_num_seqs,
+            "max_queued_requests": target.max_queued_requests,
+            "backpressure_config": BackpressureConfig(status_code=429, retry_after_s=1),
+            "ray_actor_options": {"num_cpus": target.num_cpus},
+            "logging_config": QUIET,
+        },
+        runtime_env={
+            "env_vars": {
+                "OMP_NUM_THREADS": str(target.threads),
+                "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+                "VLLM_NO_USAGE_STATS": "1",
+            }
+        },
+    )
+
+
+def _engine_kwargs(model: ModelSpec, shape: DraftShape | None) -> dict[str, Any]:
+    target = model.target
+    kwargs: dict[str, Any] = {
+        "dtype": target.dtype,
+        "max_model_len": target.max_model_len,
+        "max_num_seqs": target.max_num_seqs,
+        "block_size": target.block_tokens,
+        "kv_cache_memory_bytes": target.kv_cache_mib * _MIB,
+        "enforce_eager": True,
+        "enable_prefix_caching": True,
+    }
+    if shape is not None:
+        assert model.drafter is not None
+        kwargs |= {
+            "worker_cls": "deployments.engine.worker.DSparkCPUWorker",
+            "speculative_config": {
+                "method": "custom_class",
+                "model": "deployments.engine.runner.DrafterInRunner",
+                "num_speculative_tokens": shape.block_size,
+            },
+            "additional_config": WorkerSettings(
+                placement=model.placement,
+                target_dir=_target_dir(model),
+                target_layer_ids=shape.target_layer_ids,
+                block_size=shape.block_size,
+                block_tokens=target.block_tokens,
+                num_context_tokens=model.drafter.num_context_tokens,
+                deadline_s=model.drafter.deadline_ms / 1000,
+                policy=model.policy,
+                drafter=model.drafter.model_dump(),
+                dtype=model.drafter.dtype,
+                context_bytes=model.drafter.context_mib * _MIB,
+            ).to_config(),
+        }
+    return kwargs | target.engine_kwargs
+
+
+def _target_dir(model: ModelSpec) -> str:
+    return str(checkpoint_directory(model.target.source, f"model {model.id}: target.source"))
+
+
+def _bind_drafters(model: ModelSpec) -> Any:
+    drafter = model.drafter
+    assert drafter is not None
+    return serve.deployment(
+        DrafterServer,
+        name=f"Drafter:{model.id}",
+        num_replicas=drafter.replicas,
+        health_check_period_s=1,
+        health_check_timeout_s=10,
+        ray_actor_options={
+            "num_cpus": drafter.num_cpus,
+            "runtime_env": {"env_vars": {"OMP_NUM_THREADS": str(drafter.threads)}},
+        },
+        logging_config=QUIET,
+    ).bind(
+        model.id,
+        drafter.threads,
+        {
+            "drafter": drafter.model_dump(),
+            "target_dir": _target_dir(model),
+            "dtype": drafter.dtype,
+            "block_tokens": model.target.block_tokens,
+            "num_context_tokens": drafter.num_context_tokens,
+            "context_bytes": drafter.context_mib * _MIB,
+        },
+    )

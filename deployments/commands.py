@@ -1,0 +1,33 @@
+"""`dspark serve` and `dspark bench`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+_DEMO = Path(__file__).parent / "configs" / "demo.yaml"
+
+
+def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add this package's commands to the `dspark` parser."""
+    serve = subparsers.add_parser("serve", help="serve an application on this machine")
+    serve.add_argument(
+        "--config", type=Path, default=_DEMO, help="a Serve file (default: the bundled demo)"
+    )
+    serve.add_argument("--host", help="address to listen on (default: the file's)")
+    serve.add_argument("--port", type=int, help="port to listen on (default: the file's)")
+    serve.set_defaults(run=_serve)
+
+
+def _serve(args: argparse.Namespace) -> int:
+    # Imported here so that `dspark --help` does not wait for Ray.
+    from cluster.versions import CompatibilityError
+    from deployments.errors import ConfigError
+    from deployments.foreground import serve_in_foreground
+
+    try:
+        return serve_in_foreground(args.config, args.host, args.port)
+    except (ConfigError, CompatibilityError) as error:
+        print(f"dspark serve: {error}", file=sys.stderr)
+        return 2

@@ -1,0 +1,90 @@
+"""From a drafter's settings to its shape and to a draft engine that runs it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from deployments.checkpoints import checkpoint_directory, read_config
+from deployments.errors import ConfigError
+from deployments.schema import DrafterSpec, ModelSpec
+from drafters.checkpoint import load_drafter, random_drafter
+from drafters.config import DrafterConfig, check_fit
+from drafters.dspark import DSparkModel
+from drafters.engine import DraftEngine
+from drafters.errors import CheckpointError
+
+
+@dataclass(frozen=True, slots=True)
+class DraftShape:
+    """What a target's worker has to know of its drafter."""
+
+    block_size: int
+    target_layer_ids: tuple[int, ...]
+
+
+def check_drafter(model: ModelSpec) -> DraftShape:
+    """The drafter's shape, read without its weights.
+
+    Raises ConfigError when the checkpoint is missing or does not fit the target.
+    """
+    assert model.drafter is not None
+    target_config = read_config(model.target.source, f"model {model.id}: target.source")
+    random = model.drafter.random
+    if random is not None:
+        num_layers = target_config.get("num_hidden_layers", 0)
+        if not all(-1 <= i < num_layers - 1 for i in random.target_layer_ids):
+            raise ConfigError(
+                f"model {model.id}: drafter.random.target_layer_ids {random.target_layer_ids} "
+                f"must lie between -1 and {num_layers - 2} for a target of {num_layers} layers"
+            )
+        return DraftShape(random.block_size, random.target_layer_ids)
+    source = model.drafter.source or ""
+    field = f"model {model.id}: drafter.source"
+    try:
+        config = DrafterConfig.from_dict(read_config(source, field), source)
+        check_fit(config, target_config)
+    except CheckpointError as error:
+        raise ConfigError(f"{field}: {error}") from None
+    return DraftShape(config.block_size, tuple(config.target_layer_ids))
+
+
+def make_draft_engine(
+    drafter: dict[str, Any],
+    *,
+    target_dir: str,
+    dtype: str,
+    device: torch.device,
+    block_tokens: int,
+    num_context_tokens: int,
+    context_bytes: int,
+) -> DraftEngine:
+    """Load a drafter (`DrafterSpec` as plain values) into an engine with bounded context.
+
+    The number of context blocks is what fits into `context_bytes`. Raises
+    CheckpointError when the checkpoint does not load.
+    """
+    spec = DrafterSpec.model_validate(drafter)
+    model = _load(spec, target_dir, getattr(torch, dtype), device)
+    config = model.config
+    bytes_per_token = (
+        2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim
+    ) * torch.empty((), dtype=getattr(torch, dtype)).element_size()
+    num_blocks = max(1, context_bytes // (bytes_per_token * block_tokens))
+    return DraftEngine(
+        model,
+        num_blocks=num_blocks,
+        block_tokens=block_tokens,
+        num_context_tokens=num_context_tokens,
+    )
+
+
+def _load(
+    spec: DrafterSpec, target_dir: str, dtype: torch.dtype, device: torch.device
+) -> DSparkModel:
+    if spec.random is not None:
+        return random_drafter(target_dir, dtype=dtype, device=device, **spec.random.model_dump())
+    directory = checkpoint_directory(spec.source or "", "drafter.source")
+    return load_drafter(directory, dtype=dtype, device=device, target_dir=target_dir)

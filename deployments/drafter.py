@@ -1,0 +1,67 @@
+"""A drafter replica: the draft engine behind a ZeroMQ socket, and its reports."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import asdict
+from typing import Any
+
+import ray
+import torch
+from ray import serve
+
+from cluster.controller import DrafterReport
+from deployments.controller import INTERVAL_S, find_controller
+from deployments.draft_model import make_draft_engine
+from drafters.server import DraftServer
+
+logger = logging.getLogger(__name__)
+
+
+class DrafterServer:
+    """Drafts for the targets the controller assigns. Draft data never passes through Ray.
+
+    `engine` are the arguments of `make_draft_engine`. The server listens once the
+    controller has given it the secret that targets present.
+    """
+
+    def __init__(self, model_id: str, threads: int, engine: dict[str, Any]) -> None:
+        torch.set_num_threads(threads)
+        context = serve.get_replica_context()
+        self._model_id = model_id
+        self._app_name = context.app_name
+        self._replica_id = context.replica_id.unique_id
+        self._server = DraftServer(
+            make_draft_engine(**engine, device=torch.device("cpu")),
+            host=ray.util.get_node_ip_address(),
+            secret="",
+        )
+        self._server.start()
+        self._reports = asyncio.get_running_loop().create_task(self._report_forever())
+
+    async def _report_forever(self) -> None:
+        while True:
+            try:
+                plan = await find_controller(self._app_name).report_drafter.remote(
+                    DrafterReport(
+                        replica_id=self._replica_id,
+                        model_id=self._model_id,
+                        address=self._server.address,
+                        stats=asdict(self._server.stats),
+                    )
+                )
+                self._server.secret = plan.secret
+            except (ValueError, ray.exceptions.RayError) as error:
+                logger.info("no controller to report to yet: %s", error)
+            await asyncio.sleep(INTERVAL_S)
+
+    async def check_health(self) -> None:
+        """Raises when the draft loop or the reporting stopped; Serve replaces the replica."""
+        if not self._server.is_alive or self._reports.done():
+            raise RuntimeError(f"drafter {self._replica_id} stopped drafting or reporting")
+
+    def __del__(self) -> None:
+        server = getattr(self, "_server", None)
+        if server is not None:
+            server.stop()

@@ -1,0 +1,248 @@
+"""Between an engine step and a draft source: what is said after a step, what comes back.
+
+Knows vLLM's accounting and nothing of vLLM's code, so it is tested without an engine.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from autoscale.policies import Policy
+from deployments.engine.accounting import RowAccount, account
+from deployments.engine.prefix_hash import extend_prefix_hashes
+from drafters.messages import DraftBatch, DraftSource, StepBatch, StepRow
+
+
+@dataclass(frozen=True, slots=True)
+class EngineStep:
+    """One finished target step, as the engine's batch lists it.
+
+    Per request i of `request_ids`: it had `num_computed[i]` tokens computed before the
+    step, `num_scheduled[id]` were computed in it, `drafts[id]` of them (missing: none)
+    draft tokens, and `sampled[i]` were committed. `token_ids[i]` are all its tokens,
+    `num_output_left[i]` how many more it may emit. `features` holds one tensor
+    `[>= sum(num_scheduled), hidden_size]` per auxiliary layer, rows in request order.
+    """
+
+    request_ids: Sequence[str]
+    num_scheduled: Mapping[str, int]
+    drafts: Mapping[str, Sequence[int]]
+    num_computed: NDArray[np.int32]
+    sampled: Sequence[Sequence[int]]
+    token_ids: NDArray[np.int32]
+    num_output_left: Sequence[int]
+    features: Sequence[torch.Tensor]
+
+
+@dataclass(slots=True)
+class AdapterStats:
+    """Totals since the worker started; `accepted_by_position[k]` counts draft token k."""
+
+    steps: int = 0
+    committed_tokens: int = 0
+    verified_drafts: int = 0
+    draft_tokens: int = 0
+    accepted_tokens: int = 0
+    steps_without_reply: int = 0
+    feature_rows: int = 0
+    gaps: int = 0
+    adapter_s: float = 0.0
+    draft_s: float = 0.0
+    accepted_by_position: list[int] = field(default_factory=list)
+    ineligible: Counter[str] = field(default_factory=Counter)
+
+
+@dataclass(slots=True)
+class _Tracked:
+    """What the drafter has been told of a request."""
+
+    epoch: int
+    fed: int  # the next position it expects
+    hashes: list[bytes] = field(default_factory=list)
+
+
+class SpeculationAdapter:
+    """Turns steps into `StepBatch`es and drafts into the engine's draft token lists.
+
+    A request's session opens with its first step, again under a new epoch when its
+    computed position jumps (preemption, a prefix hit after it), and closes with it.
+    """
+
+    def __init__(
+        self,
+        source: DraftSource,
+        policy: Policy,
+        *,
+        target_id: str,
+        block_size: int,
+        block_tokens: int,
+        num_context_tokens: int,
+        max_model_len: int,
+    ) -> None:
+        self.source = source
+        self.policy = policy
+        self.stats = AdapterStats(accepted_by_position=[0] * block_size)
+        self._target_id = target_id
+        self._block_size = block_size
+        self._block_tokens = block_tokens
+        self._num_context_tokens = num_context_tokens
+        self._max_model_len = max_model_len
+        self._tracked: dict[str, _Tracked] = {}
+        self._ineligible: dict[str, str] = {}
+        self._closed: list[str] = []
+        self._num_epochs = 0
+
+    @property
+    def num_sessions(self) -> int:
+        return len(self._tracked)
+
+    def open_request(self, request_id: str, ineligible_reason: str | None) -> None:
+        """A request arrived. With a reason it is never drafted for, and counted under it."""
+        if ineligible_reason is not None:
+            self._ineligible[request_id] = ineligible_reason
+            self.stats.ineligible[ineligible_reason] += 1
+
+    def close_requests(self, request_ids: Iterable[str]) -> None:
+        """Requests that finished or were aborted; their sessions end with the next batch."""
+        for request_id in request_ids:
+            self._ineligible.pop(request_id, None)
+            self.suspend_requests((request_id,))
+
+    def suspend_requests(self, request_ids: Iterable[str]) -> None:
+        """Requests that were preempted: they come back, under a new epoch."""
+        for request_id in request_ids:
+            if self._tracked.pop(request_id, None) is not None:
+                self._closed.append(request_id)
+
+    def flush(self) -> None:
+        """Tell the drafter what closed when no step follows that would."""
+        if self._closed:
+            self.source.draft(StepBatch(self._target_id, (), torch.empty(0, 0), self._take_closed()))
+
+    def step(self, step: EngineStep) -> list[list[int]]:
+        """Draft tokens to verify next, per request; an empty list is plain decoding."""
+        began = time.perf_counter()
+        accounts = self._account(step)
+        batch, limits = self._describe(step, accounts)
+        described = time.perf_counter()
+        drafts = self.source.draft(batch)
+        answered = time.perf_counter()
+        self.stats.steps += 1
+        self.stats.steps_without_reply += drafts is None and batch.num_drafts > 0
+        tokens = self._admit(step, batch, drafts, limits)
+        self.stats.draft_s += answered - described
+        self.stats.adapter_s += described - began + time.perf_counter() - answered
+        return tokens
+
+    def _account(self, step: EngineStep) -> list[RowAccount]:
+        """Per request what the step committed; verified drafts are counted here."""
+        accounts = []
+        stats = self.stats
+        for request_id, sampled in zip(step.request_ids, step.sampled, strict=True):
+            num_drafts = len(step.drafts.get(request_id, ()))
+            row = account(step.num_scheduled[request_id], num_drafts, sampled)
+            accounts.append(row)
+            stats.committed_tokens += len(sampled)
+            if num_drafts and sampled:
+                stats.verified_drafts += 1
+                stats.draft_tokens += num_drafts
+                stats.accepted_tokens += row.num_accepted
+                for k in range(row.num_accepted):
+                    stats.accepted_by_position[k] += 1
+        return accounts
+
+    def _describe(
+        self, step: EngineStep, accounts: list[RowAccount]
+    ) -> tuple[StepBatch, NDArray[np.int64]]:
+        """The batch to send, and how many draft tokens each of its drafts may have."""
+        rows: list[StepRow] = []
+        kept: list[NDArray[np.int64]] = []
+        limits: list[int] = []
+        first_row = 0
+        for i, request_id in enumerate(step.request_ids):
+            num_scheduled = step.num_scheduled[request_id]
+            if request_id not in self._ineligible:
+                computed = int(step.num_computed[i])
+                limit = self._limit(step, i, computed + accounts[i].num_valid)
+                row = self._row(request_id, computed, accounts[i], step.token_ids[i], limit > 0)
+                skipped = row.start - computed
+                kept.append(np.arange(first_row + skipped, first_row + skipped + row.num_rows))
+                rows.append(row)
+                if row.anchor is not None:
+                    limits.append(limit)
+            first_row += num_scheduled
+        index = torch.from_numpy(np.concatenate(kept)) if kept else torch.empty(0, dtype=torch.long)
+        features = torch.cat([layer.index_select(0, index) for layer in step.features], dim=-1)
+        self.stats.feature_rows += len(index)
+        batch = StepBatch(self._target_id, tuple(rows), features, self._take_closed())
+        return batch, np.array(limits, dtype=np.int64)
+
+    def _limit(self, step: EngineStep, i: int, anchor_position: int) -> int:
+        """Draft tokens worth verifying at all: inside the model's length and max_tokens."""
+        if not self.policy.wants_drafts:
+            return 0
+        room = self._max_model_len - anchor_position - 1
+        return min(self._block_size, room, step.num_output_left[i] - 1)
+
+    def _row(
+        self,
+        request_id: str,
+        computed: int,
+        row: RowAccount,
+        token_ids: NDArray[np.int32],
+        wants_draft: bool,
+    ) -> StepRow:
+        tracked = self._tracked.get(request_id)
+        if tracked is None or tracked.fed != computed:
+            self.stats.gaps += tracked is not None
+            self._num_epochs += 1
+            tracked = self._tracked[request_id] = _Tracked(epoch=self._num_epochs, fed=computed)
+        end = computed + row.num_valid
+        first_block = len(tracked.hashes)
+        extend_prefix_hashes(tracked.hashes, token_ids, end, self._block_tokens)
+        tracked.fed = end
+        start = max(computed, self._window_start(end))
+        return StepRow(
+            request_id=request_id,
+            epoch=tracked.epoch,
+            start=start,
+            num_rows=end - start,
+            anchor=row.anchor if wants_draft else None,
+            first_block=first_block,
+            block_hashes=tuple(tracked.hashes[first_block:]),
+        )
+
+    def _window_start(self, end: int) -> int:
+        """First position the drafter would look at, down to a block's beginning."""
+        start = end - self._num_context_tokens
+        return start - start % self._block_tokens
+
+    def _take_closed(self) -> tuple[str, ...]:
+        closed = tuple(self._closed)
+        self._closed.clear()
+        return closed
+
+    def _admit(
+        self,
+        step: EngineStep,
+        batch: StepBatch,
+        drafts: DraftBatch | None,
+        limits: NDArray[np.int64],
+    ) -> list[list[int]]:
+        if drafts is None or not len(limits):
+            return [[] for _ in step.request_ids]
+        lengths = self.policy.admit(limits).tolist()
+        tokens = drafts.tokens.tolist()
+        asked = [row.request_id for row in batch.rows if row.anchor is not None]
+        admitted = {
+            request_id: drafted[:length]
+            for request_id, drafted, length in zip(asked, tokens, lengths, strict=True)
+        }
+        return [admitted.get(request_id, []) for request_id in step.request_ids]

@@ -1,0 +1,40 @@
+"""Which requests may be drafted for without changing what they promise.
+
+The others run in the same batches without speculation and are counted by reason.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+GREEDY_TEMPERATURE = 1e-5  # vLLM treats anything below as greedy
+
+
+def ineligible_reason(request: Any) -> str | None:
+    """Why a request is not drafted for, or None when it is.
+
+    `request` is vLLM's `NewRequestData`. A seeded request at temperature > 0 promises
+    its bytes, which depend on how many random numbers were drawn. A LoRA changes the
+    features the drafter was trained on; inputs that are not token ids break the rule
+    that a prefix's tokens name its context. For penalties, bad words, log
+    probabilities and structured output the verification step is not yet proven to
+    give what plain decoding gives.
+    """
+    params = request.sampling_params
+    if params is None:
+        return "pooling"
+    if request.lora_request is not None:
+        return "lora"
+    if request.prompt_token_ids is None or request.mm_features:
+        return "not_token_ids"
+    if params.seed is not None and params.temperature >= GREEDY_TEMPERATURE:
+        return "seed"
+    if params.presence_penalty or params.frequency_penalty or params.repetition_penalty != 1.0:
+        return "penalties"
+    if params.bad_words:
+        return "bad_words"
+    if params.logprobs is not None or params.prompt_logprobs is not None:
+        return "logprobs"
+    if params.structured_outputs is not None:
+        return "structured_output"
+    return None

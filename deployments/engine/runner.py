@@ -1,0 +1,128 @@
+"""vLLM's V1 model runner with a draft source in it.
+
+The hooks, each an override of a method vLLM calls: which layers' outputs are features,
+which requests came and went, and what to verify next. All that is decided lives in
+`deployments.engine.adapter`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import vllm.v1.sample.rejection_sampler as rejection_sampler
+from vllm.v1.worker.cpu_model_runner import CPUModelRunner
+
+from autoscale.policies import policy_from_dict
+from deployments.engine.adapter import EngineStep, SpeculationAdapter
+from deployments.engine.eligibility import ineligible_reason
+from deployments.engine.patches import mend_cpu_rejection_sampler
+from deployments.engine.placeholders import padded_requests, strip_bitmask, strip_placeholders
+from deployments.engine.settings import WorkerSettings
+from deployments.engine.source import make_source
+
+_UNBOUNDED_OUTPUT = 1 << 30
+
+
+class DrafterInRunner:
+    """vLLM's `custom_class` proposer. It only switches speculation on: the runner drafts."""
+
+    def __init__(self, vllm_config: Any) -> None:
+        del vllm_config
+
+    def load_model(self, target_model: Any) -> None:
+        """Nothing to load: the draft source has its own model, or none."""
+
+    def propose(self, *args: Any, **kwargs: Any) -> list[list[int]]:
+        raise RuntimeError(
+            "vLLM asked the proposer instead of the runner: its worker must be "
+            "deployments.engine.worker.DSparkCPUWorker"
+        )
+
+
+class DraftingRunner:
+    """Mixin for a `GPUModelRunner`: the same code drives CPU and CUDA runners."""
+
+    def __init__(self, vllm_config: Any, device: torch.device) -> None:
+        super().__init__(vllm_config, device)  # type: ignore[call-arg]
+        settings = WorkerSettings.from_config(vllm_config.additional_config)
+        self.use_aux_hidden_state_outputs = True
+        self._scheduled_drafts: dict[str, list[int]] = {}
+        self._target_layer_ids = settings.target_layer_ids
+        self.adapter = SpeculationAdapter(
+            make_source(settings, device),
+            policy_from_dict(settings.policy),
+            target_id=f"{vllm_config.instance_id}",
+            block_size=settings.block_size,
+            block_tokens=settings.block_tokens,
+            num_context_tokens=settings.num_context_tokens,
+            max_model_len=vllm_config.model_config.max_model_len,
+        )
+
+    def _get_eagle3_aux_layers_from_config(self) -> tuple[int, ...]:
+        # A drafter's layer id i is the output of layer i, which vLLM calls i + 1.
+        return tuple(i + 1 for i in self._target_layer_ids)
+
+    def _input_fits_in_drafter(self, common_attn_metadata: Any) -> bool:
+        # vLLM would stop drafting for the whole batch when one request nears the
+        # model's length; the adapter limits each request on its own.
+        return common_attn_metadata is not None
+
+    def execute_model(self, scheduler_output: Any, intermediate_tensors: Any = None) -> Any:
+        self._scheduled_drafts = scheduler_output.scheduled_spec_decode_tokens
+        return super().execute_model(  # type: ignore[misc]
+            strip_placeholders(scheduler_output), intermediate_tensors
+        )
+
+    def sample_tokens(self, grammar_output: Any) -> Any:
+        if grammar_output is not None and padded_requests(self._scheduled_drafts):
+            grammar_output = strip_bitmask(grammar_output, self._scheduled_drafts)
+        return super().sample_tokens(grammar_output)  # type: ignore[misc]
+
+    def _update_states(self, scheduler_output: Any) -> Any:
+        self.adapter.close_requests(scheduler_output.finished_req_ids)
+        self.adapter.suspend_requests(scheduler_output.preempted_req_ids or ())
+        for request in scheduler_output.scheduled_new_reqs:
+            self.adapter.open_request(request.req_id, ineligible_reason(request))
+        if not scheduler_output.total_num_scheduled_tokens:
+            self.adapter.flush()
+        return super()._update_states(scheduler_output)  # type: ignore[misc]
+
+    def propose_draft_token_ids(
+        self,
+        scheduler_output: Any,
+        sampled_token_ids: Any,
+        sampling_metadata: Any,
+        hidden_states: Any,
+        sample_hidden_states: Any,
+        aux_hidden_states: Any,
+        spec_decode_metadata: Any,
+        common_attn_metadata: Any,
+        slot_mappings: Any,
+    ) -> list[list[int]]:
+        batch: Any = self.input_batch  # type: ignore[attr-defined]
+        return self.adapter.step(
+            EngineStep(
+                request_ids=batch.req_ids,
+                num_scheduled=scheduler_output.num_scheduled_tokens,
+                drafts=scheduler_output.scheduled_spec_decode_tokens,
+                num_computed=batch.num_computed_tokens_cpu,
+                sampled=sampled_token_ids,
+                token_ids=batch.token_ids_cpu,
+                num_output_left=[self._num_output_left(id_) for id_ in batch.req_ids],
+                features=aux_hidden_states,
+            )
+        )
+
+    def _num_output_left(self, request_id: str) -> int:
+        state = self.requests[request_id]  # type: ignore[attr-defined]
+        limit = state.sampling_params.max_tokens if state.sampling_params else None
+        return _UNBOUNDED_OUTPUT if limit is None else limit - len(state.output_token_ids)
+
+
+class DSparkCPUModelRunner(DraftingRunner, CPUModelRunner):  # type: ignore[misc]
+    """The CPU runner; its rejection sampler is mended before the first step."""
+
+    def __init__(self, vllm_config: Any, device: torch.device) -> None:
+        super().__init__(vllm_config, device)
+        mend_cpu_rejection_sampler(rejection_sampler)

@@ -1,0 +1,46 @@
+"""What a target's worker needs to know, carried in vLLM's `additional_config`."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+KEY = "dspark"
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerSettings:
+    """Plain values only: they cross process boundaries inside vLLM's configuration.
+
+    `block_size` is gamma, `block_tokens` the size of a context block (vLLM's KV block),
+    `deadline_s` how long a step waits for a drafter replica. `drafter` describes the
+    checkpoint (see `deployments.schema.DrafterSpec`) and is read for `colocated` only.
+    """
+
+    placement: str
+    target_dir: str
+    target_layer_ids: tuple[int, ...]
+    block_size: int
+    block_tokens: int
+    num_context_tokens: int
+    deadline_s: float
+    policy: dict[str, Any]
+    drafter: dict[str, Any]
+    dtype: str
+    context_bytes: int
+
+    def to_config(self) -> dict[str, Any]:
+        return {KEY: asdict(self)}
+
+    @classmethod
+    def from_config(cls, additional_config: Any) -> WorkerSettings:
+        """Raises ValueError naming the missing or unknown fields."""
+        values = additional_config.get(KEY) if isinstance(additional_config, dict) else None
+        names = {f.name for f in fields(cls)}
+        if not isinstance(values, dict) or set(values) != names:
+            found = sorted(values) if isinstance(values, dict) else values
+            raise ValueError(
+                f"additional_config[{KEY!r}] must hold {sorted(names)}, found {found}: build the "
+                "engine's arguments with deployments.app, or with WorkerSettings.to_config()"
+            )
+        return cls(**{**values, "target_layer_ids": tuple(values["target_layer_ids"])})

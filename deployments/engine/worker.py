@@ -1,0 +1,45 @@
+"""vLLM's CPU worker with our model runner, and the calls a target replica makes to it."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+import vllm.v1.worker.cpu_worker as cpu_worker
+from vllm.v1.worker.cpu_worker import CPUWorker
+
+from deployments.engine.compat import check_engine_hooks
+from deployments.engine.runner import DSparkCPUModelRunner
+from drafters.sources import RemoteDraftSource
+
+
+class DSparkCPUWorker(CPUWorker):  # type: ignore[misc]
+    """Builds `DSparkCPUModelRunner` where vLLM would build its own.
+
+    vLLM names its runner class inside `init_device`; swapping that module's global for
+    the call is the one hook without an official door.
+    """
+
+    def init_device(self) -> None:
+        check_engine_hooks()
+        original = cpu_worker.CPUModelRunner
+        cpu_worker.CPUModelRunner = DSparkCPUModelRunner
+        try:
+            super().init_device()
+        finally:
+            cpu_worker.CPUModelRunner = original
+
+    def dspark_stats(self) -> dict[str, Any]:
+        """Totals of the adapter and of its draft source, as plain values."""
+        adapter = self.model_runner.adapter
+        return {
+            **asdict(adapter.stats),
+            "sessions": adapter.num_sessions,
+            "source": asdict(adapter.source.stats),
+        }
+
+    def dspark_set_drafter(self, address: str | None, secret: str) -> None:
+        """Use the drafter replica at `address` from the next step on; None: no drafter."""
+        source = self.model_runner.adapter.source
+        if isinstance(source, RemoteDraftSource):
+            source.set_address(address, secret)

@@ -1,0 +1,125 @@
+"""Serve an application in the foreground: check, start, tell, wait, stop clean."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import ray
+from ray import serve
+from ray.serve.schema import ApplicationStatus
+
+from cluster.versions import check_versions
+from deployments.app import build_app
+from deployments.errors import ConfigError
+from deployments.serve_file import ServeFile, read_serve_file
+
+_POLL_S = 1.0
+_MIN_CPUS = 4  # logical: actors here wait more than they compute
+
+Say = Callable[[str], None]
+
+
+def say(line: str) -> None:
+    print(line, flush=True)
+
+
+def serve_in_foreground(config: Path, host: str | None, port: int | None) -> int:
+    """Serve `config` until SIGINT or SIGTERM; returns the exit status.
+
+    Raises ConfigError or CompatibilityError before anything is started. A replica that
+    cannot start ends it with status 1; whatever ends it, nothing is left running.
+    """
+    began = time.monotonic()
+    check_versions()
+    file = read_serve_file(config)
+    host, port = host or file.host, port or file.port
+    check_port_free(host, port)
+    app = build_app(file.args)
+    stop = threading.Event()
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(signum, lambda *_: stop.set())
+    say(f"starting {file.path.name}: Ray, then the replicas (about a minute on two cores)")
+    _start_ray()
+    try:
+        serve.start(http_options={"host": host, "port": port})
+        serve.run(app, name=file.app_name, route_prefix=file.route_prefix, _blocking=False)
+        if not _wait_until_running(file.app_name, stop, began):
+            return 0 if stop.is_set() else 1
+        _print_ready(file, host, port, time.monotonic() - began)
+        stop.wait()
+    finally:
+        say("stopping")
+        serve.shutdown()
+        ray.shutdown()
+    return 0
+
+
+def check_port_free(host: str, port: int) -> None:
+    """Raises ConfigError when nothing can listen on host:port."""
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise ConfigError(
+                f"cannot listen on {host}:{port}: {error.strerror}; stop what is there or "
+                "choose another with --port"
+            ) from None
+
+
+def _start_ray() -> None:
+    """A cluster of our own on this machine, or the one RAY_ADDRESS names."""
+    if os.environ.get("RAY_ADDRESS"):
+        ray.init(log_to_driver=False, logging_level=logging.WARNING)
+        return
+    ray.init(
+        num_cpus=max(_MIN_CPUS, os.cpu_count() or 1),
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level=logging.WARNING,
+    )
+
+
+def _wait_until_running(app_name: str, stop: threading.Event, began: float) -> bool:
+    """Print every change of a deployment's state; False when it failed or was stopped."""
+    seen: dict[str, str] = {}
+    while not stop.wait(_POLL_S):
+        app = serve.status().applications.get(app_name)
+        if app is None:
+            continue
+        for name, deployment in sorted(app.deployments.items()):
+            state = f"{deployment.status.value.lower()}"
+            if seen.get(name) != state:
+                seen[name] = state
+                say(f"  {time.monotonic() - began:5.1f} s  {name}: {state}")
+        if app.status == ApplicationStatus.RUNNING:
+            return True
+        if app.status in (ApplicationStatus.DEPLOY_FAILED, ApplicationStatus.UNHEALTHY):
+            reasons = [d.message for d in app.deployments.values() if d.message] or [app.message]
+            say("the application did not start:\n" + "\n".join(reasons))
+            return False
+    return False
+
+
+def _print_ready(file: ServeFile, host: str, port: int, seconds: float) -> None:
+    model = file.settings.models[0].id
+    base = f"http://{host}:{port}"
+    say(
+        f"""
+ready after {seconds:.0f} s: an OpenAI-compatible endpoint at {base}/v1
+
+  curl {base}/v1/chat/completions -H 'Content-Type: application/json' -d \\
+    '{{"model": "{model}", "max_tokens": 64,
+      "messages": [{{"role": "user", "content": "What is 12 times 7?"}}]}}'
+
+  curl {base}/fleet        # replicas, drafter assignments, what speculation did
+
+Ctrl-C stops it."""
+    )

@@ -1,0 +1,61 @@
+"""Read a Serve file, the same one that `serve deploy` takes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+from ray.serve.schema import ServeDeploySchema
+
+from deployments.errors import ConfigError
+from deployments.schema import AppSpec, parse_settings
+
+IMPORT_PATH = "deployments.app:build_app"
+
+
+@dataclass(frozen=True, slots=True)
+class ServeFile:
+    """What a Serve file says, checked. `args` are the application's settings as written."""
+
+    path: Path
+    app_name: str
+    route_prefix: str
+    host: str
+    port: int
+    args: dict[str, Any]
+    settings: AppSpec
+
+
+def read_serve_file(path: Path) -> ServeFile:
+    """Raises ConfigError when the file is missing, is no Serve file, or has wrong settings."""
+    try:
+        document = yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror}") from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is not YAML: {error}") from None
+    try:
+        schema = ServeDeploySchema.model_validate(document)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "the whole file"
+        raise ConfigError(f"{path} is not a Serve file: {where}: {first['msg']}") from None
+    if len(schema.applications) != 1 or schema.applications[0].import_path != IMPORT_PATH:
+        raise ConfigError(f"{path} must hold one application with import_path: {IMPORT_PATH}")
+    (app,) = schema.applications
+    try:
+        settings = parse_settings(app.args)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None
+    return ServeFile(
+        path=path,
+        app_name=app.name,
+        route_prefix=app.route_prefix or "/",
+        host=schema.http_options.host,
+        port=schema.http_options.port,
+        args=dict(app.args),
+        settings=settings,
+    )

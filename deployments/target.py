@@ -1,0 +1,61 @@
+"""A target replica: vLLM behind `ray.serve.llm`'s server, and its exchange with the fleet."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Any
+
+import ray
+from ray import serve
+from ray.serve.llm import LLMConfig
+from ray.serve.llm.deployment import LLMServer
+
+from cluster.controller import TargetPlan, TargetReport
+from cluster.versions import check_versions
+from deployments.controller import INTERVAL_S, find_controller
+
+logger = logging.getLogger(__name__)
+
+
+class TargetServer(LLMServer):  # type: ignore[misc]
+    """Serves one model. Reports what speculation did and takes its drafter from the plan."""
+
+    async def __init__(self, llm_config: LLMConfig, *, placement: str, **kwargs: Any) -> None:
+        check_versions()
+        context = serve.get_replica_context()
+        self._placement = placement
+        self._app_name = context.app_name
+        self._replica_id = context.replica_id.unique_id
+        self._plan: TargetPlan | None = None
+        await super().__init__(llm_config, **kwargs)
+        self._exchange = asyncio.create_task(self._exchange_forever())
+
+    async def _exchange_forever(self) -> None:
+        """One exchange per interval; whatever fails, the target goes on with what it has."""
+        while True:
+            try:
+                await self._exchange_once()
+            except (ValueError, ray.exceptions.RayError) as error:
+                logger.info("no controller to report to yet: %s", error)
+            except Exception:
+                logger.exception("exchange with the controller failed")
+            await asyncio.sleep(INTERVAL_S)
+
+    async def _exchange_once(self) -> None:
+        stats: dict[str, Any] = {}
+        if self._placement != "off":
+            (stats, *_) = await self.collective_rpc("dspark_stats")
+        plan = await find_controller(self._app_name).report_target.remote(
+            TargetReport(self._replica_id, self._llm_config.model_id, self._placement, stats)
+        )
+        if self._placement == "split" and plan != self._plan:
+            await self.collective_rpc(
+                "dspark_set_drafter", args=(plan.drafter_address, plan.secret)
+            )
+            self._plan = plan
+
+    async def check_health(self) -> None:
+        if self._exchange.done():
+            raise RuntimeError(f"target {self._replica_id} stopped reporting to the fleet")
+        await super().check_health()

@@ -1,0 +1,93 @@
+"""What a target tells a drafter after a step, and what the drafter answers.
+
+These are the only things that cross between the two, inside one process or over
+the wire (`drafters.wire`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+
+
+@dataclass(frozen=True, slots=True)
+class StepRow:
+    """One request's share of a target step.
+
+    The request's new feature rows cover the absolute positions `start` to
+    `start + num_rows - 1`; the anchor, the newest committed token, which the target
+    has not yet seen, sits at `start + num_rows`. `anchor` is None while the prompt is
+    still being prefilled: the rows become context and nothing is drafted.
+
+    `block_hashes` names full context blocks by the hash of the whole prefix up to
+    their end, starting with block `first_block` (block b covers the positions
+    `b * block_tokens` to `(b + 1) * block_tokens - 1`). A session's first row names
+    every full block up to its end, so that blocks below `start` can be reused; a
+    later row names those it completes.
+    """
+
+    request_id: str
+    epoch: int
+    start: int
+    num_rows: int
+    anchor: int | None
+    first_block: int = 0
+    block_hashes: tuple[bytes, ...] = ()
+
+    @property
+    def end(self) -> int:
+        """Position of the anchor: one past the last feature row."""
+        return self.start + self.num_rows
+
+
+@dataclass(frozen=True, slots=True)
+class StepBatch:
+    """One target step: the rows of its requests and their features.
+
+    `features` is `[sum of num_rows, feature_size]`, in the order of `rows`; `closed`
+    names requests whose sessions end before the rows are read.
+    """
+
+    target_id: str
+    rows: tuple[StepRow, ...]
+    features: torch.Tensor
+    closed: tuple[str, ...] = ()
+
+    @property
+    def num_drafts(self) -> int:
+        """How many rows ask for a draft."""
+        return sum(row.anchor is not None for row in self.rows)
+
+
+@dataclass(frozen=True, slots=True)
+class DraftBatch:
+    """Drafts for the rows with an anchor, in their order.
+
+    `tokens` is int64 `[num_drafts, block_size]`. `confidences` is float32 of the same
+    shape: P(token k is accepted | tokens before k are accepted).
+    """
+
+    tokens: torch.Tensor
+    confidences: torch.Tensor
+
+
+class Drafter(Protocol):
+    """Whatever turns steps into drafts: the draft engine, or an oracle in tests."""
+
+    def step(self, batches: list[StepBatch]) -> list[DraftBatch]:
+        """Take in the features of several targets' steps and draft for them together.
+
+        Returns one `DraftBatch` per batch, empty where no row has an anchor.
+        """
+
+
+class DraftSource(Protocol):
+    """Where a target gets its drafts from: its own process or a drafter replica."""
+
+    def draft(self, batch: StepBatch) -> DraftBatch | None:
+        """Drafts for a step, or None when there are none in time: plain decoding then."""
+
+    def close(self) -> None:
+        """Release what the source holds."""

@@ -1,0 +1,182 @@
+import numpy as np
+import pytest
+import torch
+
+from autoscale.policies import Fixed, Off
+from deployments.engine.adapter import EngineStep, SpeculationAdapter
+from deployments.engine.prefix_hash import extend_prefix_hashes
+from drafters.messages import DraftBatch
+
+GAMMA, BLOCK, WINDOW = 4, 8, 16
+
+
+class RecordingSource:
+    """Keeps what it is sent; drafts 100, 101, ... for every row unless told to be late."""
+
+    def __init__(self):
+        self.batches = []
+        self.late = False
+
+    def draft(self, batch):
+        self.batches.append(batch)
+        if self.late:
+            return None
+        shape = (batch.num_drafts, GAMMA)
+        return DraftBatch(torch.arange(100, 100 + GAMMA).expand(shape), torch.ones(shape))
+
+    def close(self):
+        pass
+
+
+@pytest.fixture
+def source():
+    return RecordingSource()
+
+
+@pytest.fixture
+def adapter(source):
+    return make_adapter(source)
+
+
+def make_adapter(source, policy=None):
+    return SpeculationAdapter(
+        source,
+        policy or Fixed(3),
+        target_id="t",
+        block_size=GAMMA,
+        block_tokens=BLOCK,
+        num_context_tokens=WINDOW,
+        max_model_len=64,
+    )
+
+
+def engine_step(*requests, left=50):
+    """Requests as (id, tokens computed before, scheduled, drafts, sampled)."""
+    total = sum(r[2] for r in requests)
+    return EngineStep(
+        request_ids=[r[0] for r in requests],
+        num_scheduled={r[0]: r[2] for r in requests},
+        drafts={r[0]: r[3] for r in requests if r[3]},
+        num_computed=np.array([r[1] for r in requests], dtype=np.int32),
+        sampled=[r[4] for r in requests],
+        token_ids=np.tile(np.arange(64, dtype=np.int32), (len(requests), 1)),
+        num_output_left=[left] * len(requests),
+        features=[torch.arange(total)[:, None].float(), 1000 + torch.arange(total)[:, None].float()],
+    )
+
+
+def test_a_prompt_opens_a_session_and_is_drafted_for(adapter, source):
+    assert adapter.step(engine_step(("a", 0, 10, [], [7]))) == [[100, 101, 102]]
+    (row,) = source.batches[0].rows
+    assert (row.start, row.num_rows, row.anchor, row.first_block) == (0, 10, 7, 0)
+    assert row.block_hashes == tuple(names(10))
+    assert source.batches[0].features[:, 0].tolist() == list(range(10))
+    assert source.batches[0].features[:, 1].tolist() == [1000 + i for i in range(10)]
+
+
+def names(num_tokens):
+    hashes = []
+    extend_prefix_hashes(hashes, np.arange(64, dtype=np.int32), num_tokens, BLOCK)
+    return hashes
+
+
+def test_rows_of_rejected_drafts_are_left_out(adapter, source):
+    adapter.step(engine_step(("a", 0, 6, [], [7]), ("b", 0, 3, [], [8])))
+    adapter.step(
+        engine_step(("a", 6, 4, [100, 101, 102], [100, 9]), ("b", 3, 4, [100, 101, 102], [5]))
+    )
+    a, b = source.batches[1].rows
+    assert (a.start, a.num_rows, a.anchor) == (6, 2, 9)
+    assert (b.start, b.num_rows, b.anchor) == (3, 1, 5)
+    assert source.batches[1].features[:, 0].tolist() == [0, 1, 4]
+    assert a.epoch == source.batches[0].rows[0].epoch
+    assert adapter.stats.accepted_tokens == 1
+    assert adapter.stats.accepted_by_position == [1, 0, 0, 0]
+    assert adapter.stats.draft_tokens == 6
+    assert adapter.stats.committed_tokens == 5
+
+
+def test_a_chunk_of_a_prompt_becomes_context_only(adapter, source):
+    assert adapter.step(engine_step(("a", 0, 8, [], []))) == [[]]
+    assert source.batches[0].rows[0].anchor is None
+    adapter.step(engine_step(("a", 8, 3, [], [7])))
+    (row,) = source.batches[1].rows
+    assert (row.start, row.anchor, row.first_block, row.block_hashes) == (8, 7, 1, ())
+
+
+def test_after_a_prefix_hit_the_blocks_below_are_named(adapter, source):
+    adapter.step(engine_step(("a", 16, 3, [], [7])))
+    (row,) = source.batches[0].rows
+    assert (row.start, row.first_block, row.block_hashes) == (16, 0, tuple(names(19)))
+
+
+def test_only_the_last_context_window_is_sent_from_a_block_boundary(adapter, source):
+    adapter.step(engine_step(("a", 0, 37, [], [7])))
+    (row,) = source.batches[0].rows
+    assert (row.start, row.num_rows) == (16, 21)  # 37 - 16 = 21, down to a multiple of 8
+    assert source.batches[0].features[:, 0].tolist() == list(range(16, 37))
+
+
+def test_a_preempted_request_comes_back_under_a_new_epoch(adapter, source):
+    adapter.step(engine_step(("a", 0, 10, [], [7])))
+    adapter.suspend_requests(["a"])
+    adapter.step(engine_step(("a", 8, 4, [], [9])))
+    assert source.batches[1].closed == ("a",)
+    assert source.batches[1].rows[0].epoch != source.batches[0].rows[0].epoch
+    assert source.batches[1].rows[0].block_hashes == tuple(names(12))
+
+
+def test_a_jump_of_the_computed_position_is_a_gap(adapter, source):
+    adapter.step(engine_step(("a", 0, 10, [], [7])))
+    adapter.step(engine_step(("a", 16, 1, [], [9])))
+    assert adapter.stats.gaps == 1
+    assert source.batches[1].rows[0].epoch != source.batches[0].rows[0].epoch
+
+
+def test_a_late_reply_means_plain_decoding_and_is_no_gap(adapter, source):
+    source.late = True
+    assert adapter.step(engine_step(("a", 0, 10, [], [7]))) == [[]]
+    source.late = False
+    assert adapter.step(engine_step(("a", 10, 1, [], [8]))) == [[100, 101, 102]]
+    assert source.batches[1].rows[0].epoch == source.batches[0].rows[0].epoch
+    assert (adapter.stats.gaps, adapter.stats.steps_without_reply) == (0, 1)
+
+
+def test_drafts_end_at_the_models_length(adapter):
+    # The anchor sits at 61 of 64: two more positions exist, the last for the bonus token.
+    assert adapter.step(engine_step(("a", 60, 1, [], [7]))) == [[100, 101]]
+    assert adapter.step(engine_step(("b", 62, 1, [], [7]))) == [[]]
+
+
+def test_drafts_end_at_max_tokens(adapter):
+    assert adapter.step(engine_step(("a", 0, 4, [], [7]), left=3)) == [[100, 101]]
+    assert adapter.step(engine_step(("b", 0, 4, [], [7]), left=1)) == [[]]
+
+
+def test_an_ineligible_request_has_no_session_and_is_counted(adapter, source):
+    adapter.open_request("a", "seed")
+    assert adapter.step(engine_step(("a", 0, 4, [], [7]), ("b", 0, 3, [], [8]))) == [
+        [],
+        [100, 101, 102],
+    ]
+    assert [row.request_id for row in source.batches[0].rows] == ["b"]
+    assert source.batches[0].features[:, 0].tolist() == [4, 5, 6]
+    assert adapter.stats.ineligible == {"seed": 1}
+
+
+def test_while_off_features_flow_and_nothing_is_asked(source):
+    adapter = make_adapter(source, Off())
+    assert adapter.step(engine_step(("a", 0, 4, [], [7]))) == [[]]
+    assert source.batches[0].num_drafts == 0
+    assert len(source.batches[0].features) == 4
+    assert adapter.stats.steps_without_reply == 0
+
+
+def test_closing_is_told_even_when_no_step_follows(adapter, source):
+    adapter.step(engine_step(("a", 0, 4, [], [7])))
+    adapter.close_requests(["a"])
+    adapter.flush()
+    assert source.batches[1].closed == ("a",)
+    assert adapter.num_sessions == 0
+    adapter.flush()
+    assert len(source.batches) == 2
