@@ -11,17 +11,15 @@ from ray.serve.config import BackpressureConfig
 from ray.serve.llm import LLMConfig, build_llm_deployment
 
 from cluster.versions import check_versions
-from deployments.checkpoints import checkpoint_directory
 from deployments.controller import ControllerKeeper
 from deployments.draft_model import DraftShape, check_drafter
 from deployments.drafter import DrafterServer
-from deployments.engine.settings import WorkerSettings
+from deployments.engine_args import MIB, engine_kwargs, target_directory
 from deployments.ingress import make_ingress
 from deployments.schema import AppSpec, ModelSpec, parse_settings
 from deployments.target import TargetServer
 
 QUIET = {"enable_access_log": False}  # a line per handle call otherwise
-_MIB = 1 << 20
 
 
 def build_app(args: dict[str, Any]) -> Application:
@@ -83,10 +81,10 @@ def _bind_model(model: ModelSpec) -> Any:
 def _llm_config(model: ModelSpec, shape: DraftShape | None) -> LLMConfig:
     target = model.target
     return LLMConfig(
-        model_loading_config={"model_id": model.id, "model_source": _target_dir(model)},
+        model_loading_config={"model_id": model.id, "model_source": target_directory(model)},
         accelerator_config={"kind": "cpu"},
         server_cls=TargetServer,
-        engine_kwargs=_engine_kwargs(model, shape),
+        engine_kwargs=engine_kwargs(model, shape),
         # Without it the first streamed token waits for a batch of 50 ms.
         experimental_configs={"stream_batching_interval_ms": 0},
         placement_group_config={"bundles": [{"CPU": target.num_cpus}]},
@@ -108,47 +106,6 @@ def _llm_config(model: ModelSpec, shape: DraftShape | None) -> LLMConfig:
     )
 
 
-def _engine_kwargs(model: ModelSpec, shape: DraftShape | None) -> dict[str, Any]:
-    target = model.target
-    kwargs: dict[str, Any] = {
-        "dtype": target.dtype,
-        "max_model_len": target.max_model_len,
-        "max_num_seqs": target.max_num_seqs,
-        "block_size": target.block_tokens,
-        "kv_cache_memory_bytes": target.kv_cache_mib * _MIB,
-        "enforce_eager": True,
-        "enable_prefix_caching": True,
-    }
-    if shape is not None:
-        assert model.drafter is not None
-        kwargs |= {
-            "worker_cls": "deployments.engine.worker.DSparkCPUWorker",
-            "speculative_config": {
-                "method": "custom_class",
-                "model": "deployments.engine.runner.DrafterInRunner",
-                "num_speculative_tokens": shape.block_size,
-            },
-            "additional_config": WorkerSettings(
-                placement=model.placement,
-                target_dir=_target_dir(model),
-                target_layer_ids=shape.target_layer_ids,
-                block_size=shape.block_size,
-                block_tokens=target.block_tokens,
-                num_context_tokens=model.drafter.num_context_tokens,
-                deadline_s=model.drafter.deadline_ms / 1000,
-                policy=model.policy,
-                drafter=model.drafter.model_dump(),
-                dtype=model.drafter.dtype,
-                context_bytes=model.drafter.context_mib * _MIB,
-            ).to_config(),
-        }
-    return kwargs | target.engine_kwargs
-
-
-def _target_dir(model: ModelSpec) -> str:
-    return str(checkpoint_directory(model.target.source, f"model {model.id}: target.source"))
-
-
 def _bind_drafters(model: ModelSpec) -> Any:
     drafter = model.drafter
     assert drafter is not None
@@ -168,10 +125,10 @@ def _bind_drafters(model: ModelSpec) -> Any:
         drafter.threads,
         {
             "drafter": drafter.model_dump(),
-            "target_dir": _target_dir(model),
+            "target_dir": target_directory(model),
             "dtype": drafter.dtype,
             "block_tokens": model.target.block_tokens,
             "num_context_tokens": drafter.num_context_tokens,
-            "context_bytes": drafter.context_mib * _MIB,
+            "context_bytes": drafter.context_mib * MIB,
         },
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, cast
 
@@ -155,7 +156,7 @@ def check_fit(config: DrafterConfig, target_config: Mapping[str, Any]) -> None:
 def _check_layer_ids(config: DrafterConfig) -> None:
     ids = config.target_layer_ids
     last = config.num_target_layers - 2
-    rising = all(a < b for a, b in zip(ids, ids[1:], strict=False))
+    rising = all(a < b for a, b in pairwise(ids))
     if not (ids and rising and ids[0] >= -1 and ids[-1] <= last):
         raise CheckpointError(
             f"{config.source}: target_layer_ids is {list(ids)}; needed are strictly increasing "

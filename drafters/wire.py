@@ -6,8 +6,9 @@ A message is a msgpack header followed by raw little-endian tensor frames:
     drafts  header, tokens, confidences     answers the step with the same `seq`
     error   header                          likewise, with a text for the log
 
-Every header carries the protocol version, the kind, `seq` and the shared secret. An
-error carries no secret: it also goes to peers that did not know it.
+Every header carries the protocol version `v`, the kind, `seq` and the shared secret. An
+error carries no secret: it also goes to peers that did not know it. `v` and `seq` keep
+their place in every version, so that a mismatch can be answered.
 
 Nothing here unpickles, and a size is checked before anything of that size is made.
 Whatever does not parse raises `WireError`, whose `reason` is a word to count by.
@@ -168,7 +169,10 @@ def decode(frames: Sequence[Buffer], secret: str) -> Message:
 
 
 def _pack_header(header: dict[str, Any]) -> bytes:
-    packed: bytes = msgpack.packb(header)
+    try:
+        packed: bytes = msgpack.packb(header)
+    except UnicodeEncodeError as error:
+        raise WireError("field", "a name that is not valid Unicode") from error
     if len(packed) > MAX_HEADER_BYTES:
         raise WireError("size", f"header of {len(packed)} bytes, at most {MAX_HEADER_BYTES}")
     return packed
@@ -196,7 +200,7 @@ def _pack_tensor(tensor: torch.Tensor) -> tuple[tuple[str, tuple[int, ...]], Buf
     if tensor.numel() == 0:
         return meta, b""
     flat = tensor.detach().cpu().contiguous().view(-1)
-    return meta, memoryview(flat.view(torch.uint8).numpy())
+    return meta, flat.view(torch.uint8).numpy().data
 
 
 def _unpack_header(frame: Buffer) -> dict[str, Any]:

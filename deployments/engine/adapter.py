@@ -98,6 +98,7 @@ class SpeculationAdapter:
         self._ineligible: dict[str, str] = {}
         self._closed: list[str] = []
         self._num_epochs = 0
+        self._no_features = torch.empty(0, 0)  # [0, feature_size] from the first step on
 
     @property
     def num_sessions(self) -> int:
@@ -124,7 +125,9 @@ class SpeculationAdapter:
     def flush(self) -> None:
         """Tell the drafter what closed when no step follows that would."""
         if self._closed:
-            self.source.draft(StepBatch(self._target_id, (), torch.empty(0, 0), self._take_closed()))
+            self.source.draft(
+                StepBatch(self._target_id, (), self._no_features, self._take_closed())
+            )
 
     def step(self, step: EngineStep) -> list[list[int]]:
         """Draft tokens to verify next, per request; an empty list is plain decoding."""
@@ -180,6 +183,7 @@ class SpeculationAdapter:
             first_row += num_scheduled
         index = torch.from_numpy(np.concatenate(kept)) if kept else torch.empty(0, dtype=torch.long)
         features = torch.cat([layer.index_select(0, index) for layer in step.features], dim=-1)
+        self._no_features = features[:0]
         self.stats.feature_rows += len(index)
         batch = StepBatch(self._target_id, tuple(rows), features, self._take_closed())
         return batch, np.array(limits, dtype=np.int64)

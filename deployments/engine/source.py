@@ -12,7 +12,7 @@ from drafters.sources import ColocatedDraftSource, RemoteDraftSource
 def make_source(settings: WorkerSettings, device: torch.device) -> DraftSource:
     """`split`: a connection that the controller will point somewhere. `colocated`: an engine."""
     if settings.placement == "split":
-        return RemoteDraftSource(deadline_s=settings.deadline_s)
+        return RemoteDraftSource(deadline_s=settings.deadline_s, secret="")
     from deployments.draft_model import make_draft_engine
 
     return ColocatedDraftSource(

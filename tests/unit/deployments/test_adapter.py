@@ -177,6 +177,7 @@ def test_closing_is_told_even_when_no_step_follows(adapter, source):
     adapter.close_requests(["a"])
     adapter.flush()
     assert source.batches[1].closed == ("a",)
+    assert source.batches[1].features.shape == (0, 2)
     assert adapter.num_sessions == 0
     adapter.flush()
     assert len(source.batches) == 2

@@ -1,0 +1,245 @@
+"""The draft engine: one batched draft for the sessions of many targets."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from drafters.context import BlockPool, ContextPool
+from drafters.dspark import Draft, DSparkModel
+from drafters.messages import DraftBatch, StepBatch, StepRow
+from drafters.sessions import Session, SessionKey, SessionTable, index_contexts
+
+
+@dataclass(frozen=True, slots=True)
+class EngineStats:
+    """A snapshot. The first four count what is held now, the others since the start.
+
+    `evictions` are cached blocks given away, `sessions_evicted` whole sessions;
+    `prefix_blocks_reused` were found below a row's start; `gaps` are rows that began past
+    their session's end.
+    """
+
+    sessions: int
+    blocks_used: int
+    blocks_cached: int
+    context_tokens: int
+    evictions: int
+    sessions_evicted: int
+    prefix_blocks_reused: int
+    gaps: int
+    drafts: int
+
+
+class DraftEngine:
+    """Keeps the context of every session and drafts for all rows of a step together.
+
+    Not thread-safe. Context is a cache: running out of blocks costs context of the least
+    recently used sessions and is never an error.
+    """
+
+    def __init__(
+        self, model: DSparkModel, *, num_blocks: int, block_tokens: int, num_context_tokens: int
+    ) -> None:
+        """`num_context_tokens` is each session's sliding window.
+
+        Raises ValueError when the blocks cannot hold one session's window.
+        """
+        if min(num_blocks, block_tokens, num_context_tokens) < 1:
+            raise ValueError("num_blocks, block_tokens and num_context_tokens must be positive")
+        needed = (num_context_tokens + block_tokens - 2) // block_tokens + 1
+        if num_blocks < needed:
+            raise ValueError(
+                f"num_blocks is {num_blocks}; a window of {num_context_tokens} tokens can touch "
+                f"{needed} blocks of {block_tokens}: give at least that many"
+            )
+        config = model.config
+        self.model = model
+        self._num_context_tokens = num_context_tokens
+        self._blocks = BlockPool(num_blocks)
+        self._context = ContextPool(
+            num_layers=config.num_hidden_layers,
+            num_kv_heads=config.num_key_value_heads,
+            head_dim=config.head_dim,
+            num_blocks=num_blocks,
+            block_tokens=block_tokens,
+            dtype=model.dtype,
+            device=model.device,
+        )
+        self._table = SessionTable(self._blocks, self._context, num_context_tokens)
+        self._num_drafts = 0
+
+    @property
+    def num_sessions(self) -> int:
+        """Open sessions of all targets."""
+        return len(self._table.sessions)
+
+    @property
+    def stats(self) -> EngineStats:
+        """Counts as of now."""
+        return EngineStats(
+            sessions=self.num_sessions,
+            blocks_used=self._blocks.num_used,
+            blocks_cached=self._blocks.num_cached,
+            context_tokens=sum(s.table.num_tokens for s in self._table.sessions.values()),
+            evictions=self._blocks.num_evictions,
+            sessions_evicted=self._table.num_sessions_evicted,
+            prefix_blocks_reused=self._table.num_prefix_blocks_reused,
+            gaps=self._table.num_gaps,
+            drafts=self._num_drafts,
+        )
+
+    def close_target(self, target_id: str) -> None:
+        """End all sessions of a target that has gone."""
+        self._table.close_target(target_id)
+
+    def step(self, batches: list[StepBatch]) -> list[DraftBatch]:
+        """Take in the features of several targets' steps and draft for them together.
+
+        The drafts lie on the model's device. Two steps of one target in the same call run
+        one after the other. Raises ValueError on a malformed batch, before any change.
+        """
+        for batch in batches:
+            self._check(batch)
+        drafts: dict[int, DraftBatch] = {}
+        for wave in _waves(batches):
+            draft = self._run([batches[i] for i in wave])
+            counts = [batches[i].num_drafts for i in wave]
+            tokens, confidences = (
+                torch.split(draft.tokens, counts),
+                torch.split(draft.confidences, counts),
+            )
+            drafts |= zip(wave, map(DraftBatch, tokens, confidences), strict=True)
+        return [drafts[i] for i in range(len(batches))]
+
+    def trace(self, batch: StepBatch) -> Draft:
+        """`step` for one batch, with the logits and hidden states behind its drafts."""
+        self._check(batch)
+        return self._run([batch], with_logits=True)
+
+    @torch.inference_mode()
+    def _run(self, batches: list[StepBatch], *, with_logits: bool = False) -> Draft:
+        projected = self._project(batches)
+        sessions = self._feed(batches)
+        writes = self._table.take_writes()
+        if projected is not None:
+            self._context.write(writes, *projected)
+        return self._draft(batches, sessions, with_logits)
+
+    def _project(self, batches: list[StepBatch]) -> tuple[Tensor, Tensor] | None:
+        """Context K/V of all new rows that fall in their session's window."""
+        rows = [row for batch in batches for row in batch.rows]
+        kept = [min(row.num_rows, self._num_context_tokens) for row in rows]
+        if not sum(kept):
+            return None
+        positions = np.concatenate(
+            [np.arange(row.end - n, row.end) for row, n in zip(rows, kept, strict=True)]
+        )
+        model = self.model
+        features = [self._kept_features(batch).to(model.device, model.dtype) for batch in batches]
+        return model.context_kv(
+            features[0] if len(features) == 1 else torch.cat(features),
+            torch.from_numpy(positions).to(model.device),
+        )
+
+    def _kept_features(self, batch: StepBatch) -> Tensor:
+        """A batch's features without the rows that lie before their session's window."""
+        window = self._num_context_tokens
+        if all(row.num_rows <= window for row in batch.rows):
+            return batch.features
+        parts = torch.split(batch.features, [row.num_rows for row in batch.rows])
+        return torch.cat([part[-window:] for part in parts])
+
+    def _feed(self, batches: list[StepBatch]) -> list[Session]:
+        """Bring the sessions up to date; returns those of all rows, in order."""
+        for batch in batches:
+            for request_id in batch.closed:
+                self._table.close(SessionKey(batch.target_id, request_id))
+        keyed = [
+            (SessionKey(batch.target_id, row.request_id), row)
+            for batch in batches
+            for row in batch.rows
+        ]
+        self._table.touch(key for key, _ in keyed)
+        sessions, source = [], 0
+        for key, row in keyed:
+            sessions.append(self._table.feed(key, row, source))
+            source += min(row.num_rows, self._num_context_tokens)
+        return sessions
+
+    def _draft(self, batches: list[StepBatch], sessions: list[Session], with_logits: bool) -> Draft:
+        """One forward for all rows with an anchor."""
+        rows = [row for batch in batches for row in batch.rows]
+        drafting = [
+            (session, row.anchor, row.end)
+            for session, row in zip(sessions, rows, strict=True)
+            if row.anchor is not None
+        ]
+        if not drafting:
+            return self._nothing()
+        self._num_drafts += len(drafting)
+        device = self.model.device
+        index = index_contexts([session for session, _, _ in drafting], self._context.block_tokens)
+        anchors, starts = torch.tensor([(anchor, end) for _, anchor, end in drafting]).unbind(1)
+        return self.model.draft(
+            anchors.to(device),
+            starts.to(device),
+            *self._context.gather(torch.from_numpy(index.slots).to(device)),
+            torch.from_numpy(index.mask).to(device),
+            with_logits=with_logits,
+        )
+
+    def _nothing(self) -> Draft:
+        config, device = self.model.config, self.model.device
+        return Draft(
+            tokens=torch.empty(0, config.block_size, dtype=torch.int64, device=device),
+            confidences=torch.empty(0, config.block_size, device=device),
+            hidden=torch.empty(
+                0, config.block_size, config.hidden_size, dtype=self.model.dtype, device=device
+            ),
+        )
+
+    def _check(self, batch: StepBatch) -> None:
+        """Raise ValueError saying what is wrong with a batch."""
+        where = f"step of target {batch.target_id!r}"
+        expected = (sum(row.num_rows for row in batch.rows), self.model.config.feature_size)
+        if tuple(batch.features.shape) != expected:
+            raise ValueError(
+                f"{where}: features are {list(batch.features.shape)}; its rows and this drafter "
+                f"need {list(expected)}"
+            )
+        if not batch.features.is_floating_point():
+            raise ValueError(f"{where}: features are {batch.features.dtype}, not floating point")
+        seen = set()
+        for row in batch.rows:
+            if row.request_id in seen:
+                raise ValueError(f"{where}: request {row.request_id!r} has more than one row")
+            seen.add(row.request_id)
+            self._check_row(row, f"{where}, request {row.request_id!r}")
+
+    def _check_row(self, row: StepRow, where: str) -> None:
+        vocab_size = self.model.config.vocab_size
+        if min(row.start, row.num_rows, row.first_block) < 0:
+            raise ValueError(
+                f"{where}: start {row.start}, num_rows {row.num_rows} and first_block "
+                f"{row.first_block} must not be negative"
+            )
+        if row.anchor is not None and not 0 <= row.anchor < vocab_size:
+            raise ValueError(f"{where}: anchor {row.anchor} is not in 0 .. {vocab_size - 1}")
+
+
+def _waves(batches: Iterable[StepBatch]) -> list[list[int]]:
+    """Indices of batches that can run together: each target at most once per wave."""
+    waves: list[list[int]] = []
+    num_seen: dict[str, int] = {}
+    for i, batch in enumerate(batches):
+        wave = num_seen.get(batch.target_id, 0)
+        num_seen[batch.target_id] = wave + 1
+        if wave == len(waves):
+            waves.append([])
+        waves[wave].append(i)
+    return waves

@@ -1,0 +1,296 @@
+"""The drafter's end of the wire: every pending step, one call into the drafter.
+
+One thread owns the socket. Each pass takes everything that has arrived, so that the
+steps of several targets are drafted together and a slow call is followed by a larger
+one rather than by a queue.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol, runtime_checkable
+
+import zmq
+
+from drafters.messages import DraftBatch, Drafter
+from drafters.wire import (
+    MAX_TENSOR_BYTES,
+    Buffer,
+    StepMessage,
+    WireError,
+    decode,
+    encode_drafts,
+    encode_error,
+)
+
+log = logging.getLogger(__name__)
+
+_WAIT_MS = 100  # between looks at the stop flag and at idle targets
+_MAX_DRAINED = 256  # messages taken in one pass
+_HIGH_WATER_MARK = 256
+_HEARTBEAT_MS = 2000
+_LOG_EVERY = 1000
+
+# What a peer cannot find out by itself: told, where everything else is dropped in silence.
+_TOLD_REASONS = frozenset({"version", "secret"})
+
+
+@runtime_checkable
+class ForgetsTargets(Protocol):
+    """A drafter that can drop all sessions of a target that has gone."""
+
+    def close_target(self, target_id: str) -> None:
+        """End every session of the target; unknown targets are fine."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServerStats:
+    """Counts since the server was made.
+
+    `dropped` counts messages that did not parse, by `WireError.reason`; `rejected`
+    batches the drafter refused with ValueError; `failed_steps` its other exceptions;
+    `unsent` replies whose peer had gone or did not read.
+    """
+
+    batches: int = 0
+    drafts: int = 0
+    merged_steps: int = 0
+    retried_steps: int = 0
+    rejected: int = 0
+    failed_steps: int = 0
+    unsent: int = 0
+    closed_targets: int = 0
+    last_step_s: float = 0.0
+    total_step_s: float = 0.0
+    bytes_in: int = 0
+    bytes_out: int = 0
+    dropped: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class _Pending:
+    """A step that has arrived, and the peer that waits for it."""
+
+    peer: bytes
+    message: StepMessage
+
+
+class DraftServer:
+    """Serves one drafter to any number of targets.
+
+    Binds when made: `port` and `address` are known from then on, and a taken port
+    raises `zmq.ZMQError`. Run `serve_forever` in a thread of yours, or `start`.
+
+    No peer can stop it: what does not parse is counted and dropped, a batch that the
+    drafter refuses is refused alone, and a peer that does not read loses its replies.
+    A merged step that raises ValueError is repeated batch by batch, so the drafter
+    has to check its input before it changes anything.
+    """
+
+    def __init__(
+        self,
+        drafter: Drafter,
+        *,
+        host: str,
+        port: int = 0,
+        secret: str,
+        idle_target_s: float = 60.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._drafter = drafter
+        self._secret = secret
+        self._idle_target_s = idle_target_s
+        self._clock = clock
+        self._stats = ServerStats()
+        self._heard_s: dict[str, float] = {}
+        self._stopping = threading.Event()
+        self._serving = threading.Lock()
+        self._thread: threading.Thread | None = None
+        self._context = zmq.Context()
+        try:
+            self._socket = self._bind(host, port)
+        except zmq.ZMQError:
+            self._context.destroy(linger=0)
+            raise
+        endpoint = self._socket.getsockopt_string(zmq.LAST_ENDPOINT)
+        self.port = int(endpoint.rsplit(":", 1)[1])
+        self.address = f"tcp://{host}:{self.port}"
+
+    @property
+    def stats(self) -> ServerStats:
+        """A snapshot; safe to take from any thread."""
+        return self._stats
+
+    def start(self) -> None:
+        """Serve in a daemon thread."""
+        self._thread = threading.Thread(target=self.serve_forever, name="drafts", daemon=True)
+        self._thread.start()
+
+    def stop(self, timeout_s: float = 5.0) -> bool:
+        """End the loop and free the port; False where a step has not ended in time."""
+        self._stopping.set()
+        if not self._serving.acquire(timeout=timeout_s):
+            return False
+        try:
+            self._context.destroy(linger=0)
+        finally:
+            self._serving.release()
+        return True
+
+    def serve_forever(self) -> None:
+        """Serve until `stop`. Only a broken socket ends it otherwise, with `zmq.ZMQError`."""
+        with self._serving:
+            while not self._stopping.is_set():
+                for group in group_by_target(self._drain()):
+                    self._step(group)
+                self._close_idle_targets()
+
+    def _bind(self, host: str, port: int) -> zmq.Socket[bytes]:
+        socket = self._context.socket(zmq.ROUTER)
+        socket.linger = 0
+        socket.sndhwm = socket.rcvhwm = _HIGH_WATER_MARK
+        socket.rcvtimeo = _WAIT_MS
+        socket.setsockopt(zmq.ROUTER_MANDATORY, 1)  # a lost reply is an error to count
+        socket.setsockopt(zmq.MAXMSGSIZE, MAX_TENSOR_BYTES)
+        socket.setsockopt(zmq.HEARTBEAT_IVL, _HEARTBEAT_MS)
+        socket.bind(f"tcp://{host}:{port or '*'}")
+        return socket
+
+    def _drain(self) -> list[_Pending]:
+        """Wait for a message, then take all that have arrived, in their order."""
+        pending: list[_Pending] = []
+        flags = 0
+        for _ in range(_MAX_DRAINED):
+            try:
+                peer, *frames = self._socket.recv_multipart(flags, copy=False)
+            except zmq.Again:
+                break
+            flags = zmq.NOBLOCK
+            message = self._parse(peer.bytes, [frame.buffer for frame in frames])
+            if message is not None:
+                self._heard_s[message.batch.target_id] = self._clock()
+                pending.append(_Pending(peer.bytes, message))
+        return pending
+
+    def _parse(self, peer: bytes, frames: list[Buffer]) -> StepMessage | None:
+        self._count(bytes_in=sum(len(frame) for frame in frames))
+        try:
+            message = decode(frames, self._secret)
+            if not isinstance(message, StepMessage):
+                raise WireError("kind", "only steps come this way")
+        except WireError as error:
+            self._drop(error)
+            if error.reason in _TOLD_REASONS and error.seq is not None:
+                self._send(peer, encode_error(str(error), seq=error.seq))
+            return None
+        return message
+
+    def _step(self, group: list[_Pending]) -> None:
+        """One call for the whole group; where one of it is bad, one call for each."""
+        started_s = time.perf_counter()
+        try:
+            results = self._drafter.step([pending.message.batch for pending in group])
+            if len(results) != len(group):
+                raise RuntimeError(f"{len(results)} results for {len(group)} batches")
+        except ValueError as error:
+            self._refuse_or_retry(group, error)
+            return
+        except Exception as error:
+            self._fail(group, error)
+            return
+        step_s = time.perf_counter() - started_s
+        for pending, drafts in zip(group, results, strict=True):
+            self._reply(pending, drafts)
+        self._count(
+            merged_steps=1,
+            batches=len(group),
+            drafts=sum(pending.message.batch.num_drafts for pending in group),
+            total_step_s=step_s,
+        )
+        self._stats = replace(self._stats, last_step_s=step_s)
+
+    def _refuse_or_retry(self, group: list[_Pending], error: ValueError) -> None:
+        if len(group) > 1:
+            self._count(retried_steps=1)
+            for pending in group:
+                self._step([pending])
+            return
+        if self._stats.rejected % _LOG_EVERY == 0:
+            log.warning("step of %r refused: %s", group[0].message.batch.target_id, error)
+        self._count(rejected=1)
+        self._reply_error(group, error)
+
+    def _fail(self, group: list[_Pending], error: Exception) -> None:
+        if self._stats.failed_steps % _LOG_EVERY == 0:
+            log.exception("the drafter failed on a step of %d targets", len(group))
+        self._count(failed_steps=1)
+        self._reply_error(group, error)
+
+    def _reply(self, pending: _Pending, drafts: DraftBatch) -> None:
+        if not pending.message.want_reply:
+            return
+        try:
+            frames = encode_drafts(drafts, seq=pending.message.seq, secret=self._secret)
+        except Exception as error:
+            self._fail([pending], error)
+            return
+        self._send(pending.peer, frames)
+
+    def _reply_error(self, group: Iterable[_Pending], error: Exception) -> None:
+        for pending in group:
+            if pending.message.want_reply:
+                text = f"{type(error).__name__}: {error}"
+                self._send(pending.peer, encode_error(text, seq=pending.message.seq))
+
+    def _send(self, peer: bytes, frames: list[Buffer]) -> None:
+        try:
+            self._socket.send_multipart([peer, *frames], zmq.NOBLOCK)
+        except zmq.ZMQError as error:
+            if error.errno not in (zmq.EAGAIN, zmq.EHOSTUNREACH):
+                raise
+            self._count(unsent=1)
+            return
+        self._count(bytes_out=sum(len(frame) for frame in frames))
+
+    def _close_idle_targets(self) -> None:
+        now_s = self._clock()
+        idle = [name for name, s in self._heard_s.items() if now_s - s >= self._idle_target_s]
+        for target_id in idle:
+            del self._heard_s[target_id]
+            self._count(closed_targets=1)
+            if isinstance(self._drafter, ForgetsTargets):
+                try:
+                    self._drafter.close_target(target_id)
+                except Exception:
+                    log.exception("closing target %r failed", target_id)
+
+    def _drop(self, error: WireError) -> None:
+        dropped = Counter(self._stats.dropped)
+        if not dropped[error.reason]:
+            log.warning("message dropped, further ones only counted: %s", error)
+        dropped[error.reason] += 1
+        self._stats = replace(self._stats, dropped=dict(dropped))
+
+    def _count(self, **increments: float) -> None:
+        sums: dict[str, Any] = {
+            name: getattr(self._stats, name) + value for name, value in increments.items()
+        }
+        self._stats = replace(self._stats, **sums)
+
+
+def group_by_target(pending: Iterable[_Pending]) -> list[list[_Pending]]:
+    """The n-th step of every target goes to the n-th group: order kept, none twice in one."""
+    groups: list[list[_Pending]] = []
+    seen: Counter[str] = Counter()
+    for step in pending:
+        nth = seen[step.message.batch.target_id]
+        seen[step.message.batch.target_id] += 1
+        if nth == len(groups):
+            groups.append([])
+        groups[nth].append(step)
+    return groups

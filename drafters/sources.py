@@ -1,0 +1,337 @@
+"""Where a target's drafts come from: a drafter in this process, or one over the wire."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from itertools import accumulate
+from typing import Any
+
+import torch
+import zmq
+
+from drafters.messages import DraftBatch, Drafter, StepBatch
+from drafters.wire import (
+    MAX_ROWS,
+    DraftsMessage,
+    ErrorMessage,
+    Message,
+    WireError,
+    decode,
+    encode_step,
+)
+
+log = logging.getLogger(__name__)
+
+_FIRST_COOL_OFF_S = 0.25
+_MAX_COOL_OFF_S = 5.0
+_SEND_HIGH_WATER_MARK = 32  # messages kept for a drafter that does not read
+_RECEIVE_HIGH_WATER_MARK = 256
+_RECONNECT_MS = 50
+_MAX_RECONNECT_MS = 1000
+_HEARTBEAT_MS = 2000
+_MAX_REPLY_BYTES = 16 << 20  # of a frame
+_LOG_EVERY = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class SourceStats:
+    """Counts since the source was made.
+
+    A request is a step that asked for drafts; it ends as a reply, a timeout, an error
+    or, where nothing could be sent, unsent. `skipped` steps wanted drafts during a
+    cool-off and did not ask.
+    """
+
+    requests: int = 0
+    replies: int = 0
+    timeouts: int = 0
+    late_replies: int = 0
+    errors: int = 0
+    unsent: int = 0
+    skipped: int = 0
+    bytes_sent: int = 0
+    bytes_received: int = 0
+    last_wait_s: float = 0.0
+    total_wait_s: float = 0.0
+
+    def plus(self, **increments: float) -> SourceStats:
+        """A snapshot with these counts increased."""
+        sums: dict[str, Any] = {
+            name: getattr(self, name) + value for name, value in increments.items()
+        }
+        return replace(self, **sums)
+
+
+class ColocatedDraftSource:
+    """The drafter of this process. Its exceptions are counted and mean no drafts."""
+
+    def __init__(self, drafter: Drafter) -> None:
+        self._drafter = drafter
+        self.stats = SourceStats()
+
+    def draft(self, batch: StepBatch) -> DraftBatch | None:
+        """Drafts for a step; None where none are wanted or the drafter raised."""
+        if not batch.rows and not batch.closed:
+            return None
+        asked = batch.num_drafts > 0
+        started_s = time.perf_counter()
+        try:
+            (drafts,) = self._drafter.step([batch])
+        except Exception:
+            if self.stats.errors % _LOG_EVERY == 0:
+                log.exception("the drafter failed on a step")
+            self.stats = self.stats.plus(errors=1, requests=int(asked))
+            return None
+        if not asked:
+            return None
+        wait_s = time.perf_counter() - started_s
+        counted = self.stats.plus(requests=1, replies=1, total_wait_s=wait_s)
+        self.stats = replace(counted, last_wait_s=wait_s)
+        return drafts
+
+    def close(self) -> None:
+        """Nothing to release: the drafter belongs to whoever made it."""
+
+
+class CoolOff:
+    """When to stop asking a drafter that does not answer, and when to ask again.
+
+    After `max_misses` misses in a row nothing is asked for 0.25 s, then one probe
+    decides: a reply in time ends it, a miss doubles the pause, up to 5 s.
+    """
+
+    def __init__(self, max_misses: int) -> None:
+        self._max_misses = max_misses
+        self._misses = 0
+        self._pause_s = _FIRST_COOL_OFF_S
+        self._resume_s = -math.inf
+
+    def allows(self, now_s: float) -> bool:
+        """Whether to ask now."""
+        return now_s >= self._resume_s
+
+    def missed(self, now_s: float) -> None:
+        """A request got no drafts in time."""
+        self._misses += 1
+        if self._misses >= self._max_misses:
+            self._resume_s = now_s + self._pause_s
+            self._pause_s = min(2 * self._pause_s, _MAX_COOL_OFF_S)
+
+    def answered(self) -> None:
+        """A request got its drafts in time."""
+        self._misses = 0
+        self._pause_s = _FIRST_COOL_OFF_S
+
+
+class RemoteDraftSource:
+    """A drafter replica over the wire, at most one deadline away. For one thread.
+
+    Nothing it does blocks longer than `deadline_s`: sending never waits (a full queue
+    drops the message and counts it), a late reply is dropped by its `seq`, and after
+    `max_misses` misses in a row only features are sent until a probe is answered.
+    Features flow in every case, so that a drafter that comes back has context.
+
+    Rows that want no draft travel behind the request, so that drafting does not wait
+    for them. Names in `closed` that could not be sent travel with the next message.
+    """
+
+    def __init__(
+        self,
+        *,
+        deadline_s: float,
+        secret: str,
+        address: str | None = None,
+        max_misses: int = 3,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.stats = SourceStats()
+        self.address: str | None = None
+        self._secret = secret
+        self._max_misses = max_misses
+        self._clock = clock
+        self._seq = 0
+        self._context = zmq.Context()
+        self._socket: zmq.Socket[bytes] | None = None
+        self._cool_off = CoolOff(max_misses)
+        self._unsent_closed: tuple[str, ...] = ()
+        self.set_deadline(deadline_s)
+        self.set_address(address)
+
+    def set_deadline(self, deadline_s: float) -> None:
+        """How long `draft` may take from now on."""
+        if not deadline_s > 0:
+            raise ValueError(f"deadline_s is {deadline_s}; it has to be above 0")
+        self._deadline_s = deadline_s
+
+    def set_address(self, address: str | None) -> None:
+        """Turn to another drafter, or to none; the same address changes nothing.
+
+        What is queued for the old one is lost. Raises `zmq.ZMQError` for something
+        that is no address, and then there is no drafter.
+        """
+        if address == self.address:
+            return
+        if self._socket is not None:
+            self._socket.close(linger=0)
+        self._socket, self.address = None, None
+        self._cool_off = CoolOff(self._max_misses)
+        self._unsent_closed = ()
+        if address is not None:
+            self._socket = self._connect(address)
+            self.address = address
+
+    def close(self) -> None:
+        """Close the socket; `draft` answers None from then on."""
+        self._socket, self.address = None, None
+        self._context.destroy(linger=0)
+
+    def draft(self, batch: StepBatch) -> DraftBatch | None:
+        """Send a step and wait for its drafts, at most until the deadline.
+
+        None where no drafts are wanted or none came in time; never an exception for
+        what the drafter or the network does.
+        """
+        started_s = self._clock()
+        closed = (self._unsent_closed + batch.closed)[-MAX_ROWS:]
+        if self._socket is None or not (batch.rows or closed):
+            return None
+        batch = replace(batch, closed=closed)
+        wanted = batch.num_drafts > 0
+        if not wanted or not self._cool_off.allows(started_s):
+            self.stats = self.stats.plus(skipped=int(wanted))
+            self._send(without_anchors(batch), want_reply=False)
+            return None
+        request, context = split_by_anchor(batch)
+        self.stats = self.stats.plus(requests=1)
+        sent = self._send(request, want_reply=True)
+        seq = self._seq
+        if sent and context is not None:
+            self._send(context, want_reply=False)
+        drafts = self._wait_for(seq, request.num_drafts, started_s) if sent else None
+        self._record(drafts, started_s)
+        return drafts
+
+    def _record(self, drafts: DraftBatch | None, started_s: float) -> None:
+        now_s = self._clock()
+        wait_s = now_s - started_s
+        self.stats = replace(self.stats.plus(total_wait_s=wait_s), last_wait_s=wait_s)
+        if drafts is None:
+            self._cool_off.missed(now_s)
+        else:
+            self._cool_off.answered()
+
+    def _connect(self, address: str) -> zmq.Socket[bytes]:
+        socket = self._context.socket(zmq.DEALER)
+        socket.linger = 0
+        socket.sndhwm = _SEND_HIGH_WATER_MARK
+        socket.rcvhwm = _RECEIVE_HIGH_WATER_MARK
+        socket.setsockopt(zmq.RECONNECT_IVL, _RECONNECT_MS)
+        socket.setsockopt(zmq.RECONNECT_IVL_MAX, _MAX_RECONNECT_MS)
+        socket.setsockopt(zmq.HEARTBEAT_IVL, _HEARTBEAT_MS)
+        socket.setsockopt(zmq.MAXMSGSIZE, _MAX_REPLY_BYTES)
+        try:
+            socket.connect(address)
+        except zmq.ZMQError:
+            socket.close(linger=0)
+            raise
+        return socket
+
+    def _send(self, batch: StepBatch, *, want_reply: bool) -> bool:
+        """Hand a step to the socket by copy; False where it cannot be sent now."""
+        assert self._socket is not None
+        self._seq += 1
+        try:
+            frames = encode_step(batch, seq=self._seq, want_reply=want_reply, secret=self._secret)
+            self._socket.send_multipart(frames, zmq.NOBLOCK)
+        except zmq.Again:
+            self._unsent_closed = batch.closed
+            self.stats = self.stats.plus(unsent=1)
+            return False
+        except WireError as error:
+            log.warning("step not sent: %s", error)
+            self._unsent_closed = ()
+            self.stats = self.stats.plus(errors=1)
+            return False
+        self._unsent_closed = ()
+        self.stats = self.stats.plus(bytes_sent=sum(len(frame) for frame in frames))
+        return True
+
+    def _wait_for(self, seq: int, num_drafts: int, started_s: float) -> DraftBatch | None:
+        """The reply to `seq`; older replies and what does not parse are counted and dropped."""
+        left_s = self._deadline_s
+        while left_s > 0:
+            left_s = self._deadline_s - (self._clock() - started_s)
+            try:
+                message = self._receive(left_s)
+            except zmq.Again:
+                break
+            except WireError as error:
+                self._count_error(str(error))
+                continue
+            if isinstance(message, ErrorMessage):
+                self._count_error(message.text)
+            elif not isinstance(message, DraftsMessage):
+                self._count_error("a step came back")
+            elif message.seq != seq:
+                self.stats = self.stats.plus(late_replies=1)
+                continue
+            elif message.drafts.tokens.shape[0] != num_drafts:
+                self._count_error(f"{message.drafts.tokens.shape[0]} drafts for {num_drafts}")
+            else:
+                self.stats = self.stats.plus(replies=1)
+                return message.drafts
+            if message.seq == seq:
+                return None
+        self.stats = self.stats.plus(timeouts=1)
+        return None
+
+    def _receive(self, left_s: float) -> Message:
+        """The next message; looks once where no time is left. Raises `zmq.Again`, `WireError`."""
+        assert self._socket is not None
+        self._socket.rcvtimeo = max(0, math.ceil(left_s * 1000))
+        frames = self._socket.recv_multipart(copy=False)
+        buffers = [frame.buffer for frame in frames]
+        self.stats = self.stats.plus(bytes_received=sum(len(buffer) for buffer in buffers))
+        return decode(buffers, self._secret)
+
+    def _count_error(self, text: str) -> None:
+        if self.stats.errors % _LOG_EVERY == 0:
+            log.warning("drafter at %s: %r", self.address, text)
+        self.stats = self.stats.plus(errors=1)
+
+
+def split_by_anchor(batch: StepBatch) -> tuple[StepBatch, StepBatch | None]:
+    """The rows that want drafts, with `closed`, and the others; None where there are none."""
+    if batch.num_drafts == len(batch.rows):
+        return batch, None
+    parts = list(zip(batch.rows, _features_by_row(batch), strict=True))
+    wanting = [(row, part) for row, part in parts if row.anchor is not None]
+    others = [(row, part) for row, part in parts if row.anchor is None]
+    request = replace(
+        batch,
+        rows=tuple(row for row, _ in wanting),
+        features=torch.cat([part for _, part in wanting]),
+    )
+    context = replace(
+        batch,
+        rows=tuple(row for row, _ in others),
+        features=torch.cat([part for _, part in others]),
+        closed=(),
+    )
+    return request, context
+
+
+def without_anchors(batch: StepBatch) -> StepBatch:
+    """The same step as features only: nothing is drafted from it."""
+    return replace(batch, rows=tuple(replace(row, anchor=None) for row in batch.rows))
+
+
+def _features_by_row(batch: StepBatch) -> list[torch.Tensor]:
+    ends = accumulate(row.num_rows for row in batch.rows)
+    return [
+        batch.features[end - row.num_rows : end] for row, end in zip(batch.rows, ends, strict=True)
+    ]

@@ -1,0 +1,117 @@
+"""Arms measured side by side: alternating runs against one application, medians, ratios."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import signal
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import httpx
+
+from loadtest.closed_loop import Load, run_closed_loop
+from loadtest.prompts import CHAT, CODE, MATH
+
+_START_TIMEOUT_S = 600.0
+_STOP_TIMEOUT_S = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """An arm at a concurrency: the median of its runs, and that over the first arm's."""
+
+    arm: str
+    concurrency: int
+    tokens_per_s: float
+    ratio: float
+    runs: tuple[float, ...]
+
+
+@contextmanager
+def serving(config: Path, port: int) -> Iterator[str]:
+    """`dspark serve` with `config` in a process of its own; yields its base URL.
+
+    Raises RuntimeError when it does not come up. It is stopped in every case.
+    """
+    command = [sys.executable, "-m", "cluster.cli", "serve", "--config", str(config)]
+    server = subprocess.Popen([*command, "--port", str(port)], stdout=subprocess.DEVNULL)
+    url = f"http://127.0.0.1:{port}"
+    try:
+        _wait_until_up(server, url)
+        yield url
+    finally:
+        server.send_signal(signal.SIGINT)
+        try:
+            server.wait(_STOP_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            server.kill()
+
+
+def _wait_until_up(server: subprocess.Popen[bytes], url: str) -> None:
+    deadline = time.monotonic() + _START_TIMEOUT_S
+    while time.monotonic() < deadline:
+        if server.poll() is not None:
+            raise RuntimeError(f"the server ended with status {server.returncode}; see above")
+        try:
+            if httpx.get(f"{url}/v1/models", timeout=5).is_success:
+                return
+        except httpx.TransportError:
+            pass
+        time.sleep(1)
+    raise RuntimeError(f"nothing serves {url} after {_START_TIMEOUT_S:.0f} s")
+
+
+def mixed_prompts(count: int) -> list[str]:
+    """`count` prompts, the three domains taking turns."""
+    mixed = [prompt for trio in zip(MATH, CODE, CHAT, strict=True) for prompt in trio]
+    return [mixed[i % len(mixed)] for i in range(count)]
+
+
+def compare(
+    url: str,
+    arms: Sequence[str],
+    concurrencies: Sequence[int],
+    *,
+    rounds: int,
+    max_tokens: int,
+    temperature: float,
+    progress: Callable[[str], None],
+) -> list[Cell]:
+    """Every arm (a model id) at every concurrency, `rounds` times, the arms taking turns."""
+    cells: list[Cell] = []
+    for concurrency in concurrencies:
+        prompts = mixed_prompts(max(6, 2 * concurrency))
+        runs: dict[str, list[float]] = {arm: [] for arm in arms}
+        for round_ in range(rounds + 1):
+            for arm in arms:
+                load = Load(prompts, max_tokens, temperature, secrets.token_hex(8))
+                result = run_closed_loop(url, arm, load, concurrency)
+                if round_ > 0:  # the first round warms up
+                    runs[arm].append(result.tokens_per_s)
+        medians = {arm: statistics.median(values) for arm, values in runs.items()}
+        for arm in arms:
+            ratio = medians[arm] / medians[arms[0]]
+            cells.append(Cell(arm, concurrency, medians[arm], ratio, tuple(runs[arm])))
+        progress(table_row(cells[-len(arms) :]))
+    return cells
+
+
+def table_header(arms: Sequence[str]) -> str:
+    columns = " | ".join(f"{arm} tok/s | ratio" for arm in arms)
+    return f"| concurrency | {columns} |\n|" + "---|" * (1 + 2 * len(arms))
+
+
+def table_row(cells: Sequence[Cell]) -> str:
+    columns = " | ".join(f"{cell.tokens_per_s:.1f} | {cell.ratio:.2f}" for cell in cells)
+    return f"| {cells[0].concurrency} | {columns} |"
+
+
+def write_json(cells: Sequence[Cell], path: Path) -> None:
+    path.write_text(json.dumps([asdict(cell) for cell in cells], indent=2) + "\n")

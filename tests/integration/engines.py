@@ -1,0 +1,59 @@
+"""Real vLLM engines inside the test process, with and without our worker."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
+os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
+os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+
+from deployments.draft_model import check_drafter
+from deployments.engine_args import engine_kwargs, target_directory
+from deployments.schema import parse_settings
+
+LAYERS = (1, 3, 5)
+GAMMA = 7
+
+
+def settings(**model: Any) -> Any:
+    """One model's settings: the demo target in float32 with a random drafter."""
+    base = {
+        "id": "demo",
+        "target": {
+            "source": "models/demo-target",
+            "dtype": "float32",
+            "max_model_len": 1024,
+            "max_num_seqs": 8,
+            "kv_cache_mib": 128,
+        },
+        "drafter": {
+            "random": {"target_layer_ids": LAYERS, "block_size": GAMMA},
+            "dtype": "float32",
+            "num_context_tokens": 512,
+            "context_mib": 32,
+        },
+    }
+    return parse_settings({"models": [base | model]}).models[0]
+
+
+def make_engine(placement: str, **overrides: Any) -> Any:
+    """A `vllm.LLM`: `off` is plain vLLM, the others carry our worker."""
+    from vllm import LLM
+
+    model = settings(placement=placement)
+    shape = None if placement == "off" else check_drafter(model)
+    kwargs = engine_kwargs(model, shape) | {"disable_log_stats": False} | overrides
+    return LLM(model=target_directory(model), **kwargs)
+
+
+def runner_of(engine: Any) -> Any:
+    """The model runner of an in-process engine."""
+    core = engine.llm_engine.engine_core.engine_core
+    return core.model_executor.driver_worker.worker.model_runner
+
+
+def adapter_of(engine: Any) -> Any:
+    return runner_of(engine).adapter
