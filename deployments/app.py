@@ -14,6 +14,7 @@ from cluster.versions import check_versions
 from deployments.controller import ControllerKeeper
 from deployments.draft_model import DraftShape, check_drafter
 from deployments.drafter import DrafterServer
+from deployments.engine.vllm_engine import UniprocEngine
 from deployments.engine_args import MIB, engine_kwargs, target_directory
 from deployments.ingress import make_ingress
 from deployments.schema import AppSpec, ModelSpec, parse_settings
@@ -37,7 +38,7 @@ def build_app(args: dict[str, Any]) -> Application:
         ControllerKeeper, name="Controller", ray_actor_options={"num_cpus": 0}, logging_config=QUIET
     ).bind()
     ingress = serve.deployment(
-        _with_dependencies(make_ingress()),
+        make_ingress(),
         name="Ingress",
         max_ongoing_requests=_max_ongoing(settings),
         ray_actor_options={"num_cpus": 0.1},
@@ -47,18 +48,6 @@ def build_app(args: dict[str, Any]) -> Application:
     return ingress.bind(
         llm_deployments=targets, model_cards=cards, dependencies=[keeper, *drafters]
     )
-
-
-def _with_dependencies(ingress: Any) -> Any:
-    """Serve deploys what the ingress is bound to; the controller and drafters are bound to
-    it for that alone."""
-
-    class Ingress(ingress):  # type: ignore[misc]
-        def __init__(self, *, dependencies: list[Any], **kwargs: Any) -> None:
-            del dependencies
-            super().__init__(**kwargs)
-
-    return Ingress
 
 
 def _max_ongoing(settings: AppSpec) -> int:
@@ -74,7 +63,7 @@ def _bind_model(model: ModelSpec) -> Any:
     return build_llm_deployment(
         _llm_config(model, shape),
         name_prefix="Target:",
-        bind_kwargs={"placement": model.placement},
+        bind_kwargs={"placement": model.placement, "engine_cls": UniprocEngine},
     )
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import logging
+import os
 import sys
 from pathlib import Path
 
@@ -21,6 +23,9 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 
 def _serve(args: argparse.Namespace) -> int:
+    # vLLM's and Serve's own start-up chatter would bury our progress lines.
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+    logging.disable(logging.INFO)
     # Imported here so that `dspark --help` does not wait for Ray.
     from cluster.versions import CompatibilityError
     from deployments.errors import ConfigError

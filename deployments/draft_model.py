@@ -9,7 +9,7 @@ import torch
 
 from deployments.checkpoints import checkpoint_directory, read_config
 from deployments.errors import ConfigError
-from deployments.schema import DrafterSpec, ModelSpec
+from deployments.schema import AppSpec, DrafterSpec, ModelSpec
 from drafters.checkpoint import load_drafter, random_drafter
 from drafters.config import DrafterConfig, check_fit
 from drafters.dspark import DSparkModel
@@ -23,6 +23,14 @@ class DraftShape:
 
     block_size: int
     target_layer_ids: tuple[int, ...]
+
+
+def check_models(settings: AppSpec) -> None:
+    """Raise ConfigError for the first checkpoint that is missing or does not fit."""
+    for model in settings.models:
+        read_config(model.target.source, f"model {model.id}: target.source")
+        if model.placement != "off":
+            check_drafter(model)
 
 
 def check_drafter(model: ModelSpec) -> DraftShape:

@@ -9,14 +9,15 @@ import socket
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
 from pathlib import Path
 
 import ray
 from ray import serve
-from ray.serve.schema import ApplicationStatus
 
 from cluster.versions import check_versions
 from deployments.app import build_app
+from deployments.draft_model import check_models
 from deployments.errors import ConfigError
 from deployments.serve_file import ServeFile, read_serve_file
 
@@ -41,16 +42,19 @@ def serve_in_foreground(config: Path, host: str | None, port: int | None) -> int
     file = read_serve_file(config)
     host, port = host or file.host, port or file.port
     check_port_free(host, port)
-    app = build_app(file.args)
+    check_models(file.settings)
     stop = threading.Event()
     for signum in (signal.SIGINT, signal.SIGTERM):
         signal.signal(signum, lambda *_: stop.set())
     say(f"starting {file.path.name}: Ray, then the replicas (about a minute on two cores)")
     _start_ray()
     try:
+        app = build_app(file.args)
         serve.start(http_options={"host": host, "port": port})
-        serve.run(app, name=file.app_name, route_prefix=file.route_prefix, _blocking=False)
-        if not _wait_until_running(file.app_name, stop, began):
+        deploying = _in_thread(
+            lambda: serve.run(app, name=file.app_name, route_prefix=file.route_prefix)
+        )
+        if not _wait_until_running(deploying, stop, began):
             return 0 if stop.is_set() else 1
         _print_ready(file, host, port, time.monotonic() - began)
         stop.wait()
@@ -87,24 +91,37 @@ def _start_ray() -> None:
     )
 
 
-def _wait_until_running(app_name: str, stop: threading.Event, began: float) -> bool:
+def _in_thread(work: Callable[[], object]) -> Future[None]:
+    """Run `work` in a daemon thread, so that an interrupt never waits for it."""
+    done: Future[None] = Future()
+
+    def run() -> None:
+        try:
+            work()
+        except Exception as error:
+            done.set_exception(error)
+        else:
+            done.set_result(None)
+
+    threading.Thread(target=run, daemon=True).start()
+    return done
+
+
+def _wait_until_running(deploying: Future[None], stop: threading.Event, began: float) -> bool:
     """Print every change of a deployment's state; False when it failed or was stopped."""
     seen: dict[str, str] = {}
     while not stop.wait(_POLL_S):
-        app = serve.status().applications.get(app_name)
-        if app is None:
-            continue
-        for name, deployment in sorted(app.deployments.items()):
-            state = f"{deployment.status.value.lower()}"
-            if seen.get(name) != state:
-                seen[name] = state
-                say(f"  {time.monotonic() - began:5.1f} s  {name}: {state}")
-        if app.status == ApplicationStatus.RUNNING:
-            return True
-        if app.status in (ApplicationStatus.DEPLOY_FAILED, ApplicationStatus.UNHEALTHY):
-            reasons = [d.message for d in app.deployments.values() if d.message] or [app.message]
-            say("the application did not start:\n" + "\n".join(reasons))
-            return False
+        for app in serve.status().applications.values():
+            for name, deployment in sorted(app.deployments.items()):
+                state = deployment.status.value.lower()
+                if seen.get(name) != state:
+                    seen[name] = state
+                    say(f"  {time.monotonic() - began:5.1f} s  {name}: {state}")
+        if deploying.done():
+            error = deploying.exception()
+            if error is not None:
+                say(f"the application did not start: {error}")
+            return error is None
     return False
 
 

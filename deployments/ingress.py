@@ -14,7 +14,15 @@ from deployments.controller import find_controller
 
 
 class FleetIngress(OpenAiIngress):  # type: ignore[misc]
-    """Adds `GET /fleet` to the OpenAI endpoints."""
+    """Adds `GET /fleet` to the OpenAI endpoints.
+
+    Serve deploys what the ingress is bound to; controller and drafters are bound to it
+    as `dependencies` for that alone.
+    """
+
+    def __init__(self, *, dependencies: list[Any], **kwargs: Any) -> None:
+        del dependencies
+        super().__init__(**kwargs)
 
     async def fleet(self) -> dict[str, Any]:
         """Replicas, drafter assignments and speculation totals; 503 without a controller."""

@@ -81,6 +81,16 @@ class ModelSpec(_Settings):
     drafter: DrafterSpec | None = None
     policy: dict[str, Any] = Field(default_factory=lambda: {"kind": "fixed", "k": 7})
 
+    @field_validator("placement", mode="before")
+    @classmethod
+    def _off_means_off(cls, value: object) -> object:
+        return "off" if value is False else value  # YAML reads an unquoted off as false
+
+    @field_validator("policy", mode="before")
+    @classmethod
+    def _off_policy_means_off(cls, value: object) -> object:
+        return {"kind": "off"} if value == {"kind": False} else value
+
     @field_validator("policy")
     @classmethod
     def _known_policy(cls, value: dict[str, Any]) -> dict[str, Any]:

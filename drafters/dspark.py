@@ -160,7 +160,7 @@ class DSparkModel(nn.Module):
         for base in base_logits.unbind(1):
             embed = F.embedding(previous, w1)
             logits = torch.addmm(base, embed, w2_transposed)  # [R, V]
-            previous = logits.argmax(-1)
+            previous = logits.max(-1).indices  # in bfloat16 twice as fast as argmax on CPU
             tokens.append(previous)
             embeds.append(embed)
             if with_logits:

@@ -103,7 +103,7 @@ class DraftServer:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._drafter = drafter
-        self._secret = secret
+        self.secret = secret  # may be replaced while serving; read once per message
         self._idle_target_s = idle_target_s
         self._clock = clock
         self._stats = ServerStats()
@@ -125,6 +125,11 @@ class DraftServer:
     def stats(self) -> ServerStats:
         """A snapshot; safe to take from any thread."""
         return self._stats
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether the thread that `start` made still serves."""
+        return self._thread is not None and self._thread.is_alive()
 
     def start(self) -> None:
         """Serve in a daemon thread."""
@@ -180,7 +185,7 @@ class DraftServer:
     def _parse(self, peer: bytes, frames: list[Buffer]) -> StepMessage | None:
         self._count(bytes_in=sum(len(frame) for frame in frames))
         try:
-            message = decode(frames, self._secret)
+            message = decode(frames, self.secret)
             if not isinstance(message, StepMessage):
                 raise WireError("kind", "only steps come this way")
         except WireError as error:
@@ -235,7 +240,7 @@ class DraftServer:
         if not pending.message.want_reply:
             return
         try:
-            frames = encode_drafts(drafts, seq=pending.message.seq, secret=self._secret)
+            frames = encode_drafts(drafts, seq=pending.message.seq, secret=self.secret)
         except Exception as error:
             self._fail([pending], error)
             return

@@ -167,12 +167,14 @@ class RemoteDraftSource:
             raise ValueError(f"deadline_s is {deadline_s}; it has to be above 0")
         self._deadline_s = deadline_s
 
-    def set_address(self, address: str | None) -> None:
+    def set_address(self, address: str | None, secret: str | None = None) -> None:
         """Turn to another drafter, or to none; the same address changes nothing.
 
-        What is queued for the old one is lost. Raises `zmq.ZMQError` for something
+        `secret`, where given, is presented from then on. What is queued for the old one is lost. Raises `zmq.ZMQError` for something
         that is no address, and then there is no drafter.
         """
+        if secret is not None:
+            self._secret = secret
         if address == self.address:
             return
         if self._socket is not None:

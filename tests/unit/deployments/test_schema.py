@@ -48,6 +48,11 @@ def test_a_wrong_setting_is_named(settings, message):
         parse_settings(settings)
 
 
+def test_an_unquoted_off_in_yaml_is_off():
+    (model,) = parse_settings(changed(placement=False, policy={"kind": False})).models
+    assert (model.placement, model.policy) == ("off", {"kind": "off"})
+
+
 def test_every_wrong_field_is_named_at_once():
     with pytest.raises(ConfigError) as caught:
         parse_settings(changed(placement="x", policy={}))

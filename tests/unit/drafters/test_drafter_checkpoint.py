@@ -1,0 +1,189 @@
+"""Reading drafters, refusing those that cannot be served, and golden parity."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from drafter_fixtures import FIELDS, TARGET_FIELDS, small_model
+from safetensors.torch import load_file, save_file
+
+from drafters import CheckpointError, DrafterConfig, load_drafter, random_drafter
+from drafters.commands import register
+from drafters.config import check_fit
+
+GOLDEN = Path(__file__).parents[4] / "shared" / "golden"
+CPU: Any = {"dtype": torch.float32, "device": "cpu"}
+
+
+def write_checkpoint(directory: Path, tensors: dict[str, torch.Tensor], **changes: Any) -> Path:
+    directory.mkdir(exist_ok=True)
+    (directory / "config.json").write_text(json.dumps({**FIELDS, **changes}))
+    save_file(tensors, directory / "model.safetensors")
+    return directory
+
+
+def small_tensors() -> dict[str, torch.Tensor]:
+    return {name: tensor.clone() for name, tensor in small_model().state_dict().items()}
+
+
+@pytest.fixture
+def target_dir(tmp_path: Path) -> Path:
+    directory = tmp_path / "target"
+    directory.mkdir()
+    (directory / "config.json").write_text(json.dumps(TARGET_FIELDS))
+    tensors = {"model.embed_tokens.weight": torch.randn(96, 32)}
+    save_file(tensors, directory / "model.safetensors")
+    return directory
+
+
+@pytest.mark.parametrize("kind", ["dspark_vanilla", "dflash"])
+def test_parity_with_golden_outputs(kind: str, capsys: pytest.CaptureFixture[str]) -> None:
+    if not (GOLDEN / kind).is_dir():
+        pytest.skip("golden checkpoints are not on this machine")
+    assert run_parity(GOLDEN / kind) == 0
+    assert "agrees over 6 rounds" in capsys.readouterr().out
+
+
+def run_parity(directory: Path, *options: str) -> int:
+    parser = argparse.ArgumentParser()
+    register(parser.add_subparsers())
+    args = parser.parse_args(["parity", str(directory), *options])
+    return int(args.run(args))
+
+
+def test_parity_fails_on_wrong_expectations_and_missing_files(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    directory = write_checkpoint(tmp_path / "d", small_tensors())
+    assert run_parity(directory) == 2
+    assert "features.safetensors" in capsys.readouterr().err
+    save_file({"round0.features": torch.zeros(3, 64)}, directory / "features.safetensors")
+    expected = {
+        "round0.anchor": torch.tensor([1]),
+        "round0.start": torch.tensor([3]),
+        "round0.tokens": torch.full((5,), -1),
+        "round0.hidden": torch.zeros(5, 32),
+    }
+    save_file(expected, directory / "expected.safetensors")
+    assert run_parity(directory, "--tolerance", "1e9") == 1
+    assert "5 differ" in capsys.readouterr().out
+
+
+def test_load_gives_the_stored_weights(tmp_path: Path) -> None:
+    tensors = small_tensors()
+    loaded = load_drafter(write_checkpoint(tmp_path / "d", tensors), **CPU).state_dict()
+    assert loaded.keys() == tensors.keys()
+    assert all(torch.equal(loaded[name], tensors[name]) for name in tensors)
+
+
+def test_load_reads_shards(tmp_path: Path) -> None:
+    tensors = small_tensors()
+    directory = write_checkpoint(tmp_path / "d", tensors)
+    (directory / "model.safetensors").unlink()
+    names = sorted(tensors)
+    weight_map = {name: f"part-{i % 2}.safetensors" for i, name in enumerate(names)}
+    for file in set(weight_map.values()):
+        part = {name: tensors[name] for name in names if weight_map[name] == file}
+        save_file(part, directory / file)
+    index = json.dumps({"weight_map": weight_map})
+    (directory / "model.safetensors.index.json").write_text(index)
+    loaded = load_drafter(directory, **CPU).state_dict()
+    assert all(torch.equal(loaded[name], tensors[name]) for name in tensors)
+
+
+def test_embedding_and_head_come_from_the_target(tmp_path: Path, target_dir: Path) -> None:
+    tensors = small_tensors()
+    del tensors["embed_tokens.weight"], tensors["lm_head.weight"]
+    directory = write_checkpoint(tmp_path / "d", tensors)
+    with pytest.raises(CheckpointError, match=r"embed_tokens.weight is missing; name the target"):
+        load_drafter(directory, **CPU)
+    model = load_drafter(directory, **CPU, target_dir=target_dir)
+    stored = load_file(target_dir / "model.safetensors")["model.embed_tokens.weight"]
+    assert torch.equal(model.embed_tokens.weight, stored)
+    assert torch.equal(model.lm_head.weight, stored)
+
+
+def test_missing_unknown_and_misshapen_tensors_are_named(tmp_path: Path) -> None:
+    tensors = small_tensors()
+    without = {name: tensor for name, tensor in tensors.items() if name != "fc.weight"}
+    with pytest.raises(CheckpointError, match=r"model.safetensors: tensor fc.weight is missing"):
+        load_drafter(write_checkpoint(tmp_path / "a", without), **CPU)
+    extra = {**tensors, "layers.7.x": torch.zeros(1)}
+    with pytest.raises(CheckpointError, match=r"layers.7.x is not one"):
+        load_drafter(write_checkpoint(tmp_path / "b", extra), **CPU)
+    wrong = {**tensors, "norm.weight": torch.zeros(31)}
+    with pytest.raises(CheckpointError, match=r"norm.weight is \[31\].*\[32\]"):
+        load_drafter(write_checkpoint(tmp_path / "c", wrong), **CPU)
+
+
+def test_random_drafter_is_seeded_and_fits_its_target(target_dir: Path) -> None:
+    options: Any = {
+        "num_layers": 1, "block_size": 3, "markov_rank": 4, "target_layer_ids": (0, 2), **CPU,
+    }  # fmt: skip
+    model, same = (random_drafter(target_dir, seed=5, **options) for _ in range(2))
+    other = random_drafter(target_dir, seed=6, **options)
+    assert torch.equal(model.fc.weight, same.fc.weight)
+    assert not torch.equal(model.fc.weight, other.fc.weight)
+    assert model.embed_tokens.weight.data_ptr() == model.lm_head.weight.data_ptr()
+    assert model.config.mask_token_id == 7
+    check_fit(model.config, TARGET_FIELDS)
+    tokenizer = {"added_tokens": [{"id": 11, "content": "<|mask|>"}]}
+    (target_dir / "tokenizer.json").write_text(json.dumps(tokenizer))
+    assert random_drafter(target_dir, seed=5, **options).config.mask_token_id == 11
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"hidden_size": 48}, "hidden_size is 32, but the target's hidden_size is 48"),
+        ({"num_hidden_layers": 5}, "num_target_layers is 4, but .* num_hidden_layers is 5"),
+        ({"vocab_size": 97}, "vocab_size is 96, but the target's vocab_size is 97"),
+    ],
+)
+@pytest.mark.parametrize("nested", [False, True])
+def test_wrong_target_is_refused(change: dict[str, int], message: str, nested: bool) -> None:
+    config = DrafterConfig.from_dict(FIELDS, "config.json")
+    target = {**TARGET_FIELDS, **change}
+    check_fit(config, {"text_config": TARGET_FIELDS} if nested else TARGET_FIELDS)
+    with pytest.raises(CheckpointError, match=message):
+        check_fit(config, {"text_config": target} if nested else target)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"hidden_size": None}, "hidden_size is None; needed: an integer of at least 1"),
+        ({"block_size": 0}, "block_size is 0"),
+        ({"vocab_size": True}, "vocab_size is True"),
+        ({"rms_norm_eps": "x"}, "rms_norm_eps is 'x'"),
+        ({"mask_token_id": 96}, "mask_token_id is 96; it must be below vocab_size, 96"),
+        ({"num_key_value_heads": 3}, "num_key_value_heads is 3"),
+        ({"head_dim": 7}, "head_dim is 7"),
+        ({"target_layer_ids": [2, 1]}, r"target_layer_ids is \[2, 1\]"),
+        ({"target_layer_ids": [1, 1]}, "strictly increasing"),
+        ({"target_layer_ids": [-2]}, "from -1"),
+        ({"target_layer_ids": [3]}, r"\[3\].* to 2"),
+        ({"target_layer_ids": []}, "target_layer_ids is"),
+        ({"markov_head_type": "gated"}, r"markov_head_type is 'gated'.*\['vanilla'\]"),
+        ({"enable_confidence_head": 1}, "enable_confidence_head is 1; needed: true or false"),
+        ({"architectures": ["Gemma4DSparkModel"]}, "architectures is"),
+        ({"rope_parameters": {"rope_type": "yarn", "rope_theta": 1.0}}, "rope_type 'default'"),
+        ({"rope_parameters": None}, "rope_theta is missing"),
+    ],
+)
+def test_bad_config_field_is_named(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(CheckpointError, match=f"^some/config.json: {message}|{message}") as error:
+        DrafterConfig.from_dict({**FIELDS, **change}, "some/config.json")
+    assert str(error.value).startswith("some/config.json")
+
+
+def test_rope_theta_is_read_from_either_place() -> None:
+    plain = {**FIELDS, "rope_theta": 5.0, "rope_parameters": None}
+    assert DrafterConfig.from_dict(plain, "c").rope_theta == 5.0
+    assert DrafterConfig.from_dict(FIELDS, "c").rope_theta == 10000.0
+    assert DrafterConfig.from_dict(FIELDS, "c").feature_size == 64
