@@ -19,11 +19,11 @@ def assign_drafters(
     if not drafters:
         return {}
     fair_share = -(-len(targets) // len(drafters))
-    load: Counter[str] = Counter({drafter: 0 for drafter in drafters})
+    load: Counter[str] = Counter(dict.fromkeys(drafters, 0))
     assigned: dict[str, str] = {}
     for target in sorted(targets):
         drafter = current.get(target)
-        if drafter in load and load[drafter] < fair_share:
+        if drafter is not None and drafter in load and load[drafter] < fair_share:
             assigned[target] = drafter
             load[drafter] += 1
     for target in sorted(set(targets) - set(assigned)):

@@ -25,6 +25,7 @@ class DrafterReport:
     replica_id: str
     model_id: str
     address: str
+    pid: int
     stats: dict[str, Any] = field(default_factory=dict)
 
 
@@ -35,6 +36,7 @@ class TargetReport:
     replica_id: str
     model_id: str
     placement: str
+    pid: int
     stats: dict[str, Any] = field(default_factory=dict)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from dataclasses import asdict
 from typing import Any
 
@@ -32,8 +33,9 @@ class DrafterServer:
         self._model_id = model_id
         self._app_name = context.app_name
         self._replica_id = context.replica_id.unique_id
+        self._engine = make_draft_engine(**engine, device=torch.device("cpu"))
         self._server = DraftServer(
-            make_draft_engine(**engine, device=torch.device("cpu")),
+            self._engine,
             host=ray.util.get_node_ip_address(),
             secret="",
         )
@@ -48,7 +50,8 @@ class DrafterServer:
                         replica_id=self._replica_id,
                         model_id=self._model_id,
                         address=self._server.address,
-                        stats=asdict(self._server.stats),
+                        pid=os.getpid(),
+                        stats=asdict(self._server.stats) | {"engine": asdict(self._engine.stats)},
                     )
                 )
                 self._server.secret = plan.secret

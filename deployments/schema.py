@@ -122,7 +122,5 @@ def parse_settings(args: object) -> AppSpec:
     try:
         return AppSpec.model_validate(args)
     except ValidationError as error:
-        lines = [
-            f"  {'.'.join(map(str, e['loc'])) or 'args'}: {e['msg']}" for e in error.errors()
-        ]
+        lines = [f"  {'.'.join(map(str, e['loc'])) or 'args'}: {e['msg']}" for e in error.errors()]
         raise ConfigError("\n".join(["the application's settings are wrong:", *lines])) from None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from typing import Any
 
 import ray
@@ -21,7 +22,9 @@ logger = logging.getLogger(__name__)
 class TargetServer(LLMServer):  # type: ignore[misc]
     """Serves one model. Reports what speculation did and takes its drafter from the plan."""
 
-    async def __init__(self, llm_config: LLMConfig, *, placement: str, **kwargs: Any) -> None:
+    async def __init__(  # type: ignore[misc]
+        self, llm_config: LLMConfig, *, placement: str, **kwargs: Any
+    ) -> None:
         check_versions()
         context = serve.get_replica_context()
         self._placement = placement
@@ -47,7 +50,9 @@ class TargetServer(LLMServer):  # type: ignore[misc]
         if self._placement != "off":
             (stats, *_) = await self.collective_rpc("dspark_stats")
         plan = await find_controller(self._app_name).report_target.remote(
-            TargetReport(self._replica_id, self._llm_config.model_id, self._placement, stats)
+            TargetReport(
+                self._replica_id, self._llm_config.model_id, self._placement, os.getpid(), stats
+            )
         )
         if self._placement == "split" and plan != self._plan:
             await self.collective_rpc(

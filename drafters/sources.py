@@ -170,8 +170,9 @@ class RemoteDraftSource:
     def set_address(self, address: str | None, secret: str | None = None) -> None:
         """Turn to another drafter, or to none; the same address changes nothing.
 
-        `secret`, where given, is presented from then on. What is queued for the old one is lost. Raises `zmq.ZMQError` for something
-        that is no address, and then there is no drafter.
+        `secret`, where given, is presented from then on. What is queued for the old one
+        is lost. Raises `zmq.ZMQError` for something that is no address, and then there
+        is no drafter.
         """
         if secret is not None:
             self._secret = secret

@@ -44,16 +44,18 @@ def run_closed_loop(url: str, model: str, load: Load, concurrency: int) -> LoopR
 
 async def _run(url: str, model: str, load: Load, concurrency: int) -> LoopResult:
     waiting = iter(load.prompts)
-    tokens: list[int] = []
+    total = 0
     async with httpx.AsyncClient(base_url=url, timeout=_TIMEOUT_S) as http:
 
         async def client() -> None:
+            nonlocal total
             for prompt in waiting:
-                tokens.append(await _complete(http, model, load, prompt))
+                tokens = await _complete(http, model, load, prompt)
+                total += tokens
 
         began = time.perf_counter()
         await asyncio.gather(*(client() for _ in range(concurrency)))
-        return LoopResult(sum(tokens), time.perf_counter() - began)
+        return LoopResult(total, time.perf_counter() - began)
 
 
 async def _complete(http: httpx.AsyncClient, model: str, load: Load, prompt: str) -> int:

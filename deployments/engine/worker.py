@@ -30,10 +30,11 @@ class DSparkCPUWorker(CPUWorker):  # type: ignore[misc]
             cpu_worker.CPUModelRunner = original
 
     def dspark_stats(self) -> dict[str, Any]:
-        """Totals of the adapter and of its draft source, as plain values."""
+        """Totals of the adapter and of its draft source, and what is open now."""
         adapter = self.model_runner.adapter
         return {
             **asdict(adapter.stats),
+            "requests": len(self.model_runner.requests),
             "sessions": adapter.num_sessions,
             "source": asdict(adapter.source.stats),
         }

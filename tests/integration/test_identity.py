@@ -12,9 +12,9 @@ from deployments.draft_model import make_draft_engine
 from deployments.schema import DrafterSpec
 from drafters.server import DraftServer
 from drafters.sources import ColocatedDraftSource, RemoteDraftSource
-from tests.integration.engines import GAMMA, LAYERS, adapter_of, make_engine, settings
-from tests.integration.oracle import Oracle
 from loadtest.prompts import PROMPTS, SECOND_TURNS
+from tests.integration.engines import GAMMA, adapter_of, make_engine, settings
+from tests.integration.oracle import Oracle
 
 MAX_TOKENS = 48
 GREEDY = SamplingParams(temperature=0, max_tokens=MAX_TOKENS)
@@ -32,7 +32,7 @@ def conversations(first_answers: list[str] | None = None) -> list[list[dict[str,
 
 
 def run(engine: Any, chats: list[Any], params: SamplingParams = GREEDY) -> list[Any]:
-    return [r for r in engine.chat(chats, params, use_tqdm=False)]
+    return list(engine.chat(chats, params, use_tqdm=False))
 
 
 def tokens(results: list[Any]) -> list[list[int]]:
@@ -149,4 +149,3 @@ def test_sessions_close_with_their_requests(speculative, first_turn):
     speculative.llm_engine.step()  # the engine tells its worker in the next step
     assert adapter.num_sessions == 0
     assert drafter.num_sessions == 0
-

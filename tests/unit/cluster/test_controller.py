@@ -28,11 +28,11 @@ def fleet(clock):
 
 
 def target(name="t1", model="m", placement="split", **stats):
-    return TargetReport(name, model, placement, stats)
+    return TargetReport(name, model, placement, 1, stats)
 
 
 def drafter(name="d1", model="m"):
-    return DrafterReport(name, model, f"tcp://{name}")
+    return DrafterReport(name, model, f"tcp://{name}", 2)
 
 
 def test_a_target_gets_a_drafter_of_its_model_and_both_the_secret(fleet):
@@ -71,7 +71,9 @@ def test_snapshot_sums_per_model_and_forgets_the_silent(fleet, clock):
     fleet.report_target(target("gone", verified_drafts=5, accepted_tokens=5))
     clock.now += EXPIRY_S - 0.5
     fleet.report_target(
-        target("t1", verified_drafts=10, draft_tokens=70, accepted_tokens=25, ineligible={"seed": 2})
+        target(
+            "t1", verified_drafts=10, draft_tokens=70, accepted_tokens=25, ineligible={"seed": 2}
+        )
     )
     clock.now += 1
     model = fleet.snapshot()["models"]["m"]

@@ -1,0 +1,105 @@
+"""`dspark serve` as a user starts it, in a process of its own."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import yaml
+
+START_TIMEOUT_S = 420
+STOP_TIMEOUT_S = 60
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def serve_command(config: Path, port: int) -> list[str]:
+    return [
+        *(sys.executable, "-m", "cluster.cli", "serve"),
+        *("--config", str(config), "--port", str(port)),
+    ]
+
+
+@contextmanager
+def serving(config: Path, log: Path) -> Iterator[str]:
+    """The base URL of an application that is up; it is interrupted at the end."""
+    port = free_port()
+    with log.open("wb") as out:
+        server = subprocess.Popen(serve_command(config, port), stdout=out, stderr=out)
+        try:
+            wait_for(
+                lambda: server.poll() is not None or b"ready after" in log.read_bytes(),
+                START_TIMEOUT_S,
+            )
+            assert server.poll() is None, log.read_text()
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            server.send_signal(signal.SIGINT)
+            assert server.wait(STOP_TIMEOUT_S) == 0, log.read_text()
+
+
+def wait_for(condition: Callable[[], Any], timeout_s: float = 30) -> Any:
+    """The first true value of `condition`."""
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline:
+        value = condition()
+        if value:
+            return value
+        time.sleep(0.2)
+    raise AssertionError(f"{condition} never came true within {timeout_s} s")
+
+
+def fleet(url: str, model: str) -> dict[str, Any]:
+    found: dict[str, Any] = httpx.get(f"{url}/fleet").raise_for_status().json()["models"][model]
+    return found
+
+
+def demo_config(path: Path, *, models: dict[str, str], **target: Any) -> Path:
+    """A Serve file with the bundled demo once per entry of `models` (id: placement)."""
+    document = {
+        "applications": [
+            {
+                "name": "test",
+                "route_prefix": "/",
+                "import_path": "deployments.app:build_app",
+                "args": {"models": [_model(id_, p, target) for id_, p in models.items()]},
+            }
+        ]
+    }
+    path.write_text(yaml.safe_dump(document))
+    return path
+
+
+def _model(id_: str, placement: str, target: dict[str, Any]) -> dict[str, Any]:
+    model: dict[str, Any] = {
+        "id": id_,
+        "placement": placement,
+        "target": {
+            "source": "models/demo-target",
+            "dtype": "float32",
+            "max_model_len": 1024,
+            "max_num_seqs": 8,
+            "kv_cache_mib": 128,
+        }
+        | target,
+    }
+    if placement != "off":
+        model["drafter"] = {
+            "random": {"target_layer_ids": [1, 3, 5]},
+            "dtype": "float32",
+            "context_mib": 32,
+            "deadline_ms": 500,
+        }
+    return model

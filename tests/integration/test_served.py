@@ -1,0 +1,226 @@
+"""The served application, through the official client: the API, exactness, faults."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import openai
+import pytest
+
+from loadtest.prompts import PROMPTS, SECOND_TURNS
+from tests.integration.served import demo_config, fleet, serving, wait_for
+
+MAX_TOKENS = 40
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    folder: Path = tmp_path_factory.mktemp("served")
+    config = demo_config(
+        folder / "serve.yaml",
+        models={"plain": "off", "split": "split", "colocated": "colocated"},
+        # Prompts of more tokens than this are prefilled in chunks.
+        engine_kwargs={"max_num_batched_tokens": 64},
+    )
+    with serving(config, folder / "log") as base:
+        yield base
+
+
+@pytest.fixture(scope="module")
+def client(url: str) -> openai.OpenAI:
+    return openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0)
+
+
+Chat = list[dict[str, str]]
+
+
+def ask(client: openai.OpenAI, model: str, chat: Chat) -> str:
+    reply = client.chat.completions.create(
+        model=model,
+        messages=chat,  # type: ignore[arg-type]
+        temperature=0,
+        max_tokens=MAX_TOKENS,
+    )
+    return reply.choices[0].message.content or ""
+
+
+def ask_all(client: openai.OpenAI, model: str, chats: list[Chat], concurrency: int) -> list[str]:
+    with ThreadPoolExecutor(concurrency) as pool:
+        return list(pool.map(lambda chat: ask(client, model, chat), chats))
+
+
+def first_turns() -> list[Chat]:
+    return [[{"role": "user", "content": prompt}] for prompt in PROMPTS]
+
+
+def second_turns(answers: list[str]) -> list[Chat]:
+    return [
+        [
+            *chat,
+            {"role": "assistant", "content": answer},
+            {"role": "user", "content": SECOND_TURNS[i % len(SECOND_TURNS)]},
+        ]
+        for i, (chat, answer) in enumerate(zip(first_turns(), answers, strict=True))
+    ]
+
+
+@pytest.fixture(scope="module")
+def answers(client: openai.OpenAI) -> list[str]:
+    return ask_all(client, "plain", first_turns(), 8)
+
+
+@pytest.fixture(scope="module")
+def second_answers(client: openai.OpenAI, answers: list[str]) -> list[str]:
+    return ask_all(client, "plain", second_turns(answers), 8)
+
+
+@pytest.mark.parametrize("model", ["split", "colocated"])
+def test_greedy_answers_equal_plain_vllm(client, url, model, answers, second_answers):
+    assert ask_all(client, model, first_turns(), 8) == answers
+    # The conversation so far is in the prefix cache now.
+    assert ask_all(client, model, second_turns(answers), 8) == second_answers
+    stats = wait_for(lambda: fleet(url, model)["speculation"]["verified_drafts"])
+    assert stats > 0
+
+
+@pytest.mark.parametrize("model", ["split", "colocated"])
+def test_greedy_answers_one_at_a_time(client, model, answers):
+    assert ask_all(client, model, first_turns()[::4], 1) == answers[::4]
+
+
+def test_a_drafter_killed_in_the_middle_costs_speed_only(client, url, answers):
+    (before,) = fleet(url, "split")["drafters"]
+
+    def kill() -> None:
+        time.sleep(1.0)
+        os.kill(before["pid"], signal.SIGKILL)
+
+    with ThreadPoolExecutor(1) as pool:
+        killed = pool.submit(kill)
+        assert ask_all(client, "split", first_turns(), 8) == answers
+        killed.result()
+
+    def another_drafter() -> Any:
+        drafters = fleet(url, "split")["drafters"]
+        return [d for d in drafters if d["pid"] != before["pid"]]
+
+    (after,) = wait_for(another_drafter, 120)
+    wait_for(lambda: fleet(url, "split")["targets"][0]["drafter"] == after["replica_id"])
+    drafted = fleet(url, "split")["speculation"]["verified_drafts"]
+    assert ask_all(client, "split", first_turns()[:16], 8) == answers[:16]
+    wait_for(lambda: fleet(url, "split")["speculation"]["verified_drafts"] > drafted)
+
+
+def test_a_request_that_disconnects_leaves_nothing_behind(client, url):
+    stream = {"model": "split", "temperature": 0, "max_tokens": 900, "stream": True}
+    for _ in range(20):  # more than the replica has seats for
+        with client.completions.create(prompt="Once upon a time", **stream) as events:
+            next(iter(events))
+    wait_for(lambda: fleet(url, "split")["targets"][0]["stats"]["requests"] == 0)
+    assert fleet(url, "split")["targets"][0]["stats"]["sessions"] == 0
+    wait_for(lambda: fleet(url, "split")["drafters"][0]["stats"]["engine"]["sessions"] == 0)
+    assert ask(client, "split", first_turns()[0])
+
+
+def test_models_are_listed(client):
+    assert sorted(m.id for m in client.models.list()) == ["colocated", "plain", "split"]
+
+
+def test_a_stream_carries_the_same_text_and_the_usage(client, answers):
+    stream = client.chat.completions.create(
+        model="split",
+        messages=first_turns()[0],
+        temperature=0,
+        max_tokens=MAX_TOKENS,
+        stream=True,
+        stream_options={"include_usage": True},
+    )
+    chunks = list(stream)
+    text = "".join(c.choices[0].delta.content or "" for c in chunks if c.choices)
+    assert text == answers[0]
+    usage = chunks[-1].usage
+    assert usage.total_tokens == usage.prompt_tokens + usage.completion_tokens
+    assert 0 < usage.completion_tokens <= MAX_TOKENS
+    reasons = [c.choices[0].finish_reason for c in chunks if c.choices]
+    assert reasons[-1] in ("stop", "length")
+    assert set(reasons[:-1]) == {None}
+
+
+def test_max_tokens_is_kept_to_the_token(client):
+    for max_tokens in (1, 2, 9):
+        reply = client.completions.create(
+            model="split",
+            prompt="def main():",
+            max_tokens=max_tokens,
+            temperature=0,
+            extra_body={"ignore_eos": True},
+        )
+        assert reply.usage.completion_tokens == max_tokens
+        assert reply.choices[0].finish_reason == "length"
+
+
+def test_stop_strings_cut_where_plain_vllm_cuts(client):
+    def stopped(model: str) -> tuple[str, str | None]:
+        reply = client.completions.create(
+            model=model, prompt="The sum of 2 and 2", max_tokens=60, temperature=0, stop=["\n", "."]
+        )
+        return reply.choices[0].text, reply.choices[0].finish_reason
+
+    assert stopped("split") == stopped("plain") == stopped("colocated")
+
+
+def test_sampling_parameters_are_served(client):
+    reply = client.chat.completions.create(
+        model="split", messages=first_turns()[1], temperature=0.7, top_p=0.9, max_tokens=20
+    )
+    assert reply.usage.completion_tokens > 0
+
+
+def test_a_seeded_request_runs_without_speculation_and_is_counted(client, url):
+    def seeded(model: str) -> str:
+        reply = client.completions.create(
+            model=model, prompt="Once", max_tokens=30, temperature=0.9, seed=7
+        )
+        return str(reply.choices[0].text)
+
+    assert seeded("split") == seeded("split") == seeded("plain")
+    without = wait_for(lambda: fleet(url, "split")["speculation"]["without_speculation"])
+    assert without["seed"] == 2
+
+
+@pytest.mark.parametrize("parameter", [{"min_p": 0.2}, {"logit_bias": {"5": 10}}])
+def test_what_vllm_drops_under_speculation_is_refused(client, parameter):
+    with pytest.raises(openai.BadRequestError) as refused:
+        client.completions.create(
+            model="split", prompt="x", max_tokens=4, temperature=0.7, extra_body=parameter
+        )
+    assert next(iter(parameter)) in refused.value.message
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "status"),
+    [
+        ("/v1/chat/completions", {"model": "split"}, 400),
+        ("/v1/chat/completions", {"model": "split", "messages": "hello"}, 400),
+        ("/v1/chat/completions", b"{not json", 400),
+        ("/v1/completions", {"model": "split", "prompt": "x", "max_tokens": -1}, 400),
+        ("/v1/completions", {"model": "split", "prompt": "x", "temperature": -2}, 400),
+        ("/v1/completions", {"model": "split", "prompt": "x " * 3000, "max_tokens": 4}, 400),
+        ("/v1/completions", {"model": "nobody", "prompt": "x"}, 404),
+    ],
+)
+def test_malformed_input_gets_the_openai_error_shape(url, path, body, status):
+    send = {"content": body} if isinstance(body, bytes) else {"json": body}
+    reply = httpx.post(url + path, headers={"Content-Type": "application/json"}, **send)
+    assert reply.status_code == status
+    error = reply.json()["error"]
+    assert isinstance(error["message"], str)
+    assert error["message"]
+    assert {"type", "code"} <= set(error)
