@@ -52,6 +52,7 @@ check: setup ## ruff, mypy --strict, import-linter
 	$(BIN)/lint-imports
 
 bench: setup ## measure this machine: draft engine, wire, adapter, speed against speculation off
+	$(BIN)/dspark measure
 	$(BIN)/dspark bench
 
 clean: ## remove the environment and every cache

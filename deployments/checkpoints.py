@@ -10,7 +10,7 @@ from typing import Any
 from deployments.errors import ConfigError
 
 PROJECT_ROOT = Path(__file__).resolve().parent.parent
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+_HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 
 
 def local_directory(source: str) -> Path | None:
@@ -63,6 +63,6 @@ def _from_hub(source: str, field: str, filename: str | None) -> str:
         if filename is None:
             return str(snapshot_download(source))
         return str(hf_hub_download(source, filename))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ConfigError(f"{missing}, and the hub does not give it: {reason}") from None

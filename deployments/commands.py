@@ -1,4 +1,4 @@
-"""`dspark serve` and `dspark bench`."""
+"""`dspark serve` and `dspark measure`."""
 
 from __future__ import annotations
 
@@ -21,6 +21,12 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     serve.add_argument("--port", type=int, help="port to listen on (default: the file's)")
     serve.set_defaults(run=_serve)
 
+    measure = subparsers.add_parser("measure", help="cost of adapter, wire and drafting here")
+    measure.add_argument("--config", type=Path, default=_DEMO, help="a Serve file with a drafter")
+    measure.add_argument("--threads", type=int, default=1, help="torch threads of the drafter")
+    measure.add_argument("--repeats", type=int, default=100)
+    measure.set_defaults(run=_measure)
+
 
 def _serve(args: argparse.Namespace) -> int:
     # vLLM's and Serve's own start-up chatter would bury our progress lines.
@@ -36,3 +42,15 @@ def _serve(args: argparse.Namespace) -> int:
     except (ConfigError, CompatibilityError) as error:
         print(f"dspark serve: {error}", file=sys.stderr)
         return 2
+
+
+def _measure(args: argparse.Namespace) -> int:
+    from deployments.errors import ConfigError
+    from deployments.measure import measure
+
+    try:
+        print(measure(args.config, args.threads, args.repeats))
+    except ConfigError as error:
+        print(f"dspark measure: {error}", file=sys.stderr)
+        return 2
+    return 0

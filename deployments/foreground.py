@@ -16,7 +16,6 @@ import ray
 from ray import serve
 
 from cluster.versions import check_versions
-from deployments.app import build_app
 from deployments.draft_model import check_models
 from deployments.errors import ConfigError
 from deployments.serve_file import ServeFile, read_serve_file
@@ -46,6 +45,9 @@ def serve_in_foreground(config: Path, host: str | None, port: int | None) -> int
     stop = threading.Event()
     for signum in (signal.SIGINT, signal.SIGTERM):
         signal.signal(signum, lambda *_: stop.set())
+    # Imported once the settings are known to be good: vLLM comes with it, for seconds.
+    from deployments.app import build_app
+
     say(f"starting {file.path.name}: Ray, then the replicas (about a minute on two cores)")
     _start_ray()
     try:

@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import ray
-from fastapi import HTTPException
+from fastapi import HTTPException, Request
 from ray import serve
 from ray.llm._internal.serve.core.ingress.ingress import DEFAULT_ENDPOINTS, init
 from ray.serve.llm.ingress import OpenAiIngress, make_fastapi_ingress
+from starlette.exceptions import HTTPException as StarletteHTTPException
+from starlette.responses import JSONResponse
 
 from deployments.controller import find_controller
 
@@ -34,7 +36,19 @@ class FleetIngress(OpenAiIngress):  # type: ignore[misc]
         return snapshot
 
 
+async def openai_error(request: Request, error: Exception) -> JSONResponse:
+    """FastAPI's own errors (no such model, no such path) in the OpenAI error shape."""
+    assert isinstance(error, StarletteHTTPException)
+    kind = "NotFoundError" if error.status_code == 404 else "BadRequestError"
+    if error.status_code >= 500:
+        kind = "InternalServerError"
+    body = {"message": str(error.detail), "type": kind, "param": None, "code": error.status_code}
+    return JSONResponse({"error": body}, error.status_code, headers=error.headers)
+
+
 def make_ingress() -> Any:
     """The ingress class with its routes, ready to be a Serve deployment."""
+    app = init()
+    app.add_exception_handler(StarletteHTTPException, openai_error)
     endpoints = {**DEFAULT_ENDPOINTS, "fleet": lambda app: app.get("/fleet")}
-    return make_fastapi_ingress(FleetIngress, endpoint_map=endpoints, app=init())
+    return make_fastapi_ingress(FleetIngress, endpoint_map=endpoints, app=app)

@@ -6,7 +6,6 @@ Knows vLLM's accounting and nothing of vLLM's code, so it is tested without an e
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -56,7 +55,7 @@ class AdapterStats:
     adapter_s: float = 0.0
     draft_s: float = 0.0
     accepted_by_position: list[int] = field(default_factory=list)
-    ineligible: Counter[str] = field(default_factory=Counter)
+    ineligible: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -108,7 +107,8 @@ class SpeculationAdapter:
         """A request arrived. With a reason it is never drafted for, and counted under it."""
         if ineligible_reason is not None:
             self._ineligible[request_id] = ineligible_reason
-            self.stats.ineligible[ineligible_reason] += 1
+            counts = self.stats.ineligible
+            counts[ineligible_reason] = counts.get(ineligible_reason, 0) + 1
 
     def close_requests(self, request_ids: Iterable[str]) -> None:
         """Requests that finished or were aborted; their sessions end with the next batch."""

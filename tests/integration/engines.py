@@ -10,12 +10,18 @@ os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
 os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
 os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
 
-from deployments.draft_model import check_drafter
+import torch
+
+from deployments.draft_model import check_drafter, make_draft_engine
+from deployments.engine.adapter import AdapterStats, SpeculationAdapter
 from deployments.engine_args import engine_kwargs, target_directory
 from deployments.schema import parse_settings
+from drafters.engine import DraftEngine
+from drafters.messages import DraftSource
 
 LAYERS = (1, 3, 5)
 GAMMA = 7
+BLOCK_TOKENS = 32
 
 
 def settings(**model: Any) -> Any:
@@ -55,5 +61,24 @@ def runner_of(engine: Any) -> Any:
     return core.model_executor.driver_worker.worker.model_runner
 
 
-def adapter_of(engine: Any) -> Any:
-    return runner_of(engine).adapter
+def draft_from(engine: Any, source: DraftSource) -> SpeculationAdapter:
+    """Draft from `source`, with the prefix cache empty and the totals at zero."""
+    adapter: SpeculationAdapter = runner_of(engine).adapter
+    adapter.source = source
+    adapter.stats = AdapterStats(accepted_by_position=[0] * GAMMA)
+    engine.reset_prefix_cache()
+    return adapter
+
+
+def draft_engine(context_mib: int = 32) -> DraftEngine:
+    """The random drafter of `settings`, in an engine of its own."""
+    drafter = settings().drafter
+    return make_draft_engine(
+        drafter.model_dump(),
+        target_dir=target_directory(settings()),
+        dtype="float32",
+        device=torch.device("cpu"),
+        block_tokens=BLOCK_TOKENS,
+        num_context_tokens=512,
+        context_bytes=context_mib << 20,
+    )

@@ -5,11 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-import torch
 from vllm import SamplingParams
 
-from deployments.draft_model import make_draft_engine
-from deployments.schema import DrafterSpec
 from drafters.server import DraftServer
 from drafters.sources import ColocatedDraftSource, RemoteDraftSource
 from loadtest.prompts import PROMPTS, SECOND_TURNS
@@ -40,16 +37,6 @@ def tokens(results: list[Any]) -> list[list[int]]:
 
 
 @pytest.fixture(scope="module")
-def plain() -> Any:
-    return make_engine("off")
-
-
-@pytest.fixture(scope="module")
-def speculative() -> Any:
-    return make_engine("split", enable_chunked_prefill=True, max_num_batched_tokens=64)
-
-
-@pytest.fixture(scope="module")
 def first_turn(plain: Any) -> list[Any]:
     return run(plain, conversations())
 
@@ -57,29 +44,6 @@ def first_turn(plain: Any) -> list[Any]:
 @pytest.fixture(scope="module")
 def second_turn(plain: Any, first_turn: list[Any]) -> list[Any]:
     return run(plain, conversations([r.outputs[0].text for r in first_turn]))
-
-
-def use(engine: Any, source: Any) -> Any:
-    """Draft from `source`, with the prefix cache empty and the totals at zero."""
-    adapter = adapter_of(engine)
-    adapter.source = source
-    adapter.stats = type(adapter.stats)(accepted_by_position=[0] * GAMMA)
-    engine.reset_prefix_cache()
-    return adapter
-
-
-def draft_engine() -> Any:
-    drafter = settings().drafter
-    assert isinstance(drafter, DrafterSpec)
-    return make_draft_engine(
-        drafter.model_dump(),
-        target_dir="models/demo-target",
-        dtype="float32",
-        device=torch.device("cpu"),
-        block_tokens=32,
-        num_context_tokens=512,
-        context_bytes=32 << 20,
-    )
 
 
 def oracle_for(engine: Any, results: list[Any], spoil: float) -> Oracle:
@@ -93,7 +57,7 @@ def oracle_for(engine: Any, results: list[Any], spoil: float) -> Oracle:
 
 
 def test_every_accepted_length_leaves_the_output_alone(speculative, first_turn, second_turn):
-    adapter = use(speculative, oracle_for(speculative, first_turn, spoil=0.7))
+    adapter = draft_from(speculative, oracle_for(speculative, first_turn, spoil=0.7))
     assert tokens(run(speculative, conversations())) == tokens(first_turn)
     answers = [r.outputs[0].text for r in first_turn]
     adapter.source = oracle_for(speculative, second_turn, spoil=0.7)
@@ -106,13 +70,13 @@ def test_every_accepted_length_leaves_the_output_alone(speculative, first_turn, 
 
 
 def test_one_request_at_a_time(speculative, first_turn):
-    use(speculative, oracle_for(speculative, first_turn, spoil=0.3))
+    draft_from(speculative, oracle_for(speculative, first_turn, spoil=0.3))
     alone = [run(speculative, [chat])[0] for chat in conversations()]
     assert tokens(alone) == tokens(first_turn)
 
 
 def test_a_colocated_drafter(speculative, first_turn):
-    adapter = use(speculative, ColocatedDraftSource(draft_engine()))
+    adapter = draft_from(speculative, ColocatedDraftSource(draft_engine()))
     assert tokens(run(speculative, conversations())) == tokens(first_turn)
     assert adapter.stats.verified_drafts > 500
     assert adapter.stats.gaps == 0
@@ -124,7 +88,7 @@ def test_a_drafter_over_the_wire_that_goes_and_comes_back(speculative, first_tur
     server.start()
     source = RemoteDraftSource(deadline_s=2.0, secret="s")
     source.set_address(server.address)
-    adapter = use(speculative, source)
+    adapter = draft_from(speculative, source)
     chats = conversations()
     assert tokens(run(speculative, chats[:20])) == tokens(first_turn[:20])
     drafted = adapter.stats.verified_drafts
@@ -144,7 +108,7 @@ def test_a_drafter_over_the_wire_that_goes_and_comes_back(speculative, first_tur
 
 def test_sessions_close_with_their_requests(speculative, first_turn):
     drafter = draft_engine()
-    adapter = use(speculative, ColocatedDraftSource(drafter))
+    adapter = draft_from(speculative, ColocatedDraftSource(drafter))
     run(speculative, conversations()[:8])
     speculative.llm_engine.step()  # the engine tells its worker in the next step
     assert adapter.num_sessions == 0

@@ -1,0 +1,93 @@
+"""`dspark measure`: what speculation adds to a target step on this machine, part by part."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from autoscale.policies import Fixed
+from deployments.draft_model import check_drafter, make_draft_engine
+from deployments.engine.adapter import EngineStep, SpeculationAdapter
+from deployments.engine_args import MIB, target_directory
+from deployments.errors import ConfigError
+from deployments.schema import ModelSpec
+from deployments.serve_file import read_serve_file
+from drafters.measure import Instant, draft_times_ms, round_trip_ms
+from drafters.sources import ColocatedDraftSource
+
+SESSIONS = [1, 2, 4, 8, 16]
+_REQUESTS, _TOKENS = 8, 8
+
+
+def measure(config: Path, threads: int, repeats: int) -> str:
+    """Measure the first drafted model of a Serve file; the report as text.
+
+    Raises ConfigError when the file has none.
+    """
+    model = next((m for m in read_serve_file(config).settings.models if m.drafter), None)
+    if model is None or model.drafter is None:
+        raise ConfigError(f"{config} has no model with a drafter to measure")
+    torch.set_num_threads(threads)
+    engine = make_draft_engine(
+        model.drafter.model_dump(),
+        target_dir=target_directory(model),
+        dtype=model.drafter.dtype,
+        device=torch.device("cpu"),
+        block_tokens=model.target.block_tokens,
+        num_context_tokens=model.drafter.num_context_tokens,
+        context_bytes=model.drafter.context_mib * MIB,
+    )
+    drafts = draft_times_ms(engine, model.drafter.num_context_tokens, SESSIONS, repeats)
+    feature_size = engine.model.config.feature_size
+    median, p99 = round_trip_ms(_REQUESTS, feature_size, repeats * 5)
+    columns = " ".join(f"{count:>7}" for count in SESSIONS)
+    values = " ".join(f"{drafts[count]:>7.2f}" for count in SESSIONS)
+    return "\n".join(
+        [
+            f"model {model.id}, drafter in {model.drafter.dtype}, {threads} thread(s), medians",
+            f"adapter per step, {_REQUESTS} requests x {_TOKENS} tokens, drafting excluded: "
+            f"{adapter_ms(model, feature_size, repeats * 5):.3f} ms",
+            f"split round trip beyond draft compute, {_REQUESTS} requests x {_TOKENS} rows: "
+            f"{median:.2f} ms, p99 {p99:.2f} ms",
+            f"draft step, a full window of {model.drafter.num_context_tokens} tokens each:",
+            f"  sessions {columns}",
+            f"  ms       {values}",
+        ]
+    )
+
+
+def adapter_ms(model: ModelSpec, feature_size: int, repeats: int) -> float:
+    """Median of the adapter's own time in a step that verifies 7 drafts per request."""
+    shape = check_drafter(model)
+    adapter = SpeculationAdapter(
+        ColocatedDraftSource(Instant(shape.block_size)),
+        Fixed(shape.block_size),
+        target_id="t",
+        block_size=shape.block_size,
+        block_tokens=model.target.block_tokens,
+        num_context_tokens=512,
+        max_model_len=1 << 20,
+    )
+    ids = [f"r{i}" for i in range(_REQUESTS)]
+    layers = len(shape.target_layer_ids)
+    hidden = torch.randn(_REQUESTS * _TOKENS, feature_size // layers)
+    token_ids = np.zeros((_REQUESTS, 8 * (repeats + 1)), dtype=np.int32)
+    times = []
+    for step in range(repeats):
+        before = adapter.stats.adapter_s
+        adapter.step(
+            EngineStep(
+                request_ids=ids,
+                num_scheduled=dict.fromkeys(ids, _TOKENS),
+                drafts=dict.fromkeys(ids, [1] * (_TOKENS - 1)) if step else {},
+                num_computed=np.full(_REQUESTS, step * _TOKENS, dtype=np.int32),
+                sampled=[[1] * _TOKENS if step else [1]] * _REQUESTS,
+                token_ids=token_ids,
+                num_output_left=[1000] * _REQUESTS,
+                features=[hidden] * layers,
+            )
+        )
+        times.append(adapter.stats.adapter_s - before)
+    return 1000 * float(np.median(times))

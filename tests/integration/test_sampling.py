@@ -1,0 +1,128 @@
+"""The two defects of vLLM 0.29's rejection sampling on CPU, and that they are mended."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import torch
+import vllm.v1.sample.rejection_sampler as rejection_sampler
+from vllm import SamplingParams
+from vllm.v1.sample.logits_processor import LogitsProcessors
+from vllm.v1.sample.metadata import SamplingMetadata
+
+import deployments.engine.runner as runner
+from deployments.engine.patches import mend_cpu_rejection_sampler
+from deployments.engine.placeholders import padded_requests
+from drafters.sources import ColocatedDraftSource
+from tests.integration.engines import BLOCK_TOKENS, draft_engine, draft_from
+
+VOCABULARY = 50
+
+
+def sampling_metadata(temperature: list[float], top_k: list[int]) -> SamplingMetadata:
+    return SamplingMetadata(
+        temperature=torch.tensor(temperature),
+        all_greedy=False,
+        all_random=False,
+        top_p=None,
+        top_k=torch.tensor(top_k, dtype=torch.int32),
+        generators={},
+        max_num_logprobs=None,
+        no_penalties=True,
+        prompt_token_ids=None,
+        frequency_penalties=torch.zeros(len(top_k)),
+        presence_penalties=torch.zeros(len(top_k)),
+        repetition_penalties=torch.ones(len(top_k)),
+        output_token_ids=[],
+        allowed_token_ids_mask=None,
+        bad_words_token_ids={},
+        logitsprocs=LogitsProcessors(),
+    )
+
+
+def test_draft_positions_use_their_requests_temperature_and_top_k():
+    mend_cpu_rejection_sampler(rejection_sampler)
+    logits = torch.randn(6, VOCABULARY, generator=torch.Generator().manual_seed(0))
+    # Three requests with 3, 1 and 2 draft tokens; the second is greedy.
+    temperature, top_k, counts = [0.5, 0.0, 2.0], [4, VOCABULARY, 7], [3, 1, 2]
+    got = rejection_sampler.apply_sampling_constraints(
+        logits.clone(),
+        torch.tensor(counts, dtype=torch.int32).cumsum(0, dtype=torch.int32),
+        sampling_metadata(temperature, top_k),
+    )
+    row = 0
+    for t, k, n in zip(temperature, top_k, counts, strict=True):
+        for _ in range(n):
+            expected = logits[row] / (t or 1.0)
+            kept = expected >= expected.topk(k).values[-1]
+            torch.testing.assert_close(got[row][kept], expected[kept])
+            assert torch.isinf(got[row][~kept]).all()
+            row += 1
+
+
+def test_a_padded_request_samples_from_its_own_distribution(speculative, plain, monkeypatch):
+    """A repeated prompt whose last token alone is left to compute, beside running decodes."""
+    padded = []
+    strip = runner.strip_placeholders
+
+    def counting_strip(scheduler_output: Any) -> Any:
+        padded.extend(padded_requests(scheduler_output.scheduled_spec_decode_tokens))
+        return strip(scheduler_output)
+
+    monkeypatch.setattr(runner, "strip_placeholders", counting_strip)
+    draft_from(speculative, ColocatedDraftSource(draft_engine()))
+    draws = 400
+    got = first_tokens(speculative, draws)
+    assert len(padded) >= draws // 2, "vLLM no longer pads: the mend may go"
+    expected = first_tokens(plain, draws)
+    assert total_variation(got, expected) < 0.12  # two samples of one distribution: about 0.04
+
+
+def first_tokens(engine: Any, draws: int) -> Counter[int]:
+    """What one prompt of a block and a token draws first, while another request decodes."""
+    prompt = list(range(100, 100 + BLOCK_TOKENS + 1))
+    core = engine.llm_engine
+    once = SamplingParams(temperature=0.7, top_k=4, max_tokens=1)
+    endless = SamplingParams(temperature=0.7, max_tokens=900, ignore_eos=True)
+    engine.generate({"prompt_token_ids": prompt}, once, use_tqdm=False)  # fill the prefix cache
+    counts: Counter[int] = Counter()
+    decoding = False
+    for draw in range(draws):
+        if not decoding:
+            core.add_request(f"decode{draw}", {"prompt_token_ids": prompt[:9]}, endless)
+            core.step()
+            decoding = True
+        core.add_request(f"draw{draw}", {"prompt_token_ids": prompt}, once)
+        done = False
+        while not done:
+            for output in core.step():
+                if output.request_id.startswith("decode") and output.finished:
+                    decoding = False
+                if output.request_id == f"draw{draw}" and output.finished:
+                    done = True
+                    counts[output.outputs[0].token_ids[0]] += 1
+    while core.has_unfinished_requests():
+        core.step()
+    return counts
+
+
+def total_variation(a: Counter[int], b: Counter[int]) -> float:
+    return 0.5 * sum(abs(a[t] / a.total() - b[t] / b.total()) for t in a | b)
+
+
+def test_an_aborted_request_frees_its_kv_blocks_and_its_session(speculative):
+    drafter = draft_engine()
+    adapter = draft_from(speculative, ColocatedDraftSource(drafter))
+    core = speculative.llm_engine
+    endless = SamplingParams(temperature=0, max_tokens=900, ignore_eos=True)
+    request = core.add_request("gone", {"prompt_token_ids": list(range(100, 180))}, endless)
+    for _ in range(5):
+        core.step()
+    pool = core.engine_core.engine_core.scheduler.kv_cache_manager
+    assert pool.usage > 0
+    assert drafter.num_sessions == 1
+    core.abort_request([request], internal=True)
+    core.engine_core.engine_core.step()
+    assert pool.usage == 0
+    assert (drafter.num_sessions, adapter.num_sessions) == (0, 0)
