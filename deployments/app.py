@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from ray import serve
@@ -18,6 +19,7 @@ from deployments.engine.vllm_engine import UniprocEngine
 from deployments.engine_args import MIB, engine_kwargs, target_directory
 from deployments.ingress import make_ingress
 from deployments.schema import AppSpec, ModelSpec, parse_settings
+from deployments.serve_file import read_serve_file
 from deployments.target import TargetServer
 
 QUIET = {"enable_access_log": False}  # a line per handle call otherwise
@@ -26,9 +28,13 @@ QUIET = {"enable_access_log": False}  # a line per handle call otherwise
 def build_app(args: dict[str, Any]) -> Application:
     """The application of a Serve file: `import_path: deployments.app:build_app`.
 
+    `args` are the settings of `deployments.schema.AppSpec`, or `{"config": path}` of a
+    Serve file that holds them, as `serve run deployments.app:build_app config=F` gives it.
     Raises ConfigError or CompatibilityError before anything is deployed.
     """
     check_versions()
+    if args.keys() == {"config"}:
+        args = read_serve_file(Path(args["config"])).args
     settings = parse_settings(args)
     targets = {model.id: _bind_model(model) for model in settings.models}
     cards = {

@@ -69,6 +69,7 @@ def fleet(url: str, model: str) -> dict[str, Any]:
 def demo_config(path: Path, *, models: dict[str, str], **target: Any) -> Path:
     """A Serve file with the bundled demo once per entry of `models` (id: placement)."""
     document = {
+        "http_options": {"host": "127.0.0.1"},
         "applications": [
             {
                 "name": "test",
