@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 
 import torch
 
@@ -62,9 +63,13 @@ def draft_times_ms(
     for count in sessions:
         steady = SteadySessions(count, engine.model.config.feature_size, num_context_tokens)
         engine.step([steady.opening()])
-        times[count] = median_ms(lambda steady=steady: engine.step([steady.next()]), repeats)
+        times[count] = median_ms(partial(_grow, engine, steady), repeats)
         engine.close_target(f"t{count}")
     return times
+
+
+def _grow(engine: DraftEngine, steady: SteadySessions) -> None:
+    engine.step([steady.next()])
 
 
 class Instant:

@@ -18,30 +18,16 @@ from deployments.engine_args import engine_kwargs, target_directory
 from deployments.schema import parse_settings
 from drafters.engine import DraftEngine
 from drafters.messages import DraftSource
+from tests.integration.demo import DEMO_DRAFTER, DEMO_TARGET
 
-LAYERS = (1, 3, 5)
+LAYERS = tuple(DEMO_DRAFTER["random"]["target_layer_ids"])
 GAMMA = 7
 BLOCK_TOKENS = 32
 
 
 def settings(**model: Any) -> Any:
     """One model's settings: the demo target in float32 with a random drafter."""
-    base = {
-        "id": "demo",
-        "target": {
-            "source": "models/demo-target",
-            "dtype": "float32",
-            "max_model_len": 1024,
-            "max_num_seqs": 8,
-            "kv_cache_mib": 128,
-        },
-        "drafter": {
-            "random": {"target_layer_ids": LAYERS, "block_size": GAMMA},
-            "dtype": "float32",
-            "num_context_tokens": 512,
-            "context_mib": 32,
-        },
-    }
+    base = {"id": "demo", "target": DEMO_TARGET, "drafter": DEMO_DRAFTER}
     return parse_settings({"models": [base | model]}).models[0]
 
 

@@ -15,6 +15,8 @@ from typing import Any
 import httpx
 import yaml
 
+from tests.integration.demo import DEMO_DRAFTER, DEMO_TARGET
+
 START_TIMEOUT_S = 420
 STOP_TIMEOUT_S = 60
 
@@ -77,30 +79,12 @@ def demo_config(path: Path, *, models: dict[str, str], **target: Any) -> Path:
                 "import_path": "deployments.app:build_app",
                 "args": {"models": [_model(id_, p, target) for id_, p in models.items()]},
             }
-        ]
+        ],
     }
     path.write_text(yaml.safe_dump(document))
     return path
 
 
 def _model(id_: str, placement: str, target: dict[str, Any]) -> dict[str, Any]:
-    model: dict[str, Any] = {
-        "id": id_,
-        "placement": placement,
-        "target": {
-            "source": "models/demo-target",
-            "dtype": "float32",
-            "max_model_len": 1024,
-            "max_num_seqs": 8,
-            "kv_cache_mib": 128,
-        }
-        | target,
-    }
-    if placement != "off":
-        model["drafter"] = {
-            "random": {"target_layer_ids": [1, 3, 5]},
-            "dtype": "float32",
-            "context_mib": 32,
-            "deadline_ms": 500,
-        }
-    return model
+    model: dict[str, Any] = {"id": id_, "placement": placement, "target": DEMO_TARGET | target}
+    return model if placement == "off" else model | {"drafter": DEMO_DRAFTER}

@@ -10,7 +10,7 @@ from vllm import SamplingParams
 from drafters.server import DraftServer
 from drafters.sources import ColocatedDraftSource, RemoteDraftSource
 from loadtest.prompts import PROMPTS, SECOND_TURNS
-from tests.integration.engines import GAMMA, adapter_of, make_engine, settings
+from tests.integration.engines import GAMMA, draft_engine, draft_from
 from tests.integration.oracle import Oracle
 
 MAX_TOKENS = 48

@@ -1,0 +1,20 @@
+"""The bundled demo as the tests serve it: float32, few seats, a random drafter."""
+
+from __future__ import annotations
+
+from typing import Any
+
+DEMO_TARGET: dict[str, Any] = {
+    "source": "models/demo-target",
+    "dtype": "float32",
+    "max_model_len": 1024,
+    "max_num_seqs": 8,
+    "kv_cache_mib": 128,
+}
+DEMO_DRAFTER: dict[str, Any] = {
+    "random": {"target_layer_ids": [1, 3, 5]},
+    "dtype": "float32",
+    "num_context_tokens": 512,
+    "context_mib": 32,
+    "deadline_ms": 500,
+}
