@@ -69,6 +69,7 @@ def adapter_ms(model: ModelSpec, feature_size: int, repeats: int) -> float:
         block_tokens=model.target.block_tokens,
         num_context_tokens=512,
         max_model_len=1 << 20,
+        vocab_size=1 << 20,
     )
     ids = [f"r{i}" for i in range(_REQUESTS)]
     layers = len(shape.target_layer_ids)

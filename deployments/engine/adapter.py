@@ -5,6 +5,7 @@ Knows vLLM's accounting and nothing of vLLM's code, so it is tested without an e
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,6 +18,8 @@ from autoscale.policies import Policy
 from deployments.engine.accounting import RowAccount, account
 from deployments.engine.prefix_hash import extend_prefix_hashes
 from drafters.messages import DraftBatch, DraftSource, StepBatch, StepRow
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +53,7 @@ class AdapterStats:
     draft_tokens: int = 0
     accepted_tokens: int = 0
     steps_without_reply: int = 0
+    malformed_replies: int = 0
     feature_rows: int = 0
     gaps: int = 0
     adapter_s: float = 0.0
@@ -84,6 +88,7 @@ class SpeculationAdapter:
         block_tokens: int,
         num_context_tokens: int,
         max_model_len: int,
+        vocab_size: int,
     ) -> None:
         self.source = source
         self.policy = policy
@@ -93,6 +98,7 @@ class SpeculationAdapter:
         self._block_tokens = block_tokens
         self._num_context_tokens = num_context_tokens
         self._max_model_len = max_model_len
+        self._vocab_size = vocab_size
         self._tracked: dict[str, _Tracked] = {}
         self._ineligible: dict[str, str] = {}
         self._closed: list[str] = []
@@ -135,7 +141,7 @@ class SpeculationAdapter:
         accounts = self._account(step)
         batch, limits = self._describe(step, accounts)
         described = time.perf_counter()
-        drafts = self.source.draft(batch)
+        drafts = self._ask(batch)
         answered = time.perf_counter()
         self.stats.steps += 1
         self.stats.steps_without_reply += drafts is None and batch.num_drafts > 0
@@ -143,6 +149,25 @@ class SpeculationAdapter:
         self.stats.draft_s += answered - described
         self.stats.adapter_s += described - began + time.perf_counter() - answered
         return tokens
+
+    def _ask(self, batch: StepBatch) -> DraftBatch | None:
+        """The source's drafts, or None when it fails or answers what no drafter may.
+
+        A token outside the vocabulary would take the engine down with it.
+        """
+        try:
+            drafts = self.source.draft(batch)
+        except Exception:
+            log.exception("the draft source failed; decoding without drafts")
+            return None
+        if drafts is None or not drafts.tokens.numel():
+            return drafts
+        lowest, highest = drafts.tokens.aminmax()
+        well_formed = drafts.tokens.shape == (batch.num_drafts, self._block_size)
+        if not well_formed or lowest < 0 or highest >= self._vocab_size:
+            self.stats.malformed_replies += 1
+            return None
+        return drafts
 
     def _account(self, step: EngineStep) -> list[RowAccount]:
         """Per request what the step committed; verified drafts are counted here."""

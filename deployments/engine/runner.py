@@ -57,6 +57,7 @@ class DraftingRunner:
             block_tokens=settings.block_tokens,
             num_context_tokens=settings.num_context_tokens,
             max_model_len=vllm_config.model_config.max_model_len,
+            vocab_size=vllm_config.model_config.get_vocab_size(),
         )
 
     def _get_eagle3_aux_layers_from_config(self) -> tuple[int, ...]:

@@ -47,6 +47,7 @@ def make_adapter(source, policy=None):
         block_tokens=BLOCK,
         num_context_tokens=WINDOW,
         max_model_len=64,
+        vocab_size=200,
     )
 
 
@@ -143,6 +144,22 @@ def test_a_late_reply_means_plain_decoding_and_is_no_gap(adapter, source):
     assert adapter.step(engine_step(("a", 10, 1, [], [8]))) == [[100, 101, 102]]
     assert source.batches[1].rows[0].epoch == source.batches[0].rows[0].epoch
     assert (adapter.stats.gaps, adapter.stats.steps_without_reply) == (0, 1)
+
+
+@pytest.mark.parametrize("tokens", [[[200, 1, 1, 1]], [[-1, 1, 1, 1]], [[1, 1, 1]], [[1] * 4] * 2])
+def test_a_reply_that_no_drafter_may_give_means_plain_decoding(adapter, source, tokens):
+    source.draft = lambda batch: DraftBatch(torch.tensor(tokens), torch.ones(1, GAMMA))
+    assert adapter.step(engine_step(("a", 0, 10, [], [7]))) == [[]]
+    assert adapter.stats.malformed_replies == 1
+
+
+def test_a_source_that_fails_means_plain_decoding(adapter, source):
+    def fail(batch):
+        raise RuntimeError("broken")
+
+    source.draft = fail
+    assert adapter.step(engine_step(("a", 0, 10, [], [7]))) == [[]]
+    assert adapter.stats.steps_without_reply == 1
 
 
 def test_drafts_end_at_the_models_length(adapter):
