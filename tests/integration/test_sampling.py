@@ -41,7 +41,8 @@ def sampling_metadata(temperature: list[float], top_k: list[int]) -> SamplingMet
     )
 
 
-def test_draft_positions_use_their_requests_temperature_and_top_k():
+def test_draft_positions_use_their_requests_temperature_and_top_k(plain):
+    del plain  # starting an engine puts vLLM's CPU kernels in place
     mend_cpu_rejection_sampler(rejection_sampler)
     logits = torch.randn(6, VOCABULARY, generator=torch.Generator().manual_seed(0))
     # Three requests with 3, 1 and 2 draft tokens; the second is greedy.
