@@ -10,7 +10,7 @@ from ray.llm._internal.serve.engines.vllm.vllm_engine import VLLMEngine
 class UniprocEngine(VLLMEngine):  # type: ignore[misc]
     """On processors `ray.serve.llm` always asks for the multi-process executor.
 
-    For one worker that is a process more to start (about 15 s on two cores) and a
+    For one worker that is a process more to start, imports and all, and a
     message there and back in every step; vLLM's own default is the worker in-process.
     """
 
