@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from drafters.config import DrafterConfig, check_fit, read_config, text_config
+from drafters.config import ARCHITECTURE, DrafterConfig, check_fit, read_config, text_config
 from drafters.dspark import DSparkModel
 from drafters.errors import CheckpointError
 
@@ -67,6 +68,39 @@ def load_drafter(
     return _assembled(model, state, dtype, device)
 
 
+def fields_for_target(
+    target_dir: str | Path,
+    *,
+    num_layers: int,
+    block_size: int,
+    markov_rank: int,
+    target_layer_ids: tuple[int, ...],
+    mask_token_id: int | None = None,
+) -> dict[str, Any]:
+    """The config.json of a DSpark drafter of a target's sizes. Raises CheckpointError.
+
+    `mask_token_id` defaults to the tokenizer's <|mask|>, else the target's padding or end
+    token.
+    """
+    target = text_config(read_config(target_dir))
+    if mask_token_id is None:
+        mask_token_id = _mask_token_id(Path(target_dir))
+    return {
+        **target,
+        "architectures": [ARCHITECTURE],
+        "layer_types": None,
+        "num_hidden_layers": num_layers,
+        "num_target_layers": target.get("num_hidden_layers"),
+        "block_size": block_size,
+        "mask_token_id": mask_token_id,
+        "markov_rank": markov_rank,
+        "markov_head_type": "vanilla",
+        "target_layer_ids": list(target_layer_ids),
+        "enable_confidence_head": True,
+        "confidence_head_with_markov": markov_rank > 0,
+    }
+
+
 def random_drafter(
     target_dir: str | Path,
     *,
@@ -81,24 +115,16 @@ def random_drafter(
 ) -> DSparkModel:
     """An untrained drafter of a target's sizes, with the target's embedding and LM head.
 
-    It drafts nothing useful, at a trained drafter's cost. `mask_token_id` defaults to the
-    tokenizer's <|mask|>, else the target's padding or end token. Raises CheckpointError.
+    It drafts nothing useful, at a trained drafter's cost. Raises CheckpointError.
     """
-    target = text_config(read_config(target_dir))
-    if mask_token_id is None:
-        mask_token_id = _mask_token_id(Path(target_dir))
-    fields = {
-        **{key: value for key, value in target.items() if key not in ("architectures",)},
-        "layer_types": None,
-        "num_hidden_layers": num_layers,
-        "num_target_layers": target.get("num_hidden_layers"),
-        "block_size": block_size,
-        "mask_token_id": mask_token_id,
-        "markov_rank": markov_rank,
-        "target_layer_ids": list(target_layer_ids),
-        "enable_confidence_head": True,
-        "confidence_head_with_markov": markov_rank > 0,
-    }
+    fields = fields_for_target(
+        target_dir,
+        num_layers=num_layers,
+        block_size=block_size,
+        markov_rank=markov_rank,
+        target_layer_ids=target_layer_ids,
+        mask_token_id=mask_token_id,
+    )
     config = DrafterConfig.from_dict(fields, f"random drafter for {target_dir}")
     model = _empty_model(config)
     generator = torch.Generator().manual_seed(seed)

@@ -68,7 +68,7 @@ class DSparkModel(nn.Module):
         self.confidence_head = (
             ConfidenceHead(config.confidence_size) if config.enable_confidence_head else None
         )
-        self._rotary = Rotary(config.head_dim, config.rope_theta)
+        self.rotary = Rotary(config.head_dim, config.rope_theta)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -92,7 +92,7 @@ class DSparkModel(nn.Module):
         features alone.
         """
         context = self.hidden_norm(self.fc(features))
-        table = self._rotary.table(positions)
+        table = self.rotary.table(positions)
         pairs = [layer.self_attn.keys_values(context, table) for layer in self.decoder_layers]
         return torch.stack([k for k, _ in pairs]), torch.stack([v for _, v in pairs])
 
@@ -114,13 +114,26 @@ class DSparkModel(nn.Module):
         blocks = anchors.new_full((rows, gamma), self.config.mask_token_id)
         blocks[:, 0] = anchors
         offsets = torch.arange(gamma, device=anchors.device)
-        table = self._rotary.table(starts.unsqueeze(1) + offsets)
+        table = self.rotary.table(starts.unsqueeze(1) + offsets)
         mask = F.pad(context_mask, (0, gamma), value=True)[:, None, None, :]
         hidden = self.embed_tokens(blocks)
         for layer, keys, values in zip(self.layers, context_k, context_v, strict=True):
             hidden = layer(hidden, table, keys, values, mask)
         normed: Tensor = self.norm(hidden)
         return normed
+
+    def heads(self, hidden: Tensor, previous: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Corrected logits [..., V] and confidence logits [...] where the tokens are known.
+
+        `hidden` is [..., d], `previous` int64 [...] the token before each position's own.
+        Drafting knows them one by one, training all at once.
+        """
+        logits = self.lm_head(hidden)
+        if self.markov_head is None:
+            return logits, self._confidence_logits(hidden, None)
+        embeds = self.markov_head.markov_w1(previous)
+        bias = self.markov_head.markov_w2(embeds)
+        return logits + bias, self._confidence_logits(hidden, embeds)
 
     def draft(
         self,

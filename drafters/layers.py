@@ -97,10 +97,11 @@ class BlockAttention(nn.Module):
     ) -> Tensor:
         """Attend from blocks `x` [R, gamma, d]; returns [R, gamma, d].
 
-        `context_k` and `context_v` are [R, C, kv_heads, head_dim]; `mask` is bool
-        [R, 1, 1, C + gamma], one for all queries of a row, as a block is not causal. That
-        lets the query heads that share a K/V head lie along the query length, so K and V
-        are never repeated.
+        `context_k` and `context_v` are [R, C, kv_heads, head_dim]. The query heads that
+        share a K/V head lie along the query length, so K and V are never repeated. `mask`
+        is bool [R, 1, 1, C + gamma], one for all queries of a row, as a block is not
+        causal; or [R, 1, heads / kv_heads * gamma, C + gamma] where queries differ, as in
+        training, which packs many blocks into one row.
         """
         rows, gamma, _ = x.shape
         groups = self.num_heads // self.num_kv_heads
