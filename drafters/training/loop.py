@@ -15,49 +15,17 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from drafters.checkpoint import TARGET_TENSORS, fields_for_target, random_drafter
+from drafters.checkpoint import TARGET_TENSORS, fields_for_target
 from drafters.dspark import DSparkModel
 from drafters.training.data import Batch, BatchPlan, TextSequence, make_batch, read_sequences
+from drafters.training.initial import new_drafter
 from drafters.training.losses import DraftLosses, draft_losses
 from drafters.training.packing import packed_backbone
+from drafters.training.plan import TrainingPlan
 from drafters.training.target import FrozenTarget
 
 _CHECKPOINT = "training.pt"
 _EVALUATION_BATCH = 8
-
-
-@dataclass(frozen=True, slots=True)
-class TrainingPlan:
-    """Everything that decides what comes out. Two equal plans on one machine give one drafter.
-
-    Learning rate: linear warm-up, then a cosine down to a tenth. `autocast` runs matrix
-    products in bfloat16. The last `held_out` rows of the data are for evaluation only.
-    """
-
-    target_dir: str
-    data: str
-    steps: int
-    num_layers: int = 2
-    block_size: int = 7
-    markov_rank: int = 64
-    target_layer_ids: tuple[int, ...] = (1, 4, 6)
-    batch_size: int = 16
-    num_anchors: int = 24
-    max_tokens: int = 512
-    learning_rate: float = 2e-3
-    warmup_steps: int = 50
-    weight_decay: float = 0.01
-    max_grad_norm: float = 1.0
-    held_out: int = 256
-    seed: int = 0
-    autocast: bool = True
-
-    def learning_rate_at(self, step: int) -> float:
-        """The rate of a step, counted from 0."""
-        if step < self.warmup_steps:
-            return self.learning_rate * (step + 1) / self.warmup_steps
-        done = (step - self.warmup_steps) / max(1, self.steps - self.warmup_steps)
-        return self.learning_rate * (0.1 + 0.45 * (1 + math.cos(math.pi * done)))
 
 
 @dataclass(slots=True)
@@ -101,7 +69,7 @@ class Trainer:
         )
         dtype = torch.bfloat16 if plan.autocast else torch.float32
         self.target = FrozenTarget(plan.target_dir, plan.target_layer_ids, dtype)
-        self.model = new_drafter(plan)
+        self.model = new_drafter(plan, self.target)
         trained = [p for p in self.model.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(
             trained, lr=plan.learning_rate, betas=(0.9, 0.95), weight_decay=plan.weight_decay
@@ -205,23 +173,6 @@ def _at(values: Tensor, positions: Tensor) -> Tensor:
     """`values` [B, T, ...] at `positions` [B, n, gamma]."""
     rows = torch.arange(len(values))[:, None, None]
     return values[rows, positions]
-
-
-def new_drafter(plan: TrainingPlan) -> DSparkModel:
-    """A drafter to train: the target's embedding and LM head, frozen; the rest random."""
-    model = random_drafter(
-        plan.target_dir,
-        num_layers=plan.num_layers,
-        block_size=plan.block_size,
-        markov_rank=plan.markov_rank,
-        target_layer_ids=plan.target_layer_ids,
-        seed=plan.seed,
-        dtype=torch.float32,
-        device="cpu",
-    )
-    for name, parameter in model.named_parameters():
-        parameter.requires_grad_(name not in TARGET_TENSORS)
-    return model.train()
 
 
 def trained_state(model: DSparkModel) -> dict[str, Tensor]:
