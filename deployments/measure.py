@@ -87,6 +87,7 @@ def adapter_ms(model: ModelSpec, feature_size: int, repeats: int) -> float:
                 sampled=[[1] * _TOKENS if step else [1]] * _REQUESTS,
                 token_ids=token_ids,
                 num_output_left=[1000] * _REQUESTS,
+                temperatures=[0.0] * _REQUESTS,
                 features=[hidden] * layers,
             )
         )

@@ -6,6 +6,7 @@ Follows the DSpark paper; parameter names are those of DeepSpec's checkpoints.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F  # noqa: N812 (torch's own name for it)
@@ -13,6 +14,8 @@ from torch import Tensor, nn
 
 from drafters.config import DrafterConfig
 from drafters.layers import DecoderLayer, RMSNorm, Rotary
+from drafters.messages import SparseDistribution
+from drafters.sampling import DraftSampler
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +24,8 @@ class Draft:
 
     `tokens` int64 and `confidences` float32 are [R, gamma], `hidden` is [R, gamma, d].
     `logits` [R, gamma, V] are the base logits plus the Markov bias; `confidence_logits`
-    are float32 [R, gamma], None without a confidence head.
+    are float32 [R, gamma], None without a confidence head. `distribution` [R, gamma, k] is
+    what sampled tokens were drawn from, None when all were the likeliest ones.
     """
 
     tokens: Tensor
@@ -29,6 +33,16 @@ class Draft:
     hidden: Tensor
     logits: Tensor | None = None
     confidence_logits: Tensor | None = None
+    distribution: SparseDistribution | None = None
+
+
+class _Walk(NamedTuple):
+    """Tokens [R, gamma], W1 of the tokens before them [R, gamma, rank], and what was asked for."""
+
+    tokens: Tensor
+    previous_embeds: Tensor | None
+    logits: Tensor | None
+    distribution: SparseDistribution | None
 
 
 class MarkovHead(nn.Module):
@@ -143,43 +157,59 @@ class DSparkModel(nn.Module):
         context_v: Tensor,
         context_mask: Tensor,
         *,
+        temperatures: Tensor | None = None,
+        sampler: DraftSampler | None = None,
         with_logits: bool = False,
     ) -> Draft:
-        """Greedy drafts for R blocks; arguments as in `backbone`."""
+        """Drafts for R blocks; arguments as in `backbone`.
+
+        With a `sampler` they are drawn at `temperatures` float32 [R], otherwise greedy.
+        """
         hidden = self.backbone(anchors, starts, context_k, context_v, context_mask)
         base_logits = self.lm_head(hidden)  # [R, gamma, V]
-        tokens, previous_embeds, logits = self._walk(anchors, base_logits, with_logits)
-        confidence_logits = self._confidence_logits(hidden, previous_embeds)
+        walk = self._walk(anchors, base_logits, temperatures, sampler, with_logits)
+        tokens = walk.tokens
+        confidence_logits = self._confidence_logits(hidden, walk.previous_embeds)
         if confidence_logits is None:
             confidences = torch.ones(tokens.shape, dtype=torch.float32, device=tokens.device)
         else:
             confidences = confidence_logits.sigmoid()
-        return Draft(tokens, confidences, hidden, logits, confidence_logits)
+        return Draft(tokens, confidences, hidden, walk.logits, confidence_logits, walk.distribution)
 
     def _walk(
-        self, anchors: Tensor, base_logits: Tensor, with_logits: bool
-    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """Choose tokens left to right, each biased by the one before.
-
-        Returns tokens [R, gamma], W1 of the tokens before them [R, gamma, rank] (None
-        without a Markov head), and the corrected logits when asked for.
-        """
-        if self.markov_head is None:
-            return base_logits.argmax(-1), None, base_logits if with_logits else None
-        w1 = self.markov_head.markov_w1.weight
-        w2_transposed = self.markov_head.markov_w2.weight.t()
-        tokens, embeds, corrected = [], [], []
+        self,
+        anchors: Tensor,
+        base_logits: Tensor,
+        temperatures: Tensor | None,
+        sampler: DraftSampler | None,
+        with_logits: bool,
+    ) -> _Walk:
+        """Choose tokens left to right, each biased by the one before."""
+        if self.markov_head is None and sampler is None:
+            tokens = base_logits.argmax(-1)
+            return _Walk(tokens, None, base_logits if with_logits else None, None)
+        chosen, embeds, corrected, drawn = [], [], [], []
         previous = anchors
         for base in base_logits.unbind(1):
-            embed = F.embedding(previous, w1)
-            logits = torch.addmm(base, embed, w2_transposed)  # [R, V]
-            previous = logits.max(-1).indices  # in bfloat16 twice as fast as argmax on CPU
-            tokens.append(previous)
-            embeds.append(embed)
+            logits = base
+            if self.markov_head is not None:
+                embed = F.embedding(previous, self.markov_head.markov_w1.weight)
+                logits = torch.addmm(base, embed, self.markov_head.markov_w2.weight.t())  # [R, V]
+                embeds.append(embed)
+            if sampler is None or temperatures is None:
+                previous = logits.max(-1).indices  # in bfloat16 twice as fast as argmax on CPU
+            else:
+                previous, distribution = sampler.choose(logits, temperatures)
+                drawn.append(distribution)
+            chosen.append(previous)
             if with_logits:
                 corrected.append(logits)
-        all_logits = torch.stack(corrected, dim=1) if with_logits else None
-        return torch.stack(tokens, dim=1), torch.stack(embeds, dim=1), all_logits
+        return _Walk(
+            torch.stack(chosen, dim=1),
+            torch.stack(embeds, dim=1) if embeds else None,
+            torch.stack(corrected, dim=1) if with_logits else None,
+            _stacked(drawn),
+        )
 
     def _confidence_logits(self, hidden: Tensor, previous_embeds: Tensor | None) -> Tensor | None:
         """Float32 [R, gamma], or None without a confidence head."""
@@ -189,3 +219,13 @@ class DSparkModel(nn.Module):
             hidden = torch.cat((hidden, previous_embeds), dim=-1)
         logits: Tensor = self.confidence_head.proj(hidden)
         return logits.squeeze(-1).float()
+
+
+def _stacked(drawn: list[SparseDistribution]) -> SparseDistribution | None:
+    """Per-position distributions [R, k] as one [R, gamma, k]."""
+    if not drawn:
+        return None
+    return SparseDistribution(
+        torch.stack([d.token_ids for d in drawn], dim=1),
+        torch.stack([d.probs for d in drawn], dim=1),
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -11,7 +12,8 @@ from torch import Tensor
 
 from drafters.context import BlockPool, ContextPool
 from drafters.dspark import Draft, DSparkModel
-from drafters.messages import DraftBatch, StepBatch, StepRow
+from drafters.messages import DraftBatch, SparseDistribution, StepBatch, StepRow
+from drafters.sampling import DraftSampler
 from drafters.sessions import Session, SessionKey, SessionTable, index_contexts
 
 
@@ -43,9 +45,15 @@ class DraftEngine:
     """
 
     def __init__(
-        self, model: DSparkModel, *, num_blocks: int, block_tokens: int, num_context_tokens: int
+        self,
+        model: DSparkModel,
+        *,
+        num_blocks: int,
+        block_tokens: int,
+        num_context_tokens: int,
+        seed: int | None = None,
     ) -> None:
-        """`num_context_tokens` is each session's sliding window.
+        """`num_context_tokens` is each session's sliding window, `seed` that of sampled drafts.
 
         Raises ValueError when the blocks cannot hold one session's window.
         """
@@ -71,6 +79,7 @@ class DraftEngine:
             device=model.device,
         )
         self._table = SessionTable(self._blocks, self._context, num_context_tokens)
+        self._sampler = DraftSampler(model.device, seed=seed)
         self._num_drafts = 0
 
     @property
@@ -109,11 +118,7 @@ class DraftEngine:
         for wave in _waves(batches):
             draft = self._run([batches[i] for i in wave])
             counts = [batches[i].num_drafts for i in wave]
-            tokens, confidences = (
-                torch.split(draft.tokens, counts),
-                torch.split(draft.confidences, counts),
-            )
-            drafts |= zip(wave, map(DraftBatch, tokens, confidences), strict=True)
+            drafts |= zip(wave, _split(draft, counts), strict=True)
         return [drafts[i] for i in range(len(batches))]
 
     def trace(self, batch: StepBatch) -> Draft:
@@ -175,7 +180,7 @@ class DraftEngine:
         """One forward for all rows with an anchor."""
         rows = [row for batch in batches for row in batch.rows]
         drafting = [
-            (session, row.anchor, row.end)
+            (session, row.anchor, row.end, row.temperature)
             for session, row in zip(sessions, rows, strict=True)
             if row.anchor is not None
         ]
@@ -183,13 +188,15 @@ class DraftEngine:
             return self._nothing()
         self._num_drafts += len(drafting)
         device = self.model.device
-        index = index_contexts([session for session, _, _ in drafting], self._context.block_tokens)
-        anchors, starts = torch.tensor([(anchor, end) for _, anchor, end in drafting]).unbind(1)
+        drafted, anchors, ends, temperatures = zip(*drafting, strict=True)
+        index = index_contexts(drafted, self._context.block_tokens)
         return self.model.draft(
-            anchors.to(device),
-            starts.to(device),
+            torch.tensor(anchors, device=device),
+            torch.tensor(ends, device=device),
             *self._context.gather(torch.from_numpy(index.slots).to(device)),
             torch.from_numpy(index.mask).to(device),
+            temperatures=torch.tensor(temperatures, device=device),
+            sampler=self._sampler if any(temperatures) else None,
             with_logits=with_logits,
         )
 
@@ -230,6 +237,19 @@ class DraftEngine:
             )
         if row.anchor is not None and not 0 <= row.anchor < vocab_size:
             raise ValueError(f"{where}: anchor {row.anchor} is not in 0 .. {vocab_size - 1}")
+        if not (row.temperature >= 0 and math.isfinite(row.temperature)):
+            raise ValueError(f"{where}: temperature {row.temperature} is not 0 or above")
+
+
+def _split(draft: Draft, counts: list[int]) -> list[DraftBatch]:
+    """The drafts of each batch: the next `counts[i]` rows."""
+    tokens, confidences = torch.split(draft.tokens, counts), torch.split(draft.confidences, counts)
+    if draft.distribution is None:
+        return list(map(DraftBatch, tokens, confidences))
+    ids = torch.split(draft.distribution.token_ids, counts)
+    probs = torch.split(draft.distribution.probs, counts)
+    distributions = map(SparseDistribution, ids, probs)
+    return list(map(DraftBatch, tokens, confidences, distributions))
 
 
 def _waves(batches: Iterable[StepBatch]) -> list[list[int]]:

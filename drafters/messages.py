@@ -26,6 +26,9 @@ class StepRow:
     `b * block_tokens` to `(b + 1) * block_tokens - 1`). A session's first row names
     every full block up to its end, so that blocks below `start` can be reused; a
     later row names those it completes.
+
+    At a `temperature` above 0 the draft is drawn from the drafter's distribution at that
+    temperature; at 0 it is the drafter's first choice.
     """
 
     request_id: str
@@ -35,6 +38,7 @@ class StepRow:
     anchor: int | None
     first_block: int = 0
     block_hashes: tuple[bytes, ...] = ()
+    temperature: float = 0.0
 
     @property
     def end(self) -> int:
@@ -62,15 +66,36 @@ class StepBatch:
 
 
 @dataclass(frozen=True, slots=True)
+class SparseDistribution:
+    """Distributions over the vocabulary of which only k entries are not zero.
+
+    `token_ids` int64 and `probs` float32 are [..., k]; probs sum to 1 over k. An entry
+    with probability 0 is padding, whatever its id. A one-hot distribution has all its
+    probability on one entry.
+    """
+
+    token_ids: torch.Tensor
+    probs: torch.Tensor
+
+    def prob_of(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Float32 [...]: the probability of `tokens` int64 [...]."""
+        hits = self.token_ids == tokens.unsqueeze(-1)
+        return (self.probs * hits).sum(-1)
+
+
+@dataclass(frozen=True, slots=True)
 class DraftBatch:
     """Drafts for the rows with an anchor, in their order.
 
     `tokens` is int64 `[num_drafts, block_size]`. `confidences` is float32 of the same
-    shape: P(token k is accepted | tokens before k are accepted).
+    shape: P(token k is accepted | tokens before k are accepted). `distribution`
+    `[num_drafts, block_size, k]` is what every token was drawn from, given those before
+    it; one-hot where the row's temperature is 0. None where all rows are.
     """
 
     tokens: torch.Tensor
     confidences: torch.Tensor
+    distribution: SparseDistribution | None = None
 
 
 class Drafter(Protocol):

@@ -3,7 +3,8 @@
 A message is a msgpack header followed by raw little-endian tensor frames:
 
     step    header, features
-    drafts  header, tokens, confidences     answers the step with the same `seq`
+    drafts  header, tokens, confidences     answers the step with the same `seq`; when some
+            (, candidate ids, candidate probabilities)           rows are sampled: with q
     error   header                          likewise, with a text for the log
 
 Every header carries the protocol version `v`, the kind, `seq` and the shared secret. An
@@ -26,9 +27,9 @@ from typing import Any, TypeAlias
 import msgpack
 import torch
 
-from drafters.messages import DraftBatch, StepBatch, StepRow
+from drafters.messages import DraftBatch, SparseDistribution, StepBatch, StepRow
 
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
 MAX_HEADER_BYTES = 16 << 20
 MAX_TENSOR_BYTES = 512 << 20
 MAX_ROWS = 4096
@@ -36,6 +37,7 @@ MAX_TEXT_CHARS = 4096
 MAX_HASH_BYTES = 64
 MAX_INT = 2**63 - 1
 MAX_POSITION = 2**31 - 1
+MAX_TEMPERATURE = 1e6
 
 _FEATURE_DTYPES = {
     "float32": torch.float32,
@@ -43,9 +45,9 @@ _FEATURE_DTYPES = {
     "float16": torch.float16,
 }
 _TOKEN_DTYPES = {"int64": torch.int64}
-_CONFIDENCE_DTYPES = {"float32": torch.float32}
+_FLOAT_DTYPES = {"float32": torch.float32}
 _DTYPE_NAMES = {
-    dtype: name for name, dtype in (_FEATURE_DTYPES | _TOKEN_DTYPES | _CONFIDENCE_DTYPES).items()
+    dtype: name for name, dtype in (_FEATURE_DTYPES | _TOKEN_DTYPES | _FLOAT_DTYPES).items()
 }
 
 Buffer: TypeAlias = bytes | bytearray | memoryview
@@ -115,7 +117,7 @@ def encode_drafts(drafts: DraftBatch, *, seq: int, secret: str) -> list[Buffer]:
     """Frames of a reply. The tensor frames borrow memory, as in `encode_step`."""
     tokens_meta, tokens = _pack_tensor(drafts.tokens)
     confidences_meta, confidences = _pack_tensor(drafts.confidences)
-    header = {
+    header: dict[str, Any] = {
         "v": PROTOCOL_VERSION,
         "kind": "drafts",
         "seq": seq,
@@ -123,7 +125,12 @@ def encode_drafts(drafts: DraftBatch, *, seq: int, secret: str) -> list[Buffer]:
         "tokens": tokens_meta,
         "confidences": confidences_meta,
     }
-    return [_pack_header(header), tokens, confidences]
+    if drafts.distribution is None:
+        return [_pack_header(header), tokens, confidences]
+    # [n * gamma, k]: the shape of `tokens` gives the rest.
+    header["ids"], ids = _pack_tensor(drafts.distribution.token_ids.flatten(0, 1))
+    header["probs"], probs = _pack_tensor(drafts.distribution.probs.flatten(0, 1))
+    return [_pack_header(header), tokens, confidences, ids, probs]
 
 
 def encode_error(text: str, *, seq: int) -> list[Buffer]:
@@ -160,8 +167,8 @@ def decode(frames: Sequence[Buffer], secret: str) -> Message:
             _expect_frames(frames, 2)
             return _unpack_step(header, seq, frames[1])
         if kind == "drafts":
-            _expect_frames(frames, 3)
-            return _unpack_drafts(header, seq, frames[1], frames[2])
+            _expect_frames(frames, 5 if "ids" in header else 3)
+            return _unpack_drafts(header, seq, frames[1:])
         raise WireError("kind", f"unknown kind {kind[:32]!r}")
     except WireError as error:
         error.seq = seq
@@ -187,6 +194,7 @@ def _pack_row(row: StepRow) -> tuple[Any, ...]:
         row.anchor,
         row.first_block,
         row.block_hashes,
+        row.temperature,
     )
 
 
@@ -243,9 +251,9 @@ def _unpack_step(header: dict[str, Any], seq: int, frame: Buffer) -> StepMessage
 
 
 def _unpack_row(packed: object) -> StepRow:
-    if not isinstance(packed, tuple) or len(packed) != 7:
-        raise WireError("field", "a row is not a list of seven")
-    request_id, epoch, start, num_rows, anchor, first_block, hashes = packed
+    if not isinstance(packed, tuple) or len(packed) != 8:
+        raise WireError("field", "a row is not a list of eight")
+    request_id, epoch, start, num_rows, anchor, first_block, hashes, temperature = packed
     if not isinstance(request_id, str):
         raise WireError("field", "a row's request id is not a string")
     for value in (start, num_rows, first_block, 0 if anchor is None else anchor):
@@ -255,21 +263,39 @@ def _unpack_row(packed: object) -> StepRow:
         isinstance(block_hash, bytes) and len(block_hash) <= MAX_HASH_BYTES for block_hash in hashes
     ):
         raise WireError("field", f"block hashes are not byte strings of {MAX_HASH_BYTES} at most")
-    return StepRow(request_id, epoch, start, num_rows, anchor, first_block, hashes)
+    if type(temperature) is not float or not 0 <= temperature <= MAX_TEMPERATURE:
+        raise WireError("field", f"a temperature outside 0 to {MAX_TEMPERATURE}")
+    return StepRow(request_id, epoch, start, num_rows, anchor, first_block, hashes, temperature)
 
 
-def _unpack_drafts(
-    header: dict[str, Any], seq: int, tokens_frame: Buffer, confidences_frame: Buffer
-) -> DraftsMessage:
-    tokens = _unpack_tensor(header, "tokens", tokens_frame, _TOKEN_DTYPES)
-    confidences = _unpack_tensor(header, "confidences", confidences_frame, _CONFIDENCE_DTYPES)
+def _unpack_drafts(header: dict[str, Any], seq: int, frames: Sequence[Buffer]) -> DraftsMessage:
+    tokens = _unpack_tensor(header, "tokens", frames[0], _TOKEN_DTYPES)
+    confidences = _unpack_tensor(header, "confidences", frames[1], _FLOAT_DTYPES)
     if tokens.shape != confidences.shape:
         raise WireError("shape", "tokens and confidences differ in shape")
     if not bool((tokens >= 0).all()):
         raise WireError("range", "a negative token")
     if not bool(((confidences >= 0) & (confidences <= 1)).all()):  # NaN fails too
         raise WireError("range", "a confidence outside [0, 1]")
-    return DraftsMessage(seq, DraftBatch(tokens, confidences))
+    distribution = None
+    if "ids" in header:
+        distribution = _unpack_distribution(header, tokens.shape, frames[2], frames[3])
+    return DraftsMessage(seq, DraftBatch(tokens, confidences, distribution))
+
+
+def _unpack_distribution(
+    header: dict[str, Any], drafts: torch.Size, ids_frame: Buffer, probs_frame: Buffer
+) -> SparseDistribution:
+    ids = _unpack_tensor(header, "ids", ids_frame, _TOKEN_DTYPES)
+    probs = _unpack_tensor(header, "probs", probs_frame, _FLOAT_DTYPES)
+    if ids.shape != probs.shape or ids.shape[0] != drafts.numel():
+        raise WireError("shape", "a draft distribution does not match its tokens")
+    if not bool((ids >= 0).all()):
+        raise WireError("range", "a negative candidate")
+    if not bool(((probs >= 0) & (probs <= 1)).all()):
+        raise WireError("range", "a probability outside [0, 1]")
+    shape = (*drafts, ids.shape[1])
+    return SparseDistribution(ids.view(shape), probs.view(shape))
 
 
 def _unpack_tensor(

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -17,9 +17,11 @@ from numpy.typing import NDArray
 from autoscale.policies import Policy
 from deployments.engine.accounting import RowAccount, account
 from deployments.engine.prefix_hash import extend_prefix_hashes
-from drafters.messages import DraftBatch, DraftSource, StepBatch, StepRow
+from drafters.messages import DraftBatch, DraftSource, SparseDistribution, StepBatch, StepRow
 
 log = logging.getLogger(__name__)
+
+_SUM_TOLERANCE = 1e-3  # how far from 1 the probabilities of a draft distribution may add up
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +31,8 @@ class EngineStep:
     Per request i of `request_ids`: it had `num_computed[i]` tokens computed before the
     step, `num_scheduled[id]` were computed in it, `drafts[id]` of them (missing: none)
     draft tokens, and `sampled[i]` were committed. `token_ids[i]` are all its tokens,
-    `num_output_left[i]` how many more it may emit. `features` holds one tensor
+    `num_output_left[i]` how many more it may emit, `temperatures[i]` is 0 where it is
+    greedy. `features` holds one tensor
     `[>= sum(num_scheduled), hidden_size]` per auxiliary layer, rows in request order.
     """
 
@@ -40,6 +43,7 @@ class EngineStep:
     sampled: Sequence[Sequence[int]]
     token_ids: NDArray[np.int32]
     num_output_left: Sequence[int]
+    temperatures: Sequence[float]
     features: Sequence[torch.Tensor]
 
 
@@ -103,6 +107,7 @@ class SpeculationAdapter:
         self._ineligible: dict[str, str] = {}
         self._closed: list[str] = []
         self._num_epochs = 0
+        self._drawn_from: dict[str, SparseDistribution] = {}
         self._no_features = torch.empty(0, 0)  # [0, feature_size] from the first step on
 
     @property
@@ -162,12 +167,45 @@ class SpeculationAdapter:
             return None
         if drafts is None or not drafts.tokens.numel():
             return drafts
-        lowest, highest = drafts.tokens.aminmax()
-        well_formed = drafts.tokens.shape == (batch.num_drafts, self._block_size)
-        if not well_formed or lowest < 0 or highest >= self._vocab_size:
+        if not self._is_well_formed(batch, drafts):
             self.stats.malformed_replies += 1
             return None
         return drafts
+
+    def _is_well_formed(self, batch: StepBatch, drafts: DraftBatch) -> bool:
+        lowest, highest = drafts.tokens.aminmax()
+        shape = (batch.num_drafts, self._block_size)
+        if drafts.tokens.shape != shape or lowest < 0 or highest >= self._vocab_size:
+            return False
+        q = drafts.distribution
+        if q is None:
+            return True
+        if q.token_ids.shape[:2] != shape or q.probs.shape != q.token_ids.shape:
+            return False
+        lowest, highest = q.token_ids.aminmax()
+        sums_to_one = (q.probs.sum(-1) - 1).abs().max() < _SUM_TOLERANCE
+        could_be_drawn = (q.prob_of(drafts.tokens) > 0).all()
+        return bool(lowest >= 0 and highest < self._vocab_size and sums_to_one and could_be_drawn)
+
+    def draft_distribution(
+        self, request_ids: Sequence[str], drafts: Mapping[str, Sequence[int]]
+    ) -> SparseDistribution | None:
+        """What the draft tokens of a step were drawn from, [N, k] in the order of requests.
+
+        Drafts without a distribution, of greedy requests or of sources that give none, are
+        one-hot: exact whatever the token (design section 5). None when all of them are.
+        """
+        drafted = [(id_, drafts[id_]) for id_ in request_ids if drafts.get(id_)]
+        known = [self._drawn_from[id_] for id_, _ in drafted if id_ in self._drawn_from]
+        if not known:
+            return None
+        width = known[0].probs.shape[-1]
+        ids, probs = [], []
+        for request_id, tokens in drafted:
+            q = self._drawn_from.get(request_id) or _one_hot(tokens, width)
+            ids.append(q.token_ids[: len(tokens)])
+            probs.append(q.probs[: len(tokens)])
+        return SparseDistribution(torch.cat(ids), torch.cat(probs))
 
     def _account(self, step: EngineStep) -> list[RowAccount]:
         """Per request what the step committed; verified drafts are counted here."""
@@ -200,6 +238,7 @@ class SpeculationAdapter:
                 computed = int(step.num_computed[i])
                 limit = self._limit(step, i, computed + accounts[i].num_valid)
                 row = self._row(request_id, computed, accounts[i], step.token_ids[i], limit > 0)
+                row = replace(row, temperature=float(step.temperatures[i]))
                 skipped = row.start - computed
                 kept.append(np.arange(first_row + skipped, first_row + skipped + row.num_rows))
                 rows.append(row)
@@ -265,6 +304,7 @@ class SpeculationAdapter:
         drafts: DraftBatch | None,
         limits: NDArray[np.int64],
     ) -> list[list[int]]:
+        self._drawn_from.clear()
         if drafts is None or not len(limits):
             return [[] for _ in step.request_ids]
         lengths = self.policy.admit(limits).tolist()
@@ -274,4 +314,20 @@ class SpeculationAdapter:
             request_id: drafted[:length]
             for request_id, drafted, length in zip(asked, tokens, lengths, strict=True)
         }
+        q = drafts.distribution
+        if q is not None:
+            sampled = [row.temperature > 0 for row in batch.rows if row.anchor is not None]
+            self._drawn_from = {
+                request_id: SparseDistribution(q.token_ids[i], q.probs[i])
+                for i, request_id in enumerate(asked)
+                if sampled[i]
+            }
         return [admitted.get(request_id, []) for request_id in step.request_ids]
+
+
+def _one_hot(tokens: Sequence[int], width: int) -> SparseDistribution:
+    """All probability on each of `tokens`, [len(tokens), width]."""
+    ids = torch.tensor(tokens).unsqueeze(-1).repeat(1, width)
+    probs = torch.zeros(len(tokens), width)
+    probs[:, 0] = 1.0
+    return SparseDistribution(ids, probs)

@@ -14,6 +14,7 @@ RUNNER_HOOKS: dict[str, tuple[str, ...]] = {
     "sample_tokens": ("self", "grammar_output"),
     "_update_states": ("self", "scheduler_output"),
     "_input_fits_in_drafter": ("self", "common_attn_metadata"),
+    "_get_spec_decode_draft_probs": ("self", "spec_decode_metadata"),
     "_get_eagle3_aux_layers_from_config": ("self",),
     "propose_draft_token_ids": (
         "self",
@@ -56,6 +57,7 @@ def check_engine_hooks() -> None:
     check_signatures(GPUModelRunner, RUNNER_HOOKS)
     for module, name in (
         (rejection_sampler, "expand_batch_to_tokens"),
+        (rejection_sampler, "rejection_sample"),
         (cpu_worker, "CPUModelRunner"),
     ):
         if not hasattr(module, name):

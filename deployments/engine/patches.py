@@ -1,10 +1,12 @@
-"""Mends for defects of vLLM 0.29 that break exactness on CPU."""
+"""What is replaced in vLLM 0.29's rejection sampler: a defect on CPU, and the sampler itself."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import torch
+
+from deployments.engine.sampler import rejection_sample
 
 
 def expand_batch_to_tokens(
@@ -29,3 +31,52 @@ def expand_batch_to_tokens(
 def mend_cpu_rejection_sampler(rejection_sampler: Any) -> None:
     """Put the mended `expand_batch_to_tokens` into vLLM's `rejection_sampler` module."""
     rejection_sampler.expand_batch_to_tokens = expand_batch_to_tokens
+
+
+def use_sparse_sampler(rejection_sampler: Any) -> None:
+    """Let our `rejection_sample` verify batches with sampled requests.
+
+    `draft_probs` is then a `SparseDistribution` [N, k] or None. Greedy batches stay with
+    vLLM's own. Doing it twice changes nothing.
+    """
+    original = rejection_sampler.rejection_sample
+    if getattr(original, "is_sparse", False):
+        return
+
+    def dispatch(
+        draft_token_ids: torch.Tensor,
+        num_draft_tokens: list[int],
+        max_spec_len: int,
+        cu_num_draft_tokens: torch.Tensor,
+        draft_probs: Any,
+        target_logits: torch.Tensor,
+        bonus_token_ids: torch.Tensor,
+        sampling_metadata: Any,
+        **options: Any,
+    ) -> torch.Tensor:
+        if sampling_metadata.all_greedy:
+            result: torch.Tensor = original(
+                draft_token_ids,
+                num_draft_tokens,
+                max_spec_len,
+                cu_num_draft_tokens,
+                None,
+                target_logits,
+                bonus_token_ids,
+                sampling_metadata,
+                **options,
+            )
+            return result
+        greedy = sampling_metadata.temperature == rejection_sampler.GREEDY_TEMPERATURE
+        return rejection_sample(
+            draft_token_ids,
+            num_draft_tokens,
+            draft_probs,
+            target_logits,
+            bonus_token_ids.squeeze(-1),
+            greedy,
+            max_drafts=max_spec_len,
+        )
+
+    dispatch.is_sparse = True  # type: ignore[attr-defined]
+    rejection_sampler.rejection_sample = dispatch

@@ -15,8 +15,8 @@ from vllm.v1.worker.cpu_model_runner import CPUModelRunner
 
 from autoscale.policies import policy_from_dict
 from deployments.engine.adapter import EngineStep, SpeculationAdapter
-from deployments.engine.eligibility import ineligible_reason
-from deployments.engine.patches import mend_cpu_rejection_sampler
+from deployments.engine.eligibility import GREEDY_TEMPERATURE, ineligible_reason
+from deployments.engine.patches import mend_cpu_rejection_sampler, use_sparse_sampler
 from deployments.engine.placeholders import padded_requests, strip_bitmask, strip_placeholders
 from deployments.engine.settings import WorkerSettings
 from deployments.engine.source import make_source
@@ -48,6 +48,7 @@ class DraftingRunner:
         settings = WorkerSettings.from_config(vllm_config.additional_config)
         self.use_aux_hidden_state_outputs = True
         self._scheduled_drafts: dict[str, list[int]] = {}
+        self._verified_drafts: dict[str, list[int]] = {}
         self._target_layer_ids = settings.target_layer_ids
         self.adapter = SpeculationAdapter(
             make_source(settings, device),
@@ -71,9 +72,9 @@ class DraftingRunner:
 
     def execute_model(self, scheduler_output: Any, intermediate_tensors: Any = None) -> Any:
         self._scheduled_drafts = scheduler_output.scheduled_spec_decode_tokens
-        return super().execute_model(  # type: ignore[misc]
-            strip_placeholders(scheduler_output), intermediate_tensors
-        )
+        stripped = strip_placeholders(scheduler_output)
+        self._verified_drafts = stripped.scheduled_spec_decode_tokens
+        return super().execute_model(stripped, intermediate_tensors)  # type: ignore[misc]
 
     def sample_tokens(self, grammar_output: Any) -> Any:
         if grammar_output is not None and padded_requests(self._scheduled_drafts):
@@ -111,9 +112,21 @@ class DraftingRunner:
                 sampled=sampled_token_ids,
                 token_ids=batch.token_ids_cpu,
                 num_output_left=[self._num_output_left(id_) for id_ in batch.req_ids],
+                temperatures=[self._temperature(id_) for id_ in batch.req_ids],
                 features=aux_hidden_states,
             )
         )
+
+    def _get_spec_decode_draft_probs(self, spec_decode_metadata: Any) -> Any:
+        # Not vLLM's [N, V] tensor: what `patches.use_sparse_sampler` takes in its place.
+        drafts = self._verified_drafts
+        request_ids = self.input_batch.req_ids  # type: ignore[attr-defined]
+        return self.adapter.draft_distribution(request_ids, drafts)
+
+    def _temperature(self, request_id: str) -> float:
+        params = self.requests[request_id].sampling_params  # type: ignore[attr-defined]
+        sampled = params is not None and params.temperature >= GREEDY_TEMPERATURE
+        return params.temperature if sampled else 0.0
 
     def _num_output_left(self, request_id: str) -> int:
         state = self.requests[request_id]  # type: ignore[attr-defined]
@@ -127,3 +140,4 @@ class DSparkCPUModelRunner(DraftingRunner, CPUModelRunner):  # type: ignore[misc
     def __init__(self, vllm_config: Any, device: torch.device) -> None:
         super().__init__(vllm_config, device)
         mend_cpu_rejection_sampler(rejection_sampler)
+        use_sparse_sampler(rejection_sampler)

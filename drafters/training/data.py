@@ -116,9 +116,7 @@ class BatchPlan:
         return batches
 
 
-def make_batch(
-    sequences: Sequence[TextSequence], num_anchors: int, chosen: random.Random
-) -> Batch:
+def make_batch(sequences: Sequence[TextSequence], num_anchors: int, chosen: random.Random) -> Batch:
     """Pad sequences and draw up to `num_anchors` different anchors of each, in order."""
     longest = max(len(sequence.tokens) for sequence in sequences)
     tokens = torch.zeros(len(sequences), longest, dtype=torch.int64)

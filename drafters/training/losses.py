@@ -61,13 +61,16 @@ def draft_losses(
     )
     weights = position_weights(logits.shape[1]).to(logits.device) * counted
     norm = weights.sum().clamp_min(1e-9)
-    means = [(weights * loss).sum() / norm for loss in (cross_entropy, l1, confidence)]
-    total = CE_WEIGHT * means[0] + L1_WEIGHT * means[1] + CONFIDENCE_WEIGHT * means[2]
+    ce_mean, l1_mean, confidence_mean = (
+        (weights * loss).sum() / norm for loss in (cross_entropy, l1, confidence)
+    )
+    total = CE_WEIGHT * ce_mean + L1_WEIGHT * l1_mean + CONFIDENCE_WEIGHT * confidence_mean
     with torch.no_grad():
         same = (logits.argmax(-1) == target_logits.argmax(-1)).float()
         blocks = counted.any(-1)
-        lengths = [_acceptance_lengths(rate * counted)[blocks] for rate in (survival, same)]
-    return DraftLosses(total, *means, lengths[0].mean(), lengths[1].mean())
+        length = _acceptance_lengths(survival * counted)[blocks].mean()
+        greedy_length = _acceptance_lengths(same * counted)[blocks].mean()
+    return DraftLosses(total, ce_mean, l1_mean, confidence_mean, length, greedy_length)
 
 
 def _acceptance_lengths(rates: Tensor) -> Tensor:

@@ -62,6 +62,7 @@ def engine_step(*requests, left=50):
         sampled=[r[4] for r in requests],
         token_ids=np.tile(np.arange(64, dtype=np.int32), (len(requests), 1)),
         num_output_left=[left] * len(requests),
+        temperatures=[0.0] * len(requests),
         features=[
             torch.arange(total)[:, None].float(),
             1000 + torch.arange(total)[:, None].float(),
