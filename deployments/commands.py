@@ -1,4 +1,4 @@
-"""`dspark serve` and `dspark measure`."""
+"""`dspark serve`, `dspark measure` and `dspark answers`."""
 
 from __future__ import annotations
 
@@ -27,6 +27,19 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     measure.add_argument("--repeats", type=int, default=100)
     measure.set_defaults(run=_measure)
 
+    answers = subparsers.add_parser(
+        "answers", help="let a target answer prompts: the text its drafter is trained on"
+    )
+    answers.add_argument("--target", required=True, help="the target's checkpoint directory")
+    answers.add_argument(
+        "--prompts", type=Path, nargs="+", required=True, help="JSON lines (.gz or not) of messages"
+    )
+    answers.add_argument("--output", type=Path, required=True, help="continued when begun")
+    answers.add_argument("--rows-per-file", type=int, default=4000)
+    answers.add_argument("--max-tokens", type=int, default=192, help="output tokens per answer")
+    answers.add_argument("--seed", type=int, default=0)
+    answers.set_defaults(run=_answers)
+
 
 def _serve(args: argparse.Namespace) -> int:
     # vLLM's and Serve's own start-up chatter would bury our progress lines.
@@ -52,5 +65,22 @@ def _measure(args: argparse.Namespace) -> int:
         print(measure(args.config, args.threads, args.repeats))
     except ConfigError as error:
         print(f"dspark measure: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _answers(args: argparse.Namespace) -> int:
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+    from deployments.engine.regenerate import Generation, regenerate
+
+    options = Generation(
+        max_tokens=args.max_tokens, rows_per_file=args.rows_per_file, seed=args.seed
+    )
+    try:
+        regenerate(
+            args.target, args.prompts, args.output, options, lambda line: print(line, flush=True)
+        )
+    except (OSError, ValueError) as error:
+        print(f"dspark answers: {error}", file=sys.stderr)
         return 2
     return 0
