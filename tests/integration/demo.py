@@ -1,4 +1,4 @@
-"""The bundled demo as the tests serve it: float32, few seats, a random drafter."""
+"""The bundled demo as the tests serve it: float32, few seats, its trained drafter."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ DEMO_TARGET: dict[str, Any] = {
     "kv_cache_mib": 128,
 }
 DEMO_DRAFTER: dict[str, Any] = {
-    "random": {"target_layer_ids": [1, 3, 5]},
+    "source": "models/demo-drafter",
     "dtype": "float32",
     "num_context_tokens": 512,
     "context_mib": 32,

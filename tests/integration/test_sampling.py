@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from typing import Any
 
@@ -14,6 +15,7 @@ from vllm.v1.sample.metadata import SamplingMetadata
 import deployments.engine.runner as runner
 from deployments.engine.patches import mend_cpu_rejection_sampler
 from deployments.engine.placeholders import padded_requests
+from drafters.messages import DraftBatch, StepBatch
 from drafters.sources import ColocatedDraftSource
 from tests.integration.engines import BLOCK_TOKENS, draft_engine, draft_from
 
@@ -108,8 +110,54 @@ def first_tokens(engine: Any, draws: int) -> Counter[int]:
     return counts
 
 
-def total_variation(a: Counter[int], b: Counter[int]) -> float:
+def total_variation(a: Counter[Any], b: Counter[Any]) -> float:
     return 0.5 * sum(abs(a[t] / a.total() - b[t] / b.total()) for t in a | b)
+
+
+class Mortal:
+    """A draft source that stops answering after `num_drafts` drafts, or never."""
+
+    def __init__(self, num_drafts: float = math.inf) -> None:
+        self._source = ColocatedDraftSource(draft_engine())
+        self._left = num_drafts
+        self.num_sampled = 0
+
+    def draft(self, batch: StepBatch) -> DraftBatch | None:
+        self._left -= batch.num_drafts
+        if self._left < 0:
+            return None
+        drafts = self._source.draft(batch)
+        self.num_sampled += drafts is not None and drafts.distribution is not None
+        return drafts
+
+    def close(self) -> None:
+        self._source.close()
+
+
+DRAWS = 1200
+FIXED_PROMPT = "What is the capital of France?"
+
+
+def first_three(engine: Any) -> list[tuple[int, ...]]:
+    """The first three tokens of `DRAWS` answers to one prompt at temperature 0.7."""
+    params = SamplingParams(temperature=0.7, max_tokens=8, ignore_eos=True)
+    chat = [{"role": "user", "content": FIXED_PROMPT}]
+    answers = engine.chat([chat] * DRAWS, params, use_tqdm=False)
+    return [tuple(answer.outputs[0].token_ids[:3]) for answer in answers]
+
+
+def test_the_first_three_tokens_have_the_targets_distribution(speculative, plain):
+    """Also when the drafter dies half-way. The floor: plain decoding against itself."""
+    expected, control = first_three(plain), first_three(plain)
+    for source in (Mortal(), Mortal(num_drafts=DRAWS)):
+        adapter = draft_from(speculative, source)
+        got = first_three(speculative)
+        assert source.num_sampled > 0
+        assert adapter.stats.accepted_tokens > DRAWS // 4
+        for end in (1, 2, 3):
+            prefixes = [Counter(t[:end] for t in some) for some in (expected, control, got)]
+            floor = total_variation(prefixes[0], prefixes[1])
+            assert total_variation(prefixes[0], prefixes[2]) < 1.3 * floor + 0.02
 
 
 def test_an_aborted_request_frees_its_kv_blocks_and_its_session(speculative):
