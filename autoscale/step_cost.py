@@ -1,0 +1,56 @@
+"""What a target step costs by the tokens in it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, slots=True)
+class StepCostTable:
+    """Seconds per target step, `step_cost_s`, at rising numbers of tokens, `n_tokens`.
+
+    Between two entries the cost is linear; beyond the last it goes on with the last slope.
+    Raises ValueError for fewer than two entries, or entries that do not rise.
+    """
+
+    n_tokens: tuple[int, ...]
+    step_cost_s: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        rising = all(a < b for a, b in pairwise(self.n_tokens))
+        matching = len(self.n_tokens) == len(self.step_cost_s) >= 2
+        if not (matching and rising and min(self.step_cost_s) > 0):
+            raise ValueError(
+                f"step costs {self.step_cost_s} at {self.n_tokens} tokens: needed are two or "
+                "more positive costs at rising numbers of tokens"
+            )
+
+    def at(self, n_tokens: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Seconds of steps of `n_tokens`, any shape."""
+        known_n, known_s = self.n_tokens, self.step_cost_s
+        inside = np.interp(n_tokens, known_n, known_s)
+        slope = (known_s[-1] - known_s[-2]) / (known_n[-1] - known_n[-2])
+        return np.asarray(inside + np.maximum(np.asarray(n_tokens) - known_n[-1], 0) * slope)
+
+    def envelope(self) -> StepCostTable:
+        """The largest convex table that nowhere costs more than this one.
+
+        Costs that fall with more tokens are noise: they are levelled first, from the right.
+        """
+        levelled = np.minimum.accumulate(np.array(self.step_cost_s)[::-1])[::-1]
+        hull: list[tuple[int, float]] = []
+        for point in zip(self.n_tokens, levelled.tolist(), strict=True):
+            while len(hull) >= 2 and not _turns_up(hull[-2], hull[-1], point):
+                hull.pop()
+            hull.append(point)
+        n_tokens, step_cost_s = zip(*hull, strict=True)
+        return StepCostTable(n_tokens, step_cost_s)
+
+
+def _turns_up(a: tuple[int, float], b: tuple[int, float], c: tuple[int, float]) -> bool:
+    """Whether the slope from b to c exceeds that from a to b."""
+    return (c[1] - b[1]) * (b[0] - a[0]) > (b[1] - a[1]) * (c[0] - b[0])
