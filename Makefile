@@ -51,9 +51,9 @@ check: setup ## ruff, mypy --strict, import-linter
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: setup ## measure this machine: draft engine, wire, adapter, speed against speculation off
+bench: setup ## measure this machine: parts of a step, then speed against speculation off (half an hour)
 	$(BIN)/dspark measure
-	$(BIN)/dspark bench
+	$(BIN)/dspark bench --output bench.json
 
 clean: ## remove the environment and every cache
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

@@ -18,14 +18,15 @@ def causal_lengths(
     confidences: NDArray[np.float64],
     limits: NDArray[np.int64],
     envelope: StepCostTable,
-    draft_cost_s: float,
+    beyond_s: float,
+    num_plain: int = 0,
 ) -> NDArray[np.int64]:
     """Draft tokens to verify per request, int64 [R].
 
     `confidences` [R, gamma] are P(token k accepted | those before it), `limits` [R] the
-    most a request can take, `envelope` the convex cost of a step, `draft_cost_s` what
-    drafting for these requests costs. On a convex cost the objective has one peak, so
-    stopping at the first token that does not raise it finds the best schedule.
+    most a request can take, `envelope` the convex cost of a step, `beyond_s` what else a step
+    takes, drafting included, and `num_plain` the requests without drafts in it. On a
+    convex cost the objective has one peak, so stopping at the first token that does not raise it finds the best schedule.
     """
     rows, gamma = confidences.shape
     if not rows:
@@ -33,8 +34,9 @@ def causal_lengths(
     survival = np.cumprod(confidences, axis=1)
     survival[np.arange(gamma) >= limits[:, None]] = 0.0
     order = np.argsort(-survival, axis=None, kind="stable")  # ties by request, then position
-    expected = rows + np.concatenate(([0.0], np.cumsum(survival.flat[order])))
-    cost_s = envelope.at(rows + np.arange(rows * gamma + 1)) + draft_cost_s
+    num_requests = rows + num_plain
+    expected = num_requests + np.concatenate(([0.0], np.cumsum(survival.flat[order])))
+    cost_s = envelope.at(num_requests + np.arange(rows * gamma + 1)) + beyond_s
     rate = expected / cost_s
     falls = np.flatnonzero(rate[1:] <= rate[:-1])
     taken = order[: falls[0] if len(falls) else rows * gamma]

@@ -1,58 +1,107 @@
 """How many draft tokens of each request a step verifies.
 
-Pure decisions: the engine's adapter asks, before drafts are requested, whether a
-policy wants any, and afterwards how many of them are admitted.
+Pure decisions. The engine's adapter asks a policy, before drafts are requested, for whom to
+request them, and afterwards how many of them are admitted; and it tells the policy what
+every step did.
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 
+class Verified(NamedTuple):
+    """What became of a request's admitted draft tokens."""
+
+    request_id: str
+    num_drafts: int
+    num_accepted: int
+
+
 @dataclass(frozen=True, slots=True)
-class Off:
+class StepOutcome:
+    """A finished target step.
+
+    `step_s` is its wall time, drafting excluded, or None where that would say nothing: the
+    engine was idle before it, or a prompt was prefilled in it.
+    """
+
+    n_tokens: int
+    step_s: float | None
+    verified: Sequence[Verified]
+
+
+class Policy(Protocol):
+    """The verify schedule of one engine."""
+
+    def choose(self, candidates: Sequence[str], num_requests: int) -> Collection[str]:
+        """For which of `candidates` to request drafts, in a step of `num_requests` requests."""
+
+    def admit(
+        self, confidences: NDArray[np.float64], limits: NDArray[np.int64], num_requests: int
+    ) -> NDArray[np.int64]:
+        """Draft tokens to verify per drafted request, int64 [R], at most `limits` [R].
+
+        `confidences` [R, gamma] are P(token k accepted | those before it accepted).
+        """
+
+    def record_draft(self, num_drafts: int, draft_s: float) -> None:
+        """Drafting for `num_drafts` requests took `draft_s`."""
+
+    def record_step(self, outcome: StepOutcome) -> None:
+        """A step has finished."""
+
+    def forget(self, request_id: str) -> None:
+        """A request has ended."""
+
+    def snapshot(self) -> dict[str, Any]:
+        """What it has learned, as plain values."""
+
+
+class _Stateless:
+    """Learns nothing."""
+
+    def record_draft(self, num_drafts: int, draft_s: float) -> None:
+        pass
+
+    def record_step(self, outcome: StepOutcome) -> None:
+        pass
+
+    def forget(self, request_id: str) -> None:
+        pass
+
+    def snapshot(self) -> dict[str, Any]:
+        return {}
+
+
+@dataclass(frozen=True)
+class Off(_Stateless):
     """No drafts: plain decoding. Features keep flowing, so drafting can resume warm."""
 
-    @property
-    def wants_drafts(self) -> bool:
-        return False
+    def choose(self, candidates: Sequence[str], num_requests: int) -> Collection[str]:
+        return ()
 
-    def admit(self, limits: NDArray[np.int64]) -> NDArray[np.int64]:
+    def admit(
+        self, confidences: NDArray[np.float64], limits: NDArray[np.int64], num_requests: int
+    ) -> NDArray[np.int64]:
         return np.zeros_like(limits)
 
 
-@dataclass(frozen=True, slots=True)
-class Fixed:
+@dataclass(frozen=True)
+class Fixed(_Stateless):
     """The first `k` draft tokens of every request, whatever the load."""
 
     k: int
 
-    @property
-    def wants_drafts(self) -> bool:
-        return self.k > 0
+    def choose(self, candidates: Sequence[str], num_requests: int) -> Collection[str]:
+        return candidates
 
-    def admit(self, limits: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Draft tokens to verify per request: `limits` is `[R]`, what each can take."""
+    def admit(
+        self, confidences: NDArray[np.float64], limits: NDArray[np.int64], num_requests: int
+    ) -> NDArray[np.int64]:
         return np.minimum(limits, self.k)
-
-
-Policy = Off | Fixed
-
-
-def policy_from_dict(settings: dict[str, Any]) -> Policy:
-    """`{"kind": "off"}` or `{"kind": "fixed", "k": 7}`.
-
-    Raises ValueError for anything else, saying what is accepted.
-    """
-    match settings:
-        case {"kind": "off", **rest} if not rest:
-            return Off()
-        case {"kind": "fixed", "k": int(k), **rest} if not rest and k >= 1:
-            return Fixed(k)
-    raise ValueError(
-        f"policy {settings!r} is not one of {{kind: off}} and {{kind: fixed, k: 1 or more}}"
-    )

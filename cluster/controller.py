@@ -49,10 +49,14 @@ class DrafterPlan:
 
 @dataclass(frozen=True, slots=True)
 class TargetPlan:
-    """What a target needs: its drafter's address, or None when there is none."""
+    """What a target needs: its drafter's address, or None when there is none.
+
+    `policy` is the one set for its model while serving, None where none was.
+    """
 
     drafter_address: str | None
     secret: str
+    policy: dict[str, Any] | None = None
 
 
 class FleetController:
@@ -67,6 +71,18 @@ class FleetController:
         self._targets: dict[str, tuple[TargetReport, float]] = {}
         self._drafters: dict[str, tuple[DrafterReport, float]] = {}
         self._assigned: dict[str, str] = {}
+        self._policies: dict[str, dict[str, Any]] = {}
+
+    def set_policy(self, model_id: str, policy: dict[str, Any]) -> None:
+        """Let all targets of a model use `policy` from their next report on.
+
+        Raises KeyError when no target of that model drafts.
+        """
+        self._expire()
+        drafting = (t for t, _ in self._targets.values() if t.placement != "off")
+        if model_id not in {target.model_id for target in drafting}:
+            raise KeyError(model_id)
+        self._policies[model_id] = policy
 
     def report_drafter(self, report: DrafterReport) -> DrafterPlan:
         self._drafters[report.replica_id] = (report, self._clock())
@@ -76,7 +92,8 @@ class FleetController:
         self._targets[report.replica_id] = (report, self._clock())
         self._plan(report.model_id)
         drafter = self._drafters.get(self._assigned.get(report.replica_id, ""))
-        return TargetPlan(drafter[0].address if drafter else None, self._secret)
+        address = drafter[0].address if drafter else None
+        return TargetPlan(address, self._secret, self._policies.get(report.model_id))
 
     def snapshot(self) -> dict[str, Any]:
         """The fleet as `GET /fleet` shows it: per model its replicas and their totals."""

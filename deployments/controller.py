@@ -33,6 +33,14 @@ class ControllerActor:
     async def report_target(self, report: TargetReport) -> TargetPlan:
         return self._fleet.report_target(report)
 
+    async def set_policy(self, model_id: str, policy: dict[str, Any]) -> bool:
+        """False where no target of that model drafts."""
+        try:
+            self._fleet.set_policy(model_id, policy)
+        except KeyError:
+            return False
+        return True
+
     async def snapshot(self) -> dict[str, Any]:
         return self._fleet.snapshot()
 

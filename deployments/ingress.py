@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 import ray
-from fastapi import HTTPException, Request
+from fastapi import Body, HTTPException, Request
 from ray import serve
 from ray.llm._internal.serve.core.ingress.ingress import DEFAULT_ENDPOINTS, init
 from ray.serve.llm.ingress import OpenAiIngress, make_fastapi_ingress
 from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.responses import JSONResponse
 
+from autoscale.policy_settings import check_policy
 from deployments.controller import find_controller
 
 
 class FleetIngress(OpenAiIngress):  # type: ignore[misc]
-    """Adds `GET /fleet` to the OpenAI endpoints.
+    """Adds `GET /fleet` and `PUT /fleet/models/{id}/policy` to the OpenAI endpoints.
 
     Serve deploys what the ingress is bound to; controller and drafters are bound to it
     as `dependencies` for that alone.
@@ -28,12 +29,31 @@ class FleetIngress(OpenAiIngress):  # type: ignore[misc]
 
     async def fleet(self) -> dict[str, Any]:
         """Replicas, drafter assignments and speculation totals; 503 without a controller."""
+        snapshot: dict[str, Any] = await self._controller("snapshot")
+        return snapshot
+
+    async def set_policy(
+        self, model_id: str, policy: Annotated[dict[str, Any], Body()]
+    ) -> dict[str, Any]:
+        """Change how a model's drafts are verified, while it serves; 400 for no such policy.
+
+        `{"kind": "off"}` stops speculation. Targets follow within one exchange, and
+        `GET /fleet` shows each one's policy. A restart of the application forgets it.
+        """
+        try:
+            check_policy(policy)
+        except ValueError as error:
+            raise HTTPException(400, str(error)) from None
+        if not await self._controller("set_policy", model_id, policy):
+            raise HTTPException(404, f"no target of a model {model_id!r} drafts")
+        return {"model": model_id, "policy": policy}
+
+    async def _controller(self, method: str, *args: Any) -> Any:
         try:
             controller = find_controller(serve.get_replica_context().app_name)
-            snapshot: dict[str, Any] = await controller.snapshot.remote()
+            return await getattr(controller, method).remote(*args)
         except (ValueError, ray.exceptions.RayError) as error:
             raise HTTPException(503, f"the fleet controller does not answer: {error}") from None
-        return snapshot
 
 
 async def openai_error(request: Request, error: Exception) -> JSONResponse:
@@ -50,5 +70,9 @@ def make_ingress() -> Any:
     """The ingress class with its routes, ready to be a Serve deployment."""
     app = init()
     app.add_exception_handler(StarletteHTTPException, openai_error)
-    endpoints = {**DEFAULT_ENDPOINTS, "fleet": lambda app: app.get("/fleet")}
+    endpoints = {
+        **DEFAULT_ENDPOINTS,
+        "fleet": lambda app: app.get("/fleet"),
+        "set_policy": lambda app: app.put("/fleet/models/{model_id:path}/policy"),
+    }
     return make_fastapi_ingress(FleetIngress, endpoint_map=endpoints, app=app)

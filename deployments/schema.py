@@ -6,7 +6,7 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from autoscale.policies import policy_from_dict
+from autoscale.policy_settings import check_policy
 from deployments.errors import ConfigError
 
 Placement = Literal["split", "colocated", "off"]
@@ -79,7 +79,7 @@ class ModelSpec(_Settings):
     target: TargetSpec
     placement: Placement = "split"
     drafter: DrafterSpec | None = None
-    policy: dict[str, Any] = Field(default_factory=lambda: {"kind": "fixed", "k": 7})
+    policy: dict[str, Any] = Field(default_factory=lambda: {"kind": "causal"})
 
     @field_validator("placement", mode="before")
     @classmethod
@@ -94,7 +94,7 @@ class ModelSpec(_Settings):
     @field_validator("policy")
     @classmethod
     def _known_policy(cls, value: dict[str, Any]) -> dict[str, Any]:
-        policy_from_dict(value)
+        check_policy(value)
         return value
 
     @model_validator(mode="after")

@@ -54,9 +54,9 @@ class TargetServer(LLMServer):  # type: ignore[misc]
                 self._replica_id, self._llm_config.model_id, self._placement, os.getpid(), stats
             )
         )
-        if self._placement == "split" and plan != self._plan:
+        if self._placement != "off" and plan != self._plan:
             await self.collective_rpc(
-                "dspark_set_drafter", args=(plan.drafter_address, plan.secret)
+                "dspark_apply_plan", args=(plan.drafter_address, plan.secret, plan.policy)
             )
             self._plan = plan
 

@@ -14,7 +14,13 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "--config",
         type=Path,
         default=Path("deployments/configs/bench.yaml"),
-        help="a Serve file whose models are the arms; the first is compared with",
+        help="a Serve file; its first model is compared with",
+    )
+    bench.add_argument(
+        "--policies",
+        nargs="+",
+        default=["fixed:3", "fixed:7", "causal"],
+        help="every model that drafts is an arm with each of these",
     )
     bench.add_argument("--port", type=int, default=8123)
     bench.add_argument("--concurrency", type=int, nargs="+", default=[1, 2, 4, 8, 16, 32])
@@ -29,11 +35,13 @@ def _bench(args: argparse.Namespace) -> int:
     import httpx
     import yaml
 
+    from loadtest.arms import arms_of, parse_policy
     from loadtest.side_by_side import compare, serving, table_header, write_json
 
     try:
         document = yaml.safe_load(args.config.read_text())
-        arms = [model["id"] for model in document["applications"][0]["args"]["models"]]
+        models = document["applications"][0]["args"]["models"]
+        arms = arms_of(models, [parse_policy(text) for text in args.policies])
         with serving(args.config, args.port) as url:
             print(table_header(arms), flush=True)
             cells = compare(
@@ -45,7 +53,7 @@ def _bench(args: argparse.Namespace) -> int:
                 temperature=args.temperature,
                 progress=lambda line: print(line, flush=True),
             )
-    except (OSError, KeyError, RuntimeError, httpx.HTTPError) as error:
+    except (OSError, KeyError, ValueError, RuntimeError, httpx.HTTPError) as error:
         print(f"dspark bench: {error}", file=sys.stderr)
         return 1
     if args.output is not None:

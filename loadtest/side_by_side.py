@@ -16,6 +16,7 @@ from pathlib import Path
 
 import httpx
 
+from loadtest.arms import Arm, switch_to
 from loadtest.closed_loop import Load, run_closed_loop
 from loadtest.prompts import CHAT, CODE, MATH
 
@@ -25,7 +26,10 @@ _STOP_TIMEOUT_S = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """An arm at a concurrency: the median of its runs, and that over the first arm's."""
+    """An arm at a concurrency: the median of its runs, and that over the first arm's.
+
+    `runs` are all of them, in tokens per second.
+    """
 
     arm: str
     concurrency: int
@@ -76,7 +80,7 @@ def mixed_prompts(count: int) -> list[str]:
 
 def compare(
     url: str,
-    arms: Sequence[str],
+    arms: Sequence[Arm],
     concurrencies: Sequence[int],
     *,
     rounds: int,
@@ -84,32 +88,35 @@ def compare(
     temperature: float,
     progress: Callable[[str], None],
 ) -> list[Cell]:
-    """Every arm (a model id) at every concurrency, `rounds` times, the arms taking turns."""
+    """Every arm at every concurrency, `rounds` times, the arms taking turns."""
     cells: list[Cell] = []
     for concurrency in concurrencies:
         prompts = mixed_prompts(max(6, 2 * concurrency))
-        runs: dict[str, list[float]] = {arm: [] for arm in arms}
+        runs: dict[str, list[float]] = {arm.name: [] for arm in arms}
         for round_ in range(rounds + 1):
             for arm in arms:
                 load = Load(prompts, max_tokens, temperature, secrets.token_hex(8))
-                result = run_closed_loop(url, arm, load, concurrency)
+                switch_to(url, arm)
+                result = run_closed_loop(url, arm.model, load, concurrency)
                 if round_ > 0:  # the first round warms up
-                    runs[arm].append(result.tokens_per_s)
-        medians = {arm: statistics.median(values) for arm, values in runs.items()}
+                    runs[arm.name].append(result.tokens_per_s)
+        medians = {name: statistics.median(values) for name, values in runs.items()}
         for arm in arms:
-            ratio = medians[arm] / medians[arms[0]]
-            cells.append(Cell(arm, concurrency, medians[arm], ratio, tuple(runs[arm])))
+            median = medians[arm.name]
+            ratio = median / medians[arms[0].name]
+            cells.append(Cell(arm.name, concurrency, median, ratio, tuple(runs[arm.name])))
         progress(table_row(cells[-len(arms) :]))
     return cells
 
 
-def table_header(arms: Sequence[str]) -> str:
-    columns = " | ".join(f"{arm} tok/s | ratio" for arm in arms)
-    return f"| concurrency | {columns} |\n|" + "---|" * (1 + 2 * len(arms))
+def table_header(arms: Sequence[Arm]) -> str:
+    """Markdown; every cell is tokens per second and the ratio to the first arm."""
+    columns = " | ".join(arm.name for arm in arms)
+    return f"| concurrency | {columns} |\n|" + "---|" * (1 + len(arms))
 
 
 def table_row(cells: Sequence[Cell]) -> str:
-    columns = " | ".join(f"{cell.tokens_per_s:.1f} | {cell.ratio:.2f}" for cell in cells)
+    columns = " | ".join(f"{cell.tokens_per_s:.0f} ({cell.ratio:.2f}x)" for cell in cells)
     return f"| {cells[0].concurrency} | {columns} |"
 
 

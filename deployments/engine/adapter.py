@@ -8,14 +8,15 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from autoscale.policies import Policy
+from autoscale.policies import Policy, StepOutcome, Verified
 from deployments.engine.accounting import RowAccount, account
+from deployments.engine.backlog import FeatureBacklog
 from deployments.engine.prefix_hash import extend_prefix_hashes
 from drafters.messages import DraftBatch, DraftSource, SparseDistribution, StepBatch, StepRow
 
@@ -109,6 +110,9 @@ class SpeculationAdapter:
         self._num_epochs = 0
         self._drawn_from: dict[str, SparseDistribution] = {}
         self._no_features = torch.empty(0, 0)  # [0, feature_size] from the first step on
+        self._backlog = FeatureBacklog()
+        self._ended_s = 0.0
+        self._drafted: set[str] = set()  # for whom drafts came after the last step
 
     @property
     def num_sessions(self) -> int:
@@ -125,6 +129,7 @@ class SpeculationAdapter:
         """Requests that finished or were aborted; their sessions end with the next batch."""
         for request_id in request_ids:
             self._ineligible.pop(request_id, None)
+            self.policy.forget(request_id)
             self.suspend_requests((request_id,))
 
     def suspend_requests(self, request_ids: Iterable[str]) -> None:
@@ -136,32 +141,56 @@ class SpeculationAdapter:
     def flush(self) -> None:
         """Tell the drafter what closed when no step follows that would."""
         if self._closed:
-            self.source.draft(
-                StepBatch(self._target_id, (), self._no_features, self._take_closed())
-            )
+            self._send(StepBatch(self._target_id, (), self._no_features, self._take_closed()))
 
     def step(self, step: EngineStep) -> list[list[int]]:
         """Draft tokens to verify next, per request; an empty list is plain decoding."""
         began = time.perf_counter()
         accounts = self._account(step)
-        batch, limits = self._describe(step, accounts)
+        self.policy.record_step(self._outcome(step, accounts, began))
+        num_decoding = sum(row.anchor is not None for row in accounts)
+        batch, limits, may_wait = self._describe(step, accounts, num_decoding)
         described = time.perf_counter()
-        drafts = self._ask(batch)
+        drafts = self._ask(batch, may_wait)
         answered = time.perf_counter()
+        if batch.num_drafts:
+            self.policy.record_draft(batch.num_drafts, answered - described)
+            self.stats.steps_without_reply += drafts is None
         self.stats.steps += 1
-        self.stats.steps_without_reply += drafts is None and batch.num_drafts > 0
-        tokens = self._admit(step, batch, drafts, limits)
+        tokens = self._admit(step, batch, drafts, limits, num_decoding)
+        self._ended_s = time.perf_counter()
         self.stats.draft_s += answered - described
-        self.stats.adapter_s += described - began + time.perf_counter() - answered
+        self.stats.adapter_s += described - began + self._ended_s - answered
         return tokens
 
-    def _ask(self, batch: StepBatch) -> DraftBatch | None:
+    def _outcome(self, step: EngineStep, accounts: list[RowAccount], now_s: float) -> StepOutcome:
+        """What the step did, for the policy."""
+        num_drafts = [len(step.drafts.get(id_, ())) for id_ in step.request_ids]
+        verified = [
+            Verified(id_, drafts, row.num_accepted)
+            for id_, drafts, row in zip(step.request_ids, num_drafts, accounts, strict=True)
+            if id_ in self._drafted and row.anchor is not None
+        ]
+        n_tokens = sum(step.num_scheduled[id_] for id_ in step.request_ids)
+        only_decodes = n_tokens == len(num_drafts) + sum(num_drafts)
+        # A request that was there before has kept the engine busy since.
+        was_busy = any(id_ in self._tracked for id_ in step.request_ids)
+        step_s = now_s - self._ended_s if only_decodes and was_busy else None
+        return StepOutcome(n_tokens, step_s, verified)
+
+    def _send(self, batch: StepBatch, *, may_wait: bool = False) -> DraftBatch | None:
+        drafts = None
+        for ready in self._backlog.take(batch, hold=may_wait):
+            drafts = self.source.draft(ready)
+        return drafts
+
+    def _ask(self, batch: StepBatch, may_wait: bool) -> DraftBatch | None:
         """The source's drafts, or None when it fails or answers what no drafter may.
 
         A token outside the vocabulary would take the engine down with it.
         """
         try:
-            drafts = self.source.draft(batch)
+            drafts = self._send(batch, may_wait=may_wait)
         except Exception:
             log.exception("the draft source failed; decoding without drafts")
             return None
@@ -176,6 +205,9 @@ class SpeculationAdapter:
         lowest, highest = drafts.tokens.aminmax()
         shape = (batch.num_drafts, self._block_size)
         if drafts.tokens.shape != shape or lowest < 0 or highest >= self._vocab_size:
+            return False
+        c = drafts.confidences
+        if c.shape != shape or not bool(((c >= 0) & (c <= 1)).all()):
             return False
         q = drafts.distribution
         if q is None:
@@ -225,37 +257,47 @@ class SpeculationAdapter:
         return accounts
 
     def _describe(
-        self, step: EngineStep, accounts: list[RowAccount]
-    ) -> tuple[StepBatch, NDArray[np.int64]]:
-        """The batch to send, and how many draft tokens each of its drafts may have."""
+        self, step: EngineStep, accounts: list[RowAccount], num_decoding: int
+    ) -> tuple[StepBatch, NDArray[np.int64], bool]:
+        """The batch to send, the most draft tokens of each of its drafts, may it wait.
+
+        It may wait where requests decode and the policy wants drafts for none of them.
+        """
+        room = {
+            id_: self._limit(step, i, int(step.num_computed[i]) + accounts[i].num_valid)
+            for i, id_ in enumerate(step.request_ids)
+            if id_ not in self._ineligible and accounts[i].anchor is not None
+        }
+        candidates = [id_ for id_, limit in room.items() if limit > 0]
+        wanted = set(self.policy.choose(candidates, num_decoding))
         rows: list[StepRow] = []
         kept: list[NDArray[np.int64]] = []
-        limits: list[int] = []
         first_row = 0
         for i, request_id in enumerate(step.request_ids):
-            num_scheduled = step.num_scheduled[request_id]
             if request_id not in self._ineligible:
                 computed = int(step.num_computed[i])
-                limit = self._limit(step, i, computed + accounts[i].num_valid)
-                row = self._row(request_id, computed, accounts[i], step.token_ids[i], limit > 0)
-                row = replace(row, temperature=float(step.temperatures[i]))
+                row = self._row(
+                    request_id,
+                    computed,
+                    accounts[i],
+                    step.token_ids[i],
+                    request_id in wanted,
+                    float(step.temperatures[i]),
+                )
                 skipped = row.start - computed
                 kept.append(np.arange(first_row + skipped, first_row + skipped + row.num_rows))
                 rows.append(row)
-                if row.anchor is not None:
-                    limits.append(limit)
-            first_row += num_scheduled
+            first_row += step.num_scheduled[request_id]
         index = torch.from_numpy(np.concatenate(kept)) if kept else torch.empty(0, dtype=torch.long)
         features = torch.cat([layer.index_select(0, index) for layer in step.features], dim=-1)
         self._no_features = features[:0]
         self.stats.feature_rows += len(index)
         batch = StepBatch(self._target_id, tuple(rows), features, self._take_closed())
-        return batch, np.array(limits, dtype=np.int64)
+        limits = np.array([limit for id_, limit in room.items() if id_ in wanted], dtype=np.int64)
+        return batch, limits, bool(room) and not wanted
 
     def _limit(self, step: EngineStep, i: int, anchor_position: int) -> int:
         """Draft tokens worth verifying at all: inside the model's length and max_tokens."""
-        if not self.policy.wants_drafts:
-            return 0
         room = self._max_model_len - anchor_position - 1
         return min(self._block_size, room, step.num_output_left[i] - 1)
 
@@ -266,6 +308,7 @@ class SpeculationAdapter:
         row: RowAccount,
         token_ids: NDArray[np.int32],
         wants_draft: bool,
+        temperature: float,
     ) -> StepRow:
         tracked = self._tracked.get(request_id)
         if tracked is None or tracked.fed != computed:
@@ -285,6 +328,7 @@ class SpeculationAdapter:
             anchor=row.anchor if wants_draft else None,
             first_block=first_block,
             block_hashes=tuple(tracked.hashes[first_block:]),
+            temperature=temperature,
         )
 
     def _window_start(self, end: int) -> int:
@@ -303,13 +347,17 @@ class SpeculationAdapter:
         batch: StepBatch,
         drafts: DraftBatch | None,
         limits: NDArray[np.int64],
+        num_decoding: int,
     ) -> list[list[int]]:
         self._drawn_from.clear()
+        self._drafted.clear()
         if drafts is None or not len(limits):
             return [[] for _ in step.request_ids]
-        lengths = self.policy.admit(limits).tolist()
+        confidences = drafts.confidences.double().numpy(force=True)
+        lengths = self.policy.admit(confidences, limits, num_decoding).tolist()
         tokens = drafts.tokens.tolist()
         asked = [row.request_id for row in batch.rows if row.anchor is not None]
+        self._drafted.update(asked)
         admitted = {
             request_id: drafted[:length]
             for request_id, drafted, length in zip(asked, tokens, lengths, strict=True)

@@ -13,7 +13,9 @@ import torch
 import vllm.v1.sample.rejection_sampler as rejection_sampler
 from vllm.v1.worker.cpu_model_runner import CPUModelRunner
 
-from autoscale.policies import policy_from_dict
+from autoscale.policies import Off, Policy
+from autoscale.policy_settings import make_policy
+from autoscale.step_cost import StepCostTable
 from deployments.engine.adapter import EngineStep, SpeculationAdapter
 from deployments.engine.eligibility import GREEDY_TEMPERATURE, ineligible_reason
 from deployments.engine.patches import mend_cpu_rejection_sampler, use_sparse_sampler
@@ -50,9 +52,12 @@ class DraftingRunner:
         self._scheduled_drafts: dict[str, list[int]] = {}
         self._verified_drafts: dict[str, list[int]] = {}
         self._target_layer_ids = settings.target_layer_ids
+        self.policy_settings = settings.policy
+        self._policies: dict[str, Policy] = {}
+        self._step_cost: StepCostTable | None = None
         self.adapter = SpeculationAdapter(
             make_source(settings, device),
-            policy_from_dict(settings.policy),
+            Off(),  # until the cost of a step is known
             target_id=f"{vllm_config.instance_id}",
             block_size=settings.block_size,
             block_tokens=settings.block_tokens,
@@ -60,6 +65,20 @@ class DraftingRunner:
             max_model_len=vllm_config.model_config.max_model_len,
             vocab_size=vllm_config.model_config.get_vocab_size(),
         )
+
+    def start_drafting(self, step_cost: StepCostTable) -> None:
+        """Take up the configured policy, now that the cost of a step is known."""
+        self._step_cost = step_cost
+        self.set_policy(self.policy_settings)
+
+    def set_policy(self, settings: dict[str, Any]) -> None:
+        """Change the policy between steps; one used before goes on with what it learned."""
+        assert self._step_cost is not None, "start_drafting() comes first"
+        key = repr(sorted(settings.items()))
+        if key not in self._policies:
+            self._policies[key] = make_policy(settings, self._step_cost)
+        self.adapter.policy = self._policies[key]
+        self.policy_settings = settings
 
     def _get_eagle3_aux_layers_from_config(self) -> tuple[int, ...]:
         # A drafter's layer id i is the output of layer i, which vLLM calls i + 1.

@@ -27,7 +27,8 @@ BLOCK_TOKENS = 32
 
 def settings(**model: Any) -> Any:
     """One model's settings: the demo target in float32 with its drafter."""
-    base = {"id": "demo", "target": DEMO_TARGET, "drafter": DEMO_DRAFTER}
+    fixed = {"kind": "fixed", "k": 7}  # drafts in every step, whatever they cost here
+    base = {"id": "demo", "policy": fixed, "target": DEMO_TARGET, "drafter": DEMO_DRAFTER}
     return parse_settings({"models": [base | model]}).models[0]
 
 

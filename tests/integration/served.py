@@ -87,4 +87,8 @@ def demo_config(path: Path, *, models: dict[str, str], **target: Any) -> Path:
 
 def _model(id_: str, placement: str, target: dict[str, Any]) -> dict[str, Any]:
     model: dict[str, Any] = {"id": id_, "placement": placement, "target": DEMO_TARGET | target}
-    return model if placement == "off" else model | {"drafter": DEMO_DRAFTER}
+    if placement == "off":
+        return model
+    # Where faults are caused, drafts must come; elsewhere the default decides.
+    policy = {"policy": {"kind": "fixed", "k": 7}} if placement == "split" else {}
+    return model | policy | {"drafter": DEMO_DRAFTER}

@@ -16,10 +16,10 @@ STEEP = StepCostTable((1, 64), (0.001, 0.064))
 JAGGED = StepCostTable((1, 2, 3, 4, 5, 6, 9), (1.0, 1.05, 1.9, 1.95, 2.0, 2.05, 2.1))
 
 
-def lengths(confidences, table=FLAT, limits=None, draft_cost_s=0.0):
+def lengths(confidences, table=FLAT, limits=None, beyond_s=0.0):
     confidences = np.array(confidences)
     limits = np.full(len(confidences), GAMMA) if limits is None else np.array(limits)
-    return causal_lengths(confidences, limits, table.envelope(), draft_cost_s).tolist()
+    return causal_lengths(confidences, limits, table.envelope(), beyond_s).tolist()
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,125 @@
+"""Whether drafting pays: for the batch, and for each request. Decided before drafts exist.
+
+Everything here comes from earlier steps (design section 5, rule 3): what drafted requests
+had accepted per step and what that cost to verify, held against plain decoding at the
+present number of requests.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+_WEIGHT = 0.1  # of a new observation, once there are some
+_PROBE_WEIGHT = 0.25  # while probing: old observations may be of another kind of text
+_RESUME_GAIN = 1.05  # drafting stops at a gain of 1 and comes back at this one
+_FIRST_PROBE_STEPS = 64  # plain steps before a probe; doubled by each that finds no gain
+_MAX_PROBE_STEPS = 1024
+_PROBE_LENGTH = 4  # steps
+_MAX_PROBED = 4  # requests
+_MIN_OWN_STEPS = 8  # of a request, before its own acceptance decides
+_OWN_PAUSE_STEPS = 64
+
+Gain = Callable[[float, float], float]
+"""Tokens per second with drafting over those without, from what a drafted request has
+accepted and verified per step on average."""
+
+
+@dataclass(slots=True)
+class Achieved:
+    """Moving means over drafted steps: draft tokens accepted, and draft tokens verified."""
+
+    accepted: float = 0.0
+    verified: float = 0.0
+    num_seen: int = 0
+
+    def record(self, accepted: float, verified: float, weight: float) -> None:
+        self.num_seen += 1
+        weight = max(weight, 1 / self.num_seen)
+        self.accepted += weight * (accepted - self.accepted)
+        self.verified += weight * (verified - self.verified)
+
+
+@dataclass(slots=True)
+class _Own:
+    """A request's own record, and how long it still goes without drafts."""
+
+    achieved: Achieved = field(default_factory=Achieved)
+    pause_steps: int = 0
+
+
+class Guard:
+    """Stops drafting that does not pay, and probes again after a bounded number of steps."""
+
+    def __init__(self) -> None:
+        self.drafting = True
+        self.num_probes = 0
+        self.achieved = Achieved()
+        self._own: dict[str, _Own] = {}
+        self._plain_steps = 0
+        self._probe_after = _FIRST_PROBE_STEPS
+        self._probe_left = 0
+
+    def choose(self, candidates: Sequence[str], gain: Gain) -> Sequence[str]:
+        """For which requests to ask for drafts now."""
+        if not candidates:
+            return ()
+        self._decide(gain)
+        if self.drafting:
+            return [id_ for id_ in candidates if self._pays(id_, gain)]
+        if self._probe_left:
+            self._probe_left -= 1
+            return candidates[:_MAX_PROBED]
+        self._plain_steps += 1
+        if self._plain_steps < self._probe_after:
+            return ()
+        self._plain_steps = 0
+        self._probe_after = min(2 * self._probe_after, _MAX_PROBE_STEPS)
+        self._probe_left = _PROBE_LENGTH - 1
+        self.num_probes += 1
+        return candidates[:_MAX_PROBED]
+
+    def record(self, outcomes: Sequence[tuple[str, int, int]]) -> None:
+        """Draft tokens verified and accepted in a step: (request, verified, accepted)."""
+        if not outcomes:
+            return
+        weight = _WEIGHT if self.drafting else _PROBE_WEIGHT
+        for request_id, verified, accepted in outcomes:
+            self._own.setdefault(request_id, _Own()).achieved.record(accepted, verified, _WEIGHT)
+        self.achieved.record(
+            sum(accepted for _, _, accepted in outcomes) / len(outcomes),
+            sum(verified for _, verified, _ in outcomes) / len(outcomes),
+            weight,
+        )
+
+    def forget(self, request_id: str) -> None:
+        self._own.pop(request_id, None)
+
+    def _decide(self, gain: Gain) -> None:
+        """Stop or resume for the batch, with hysteresis; the load alone may turn it."""
+        if not self.achieved.num_seen:
+            return
+        expected = gain(self.achieved.accepted, self.achieved.verified)
+        if self.drafting and expected <= 1:
+            self.drafting = False
+            self._plain_steps = 0
+            self._probe_left = 0
+        elif not self.drafting and expected >= _RESUME_GAIN:
+            self.drafting = True
+            self._probe_after = _FIRST_PROBE_STEPS
+
+    def _pays(self, request_id: str, gain: Gain) -> bool:
+        """Whether a request's own acceptance is worth drafting for it."""
+        own = self._own.get(request_id)
+        if own is None:
+            return True
+        if own.pause_steps:
+            own.pause_steps -= 1
+            return False
+        achieved = own.achieved
+        enough = achieved.num_seen >= _MIN_OWN_STEPS
+        if not enough or gain(achieved.accepted, achieved.verified) > 1:
+            return True
+        own.achieved = Achieved()
+        own.pause_steps = _OWN_PAUSE_STEPS
+        return False
