@@ -26,7 +26,8 @@ def causal_lengths(
     `confidences` [R, gamma] are P(token k accepted | those before it), `limits` [R] the
     most a request can take, `envelope` the convex cost of a step, `beyond_s` what else a step
     takes, drafting included, and `num_plain` the requests without drafts in it. On a
-    convex cost the objective has one peak, so stopping at the first token that does not raise it finds the best schedule.
+    convex cost the objective has one peak, so stopping at the first token that does not
+    raise it finds the best schedule.
     """
     rows, gamma = confidences.shape
     if not rows:

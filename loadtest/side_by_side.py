@@ -91,7 +91,8 @@ def compare(
     """Every arm at every concurrency, `rounds` times, the arms taking turns."""
     cells: list[Cell] = []
     for concurrency in concurrencies:
-        prompts = mixed_prompts(max(6, 2 * concurrency))
+        # Enough that the end, when fewer and fewer clients are busy, weighs little.
+        prompts = mixed_prompts(concurrency * (6 if concurrency <= 8 else 4))
         runs: dict[str, list[float]] = {arm.name: [] for arm in arms}
         for round_ in range(rounds + 1):
             for arm in arms:

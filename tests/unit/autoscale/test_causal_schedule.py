@@ -39,6 +39,13 @@ def test_limits_hold():
     assert lengths([[1.0] * GAMMA] * 3, limits=[2, 0, 3]) == [2, 0, 3]
 
 
+def test_requests_without_drafts_make_each_token_worth_less():
+    confidences = np.array([[0.5, 0.5, 0.5]])
+    args = (confidences, np.array([GAMMA]), StepCostTable((1, 64), (0.010, 0.073)).envelope(), 0.0)
+    assert causal_lengths(*args, num_plain=0).tolist() == [2]
+    assert causal_lengths(*args, num_plain=20).tolist() == [0]
+
+
 def test_no_requests_need_no_schedule():
     assert causal_lengths(np.zeros((0, GAMMA)), np.zeros(0, int), FLAT, 0.0).tolist() == []
 

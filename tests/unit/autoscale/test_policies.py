@@ -1,32 +1,43 @@
 import numpy as np
 import pytest
 
-from autoscale.policies import Fixed, Off, policy_from_dict
+from autoscale.causal_policy import Causal
+from autoscale.policies import Fixed, Off
+from autoscale.policy_settings import check_policy, make_policy
+from autoscale.step_cost import StepCostTable
 
-LIMITS = np.array([7, 3, 0, -1])
+LIMITS = np.array([7, 3, 1])
+CONFIDENCES = np.full((3, 7), 0.5)
+TABLE = StepCostTable((1, 64), (0.01, 0.02))
 
 
-def test_fixed_admits_k_within_each_limit():
-    assert Fixed(5).admit(LIMITS).tolist() == [5, 3, 0, -1]
+def test_fixed_admits_k_within_each_limit_and_asks_for_all():
+    assert Fixed(5).admit(CONFIDENCES, LIMITS, 3).tolist() == [5, 3, 1]
+    assert list(Fixed(5).choose(["a", "b"], 2)) == ["a", "b"]
 
 
 def test_off_admits_nothing_and_asks_for_nothing():
-    assert Off().admit(LIMITS).tolist() == [0, 0, 0, 0]
-    assert not Off().wants_drafts
+    assert Off().admit(CONFIDENCES, LIMITS, 3).tolist() == [0, 0, 0]
+    assert list(Off().choose(["a", "b"], 2)) == []
 
 
 @pytest.mark.parametrize(
     ("settings", "policy"), [({"kind": "off"}, Off()), ({"kind": "fixed", "k": 3}, Fixed(3))]
 )
-def test_policy_from_dict(settings, policy):
-    assert policy_from_dict(settings) == policy
+def test_make_policy(settings, policy):
+    assert make_policy(settings, TABLE) == policy
+
+
+def test_make_policy_causal():
+    assert isinstance(make_policy({"kind": "causal"}, TABLE), Causal)
 
 
 @pytest.mark.parametrize(
     "settings",
     [
         {},
-        {"kind": "causal"},
+        {"kind": "greedy"},
+        {"kind": "causal", "k": 3},
         {"kind": "fixed"},
         {"kind": "fixed", "k": 0},
         {"kind": "fixed", "k": "7"},
@@ -35,4 +46,4 @@ def test_policy_from_dict(settings, policy):
 )
 def test_unknown_policy_is_refused_with_what_is_accepted(settings):
     with pytest.raises(ValueError, match="kind: fixed, k: 1 or more"):
-        policy_from_dict(settings)
+        check_policy(settings)

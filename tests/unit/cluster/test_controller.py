@@ -66,6 +66,20 @@ def test_a_restarted_controller_learns_from_the_next_reports(clock):
     assert fleet.report_target(target()).drafter_address == "tcp://d1"
 
 
+def test_a_policy_set_while_serving_is_in_every_later_plan(fleet):
+    assert fleet.report_target(target()).policy is None
+    fleet.set_policy("m", {"kind": "off"})
+    assert fleet.report_target(target()).policy == {"kind": "off"}
+    assert fleet.report_target(target("t2", model="n")).policy is None
+
+
+def test_a_policy_for_a_model_that_does_not_draft_is_refused(fleet):
+    fleet.report_target(target(placement="off"))
+    for model in ("m", "nobody"):
+        with pytest.raises(KeyError):
+            fleet.set_policy(model, {"kind": "off"})
+
+
 def test_snapshot_sums_per_model_and_forgets_the_silent(fleet, clock):
     fleet.report_drafter(drafter())
     fleet.report_target(target("gone", verified_drafts=5, accepted_tokens=5))

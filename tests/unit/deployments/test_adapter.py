@@ -188,9 +188,53 @@ def test_an_ineligible_request_has_no_session_and_is_counted(adapter, source):
 def test_while_off_features_flow_and_nothing_is_asked(source):
     adapter = make_adapter(source, Off())
     assert adapter.step(engine_step(("a", 0, 4, [], [7]))) == [[]]
+    adapter.close_requests(["a"])
+    adapter.flush()
     assert source.batches[0].num_drafts == 0
     assert len(source.batches[0].features) == 4
     assert adapter.stats.steps_without_reply == 0
+
+
+def test_while_off_steps_are_held_back_and_sent_together(source):
+    adapter = make_adapter(source, Off())
+    adapter.step(engine_step(("a", 0, 4, [], [7])))
+    adapter.step(engine_step(("a", 4, 1, [], [8])))
+    adapter.policy = Fixed(3)
+    adapter.step(engine_step(("a", 5, 1, [], [9])))
+    held, request = source.batches
+    assert [(r.start, r.num_rows, r.anchor) for r in held.rows] == [(0, 5, None)]
+    assert [(r.start, r.num_rows, r.anchor) for r in request.rows] == [(5, 1, 9)]
+
+
+class Listener(Fixed):
+    """Fixed(3) that keeps what it is told."""
+
+    def __init__(self):
+        super().__init__(3)
+        object.__setattr__(self, "outcomes", [])
+
+    def record_step(self, outcome):
+        self.outcomes.append(outcome)
+
+
+def test_the_policy_hears_what_every_step_did(source):
+    adapter = make_adapter(source, Listener())
+    adapter.step(engine_step(("a", 0, 6, [], [7]), ("b", 0, 3, [], [8])))
+    adapter.step(engine_step(("a", 6, 4, [100, 101, 102], [100, 9]), ("b", 3, 1, [], [5])))
+    first, second = adapter.policy.outcomes
+    assert (first.n_tokens, first.step_s, list(first.verified)) == (9, None, [])  # a prefill
+    assert second.n_tokens == 5
+    assert second.step_s > 0
+    assert list(second.verified) == [("a", 3, 1), ("b", 0, 0)]
+
+
+def test_confidences_that_are_no_probabilities_mean_plain_decoding(adapter, source):
+    for bad in (float("nan"), -0.1, 1.1):
+        source.draft = lambda batch, bad=bad: DraftBatch(
+            torch.ones(1, GAMMA, dtype=torch.long), torch.full((1, GAMMA), bad)
+        )
+        assert adapter.step(engine_step(("a", 0, 10, [], [7]))) == [[]]
+    assert adapter.stats.malformed_replies == 3
 
 
 def test_closing_is_told_even_when_no_step_follows(adapter, source):
