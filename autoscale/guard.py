@@ -12,7 +12,10 @@ from dataclasses import dataclass, field
 
 _WEIGHT = 0.1  # of a new observation, once there are some
 _PROBE_WEIGHT = 0.25  # while probing: old observations may be of another kind of text
-_RESUME_GAIN = 1.05  # drafting stops at a gain of 1 and comes back at this one
+_STOP_GAIN = 1.02  # what is not measured, as colder caches, takes its share
+_RESUME_GAIN = 1.08
+_HOPELESS_GAIN = 0.85  # stops at once; a smaller loss only after _MIN_STEPS drafted steps
+_MIN_STEPS = 8
 _FIRST_PROBE_STEPS = 64  # plain steps before a probe; doubled by each that finds no gain
 _MAX_PROBE_STEPS = 1024
 _PROBE_LENGTH = 4  # steps
@@ -100,7 +103,8 @@ class Guard:
         if not self.achieved.num_seen:
             return
         expected = gain(self.achieved.accepted, self.achieved.verified)
-        if self.drafting and expected <= 1:
+        enough = self.achieved.num_seen >= _MIN_STEPS or expected <= _HOPELESS_GAIN
+        if self.drafting and enough and expected <= _STOP_GAIN:
             self.drafting = False
             self._plain_steps = 0
             self._probe_left = 0

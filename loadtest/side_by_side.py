@@ -92,14 +92,16 @@ def compare(
     cells: list[Cell] = []
     for concurrency in concurrencies:
         # Enough that the end, when fewer and fewer clients are busy, weighs little.
-        prompts = mixed_prompts(concurrency * (6 if concurrency <= 8 else 4))
+        prompts = mixed_prompts(max(6, concurrency * (4 if concurrency <= 8 else 3)))
         runs: dict[str, list[float]] = {arm.name: [] for arm in arms}
         for round_ in range(rounds + 1):
+            warms_up = round_ == 0
+            some = prompts[:concurrency] if warms_up else prompts
             for arm in arms:
-                load = Load(prompts, max_tokens, temperature, secrets.token_hex(8))
+                load = Load(some, max_tokens, temperature, secrets.token_hex(8))
                 switch_to(url, arm)
                 result = run_closed_loop(url, arm.model, load, concurrency)
-                if round_ > 0:  # the first round warms up
+                if not warms_up:
                     runs[arm.name].append(result.tokens_per_s)
         medians = {name: statistics.median(values) for name, values in runs.items()}
         for arm in arms:

@@ -40,7 +40,7 @@ def use_sparse_sampler(rejection_sampler: Any) -> None:
     vLLM's own. Doing it twice changes nothing.
     """
     original = rejection_sampler.rejection_sample
-    if getattr(original, "is_sparse", False):
+    if hasattr(original, "dense"):
         return
 
     def dispatch(
@@ -78,5 +78,5 @@ def use_sparse_sampler(rejection_sampler: Any) -> None:
             max_drafts=max_spec_len,
         )
 
-    dispatch.is_sparse = True  # type: ignore[attr-defined]
+    dispatch.dense = original  # type: ignore[attr-defined]  # the plain twin, for tests
     rejection_sampler.rejection_sample = dispatch

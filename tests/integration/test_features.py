@@ -10,8 +10,8 @@ from vllm import SamplingParams
 
 from drafters.messages import DraftBatch, StepBatch
 from drafters.sources import ColocatedDraftSource
-from loadtest.prompts import PROMPTS
-from tests.integration.engines import BLOCK_TOKENS, LAYERS, draft_engine, draft_from
+from loadtest.prompts import PROMPTS, SECOND_TURNS
+from tests.integration.engines import BLOCK_TOKENS, LAYERS, draft_engine, draft_from, runner_of
 
 GREEDY = SamplingParams(temperature=0, max_tokens=40, ignore_eos=True)
 
@@ -100,6 +100,31 @@ def test_after_a_prefix_hit_drafts_are_those_of_a_cold_start(speculative):
         torch.testing.assert_close(
             warm.drafts[position].confidences, draft.confidences, rtol=1e-4, atol=1e-4
         )
+
+
+def accepted_per_draft(engine: Any, prompts: list[list[int]]) -> float:
+    adapter = runner_of(engine).adapter
+    before = adapter.stats.accepted_tokens, adapter.stats.verified_drafts
+    for prompt in prompts:
+        run(engine, prompt)
+    after = adapter.stats.accepted_tokens, adapter.stats.verified_drafts
+    return (after[0] - before[0]) / (after[1] - before[1])
+
+
+def test_after_a_prefix_hit_as_much_is_accepted_as_cold(speculative):
+    """Second turns of chats, with the context of the first turns and without."""
+    tokenizer = speculative.get_tokenizer()
+    firsts = [tokenizer.encode(prompt) for prompt in PROMPTS[::5]]
+    draft_from(speculative, ColocatedDraftSource(draft_engine()))
+    seconds = [
+        first + run(speculative, first) + tokenizer.encode(SECOND_TURNS[i % len(SECOND_TURNS)])
+        for i, first in enumerate(firsts)
+    ]
+    warm = accepted_per_draft(speculative, seconds)
+    draft_from(speculative, ColocatedDraftSource(draft_engine()))
+    cold = accepted_per_draft(speculative, seconds)
+    assert cold > 0.5
+    assert (1 + warm) / (1 + cold) >= 0.95
 
 
 def test_a_preempted_request_finds_its_context_again(speculative, plain):

@@ -15,7 +15,7 @@ from vllm.v1.sample.metadata import SamplingMetadata
 import deployments.engine.runner as runner
 from deployments.engine.patches import mend_cpu_rejection_sampler
 from deployments.engine.placeholders import padded_requests
-from drafters.messages import DraftBatch, StepBatch
+from drafters.messages import DraftBatch, SparseDistribution, StepBatch
 from drafters.sources import ColocatedDraftSource
 from tests.integration.engines import BLOCK_TOKENS, draft_engine, draft_from
 
@@ -62,6 +62,38 @@ def test_draft_positions_use_their_requests_temperature_and_top_k(plain):
             torch.testing.assert_close(got[row][kept], expected[kept])
             assert torch.isinf(got[row][~kept]).all()
             row += 1
+
+
+def test_vllms_dense_sampler_is_our_twin(speculative):
+    """The same drafts, the same q, once sparse and once as rows over the vocabulary."""
+    del speculative  # its start puts our sampler in place, and vLLM's CPU kernels
+    dense = rejection_sampler.rejection_sample.dense
+    width, gamma, draws = 6, 2, 40_000
+    generator = torch.Generator().manual_seed(5)
+    logits = torch.randn(gamma + 1, width, generator=generator)
+    q_ids = torch.tensor([[0, 2, 3], [1, 4, 5]])
+    q_probs = torch.randn(gamma, 3, generator=generator).softmax(-1)
+    q = torch.zeros(gamma, width).scatter(-1, q_ids, q_probs)
+    drafts = torch.multinomial(q, draws, replacement=True, generator=generator).t().flatten()
+    counts = [gamma] * draws
+    ends = torch.arange(1, draws + 1, dtype=torch.int32) * gamma
+    metadata = sampling_metadata([1.0] * draws, [width] * draws)
+    metadata.all_random = True
+    bonus = torch.multinomial(logits[gamma].softmax(-1), draws, replacement=True)
+    rows = logits[:gamma].repeat(draws, 1)
+
+    def committed(sample: Any, given: Any) -> Counter[tuple[int, ...]]:
+        out = sample(
+            *(drafts.int().contiguous(), counts, gamma, ends, given, rows.clone()),
+            *(bonus.int().unsqueeze(-1), metadata),
+        )
+        return Counter(map(tuple, out.tolist()))
+
+    sparse = SparseDistribution(q_ids.repeat(draws, 1), q_probs.repeat(draws, 1))
+    ours, control = (committed(rejection_sampler.rejection_sample, sparse) for _ in range(2))
+    theirs = committed(dense, q.repeat(draws, 1))
+    floor = total_variation(ours, control)
+    assert total_variation(ours, theirs) < 2 * floor
 
 
 def test_a_padded_request_samples_from_its_own_distribution(speculative, plain, monkeypatch):

@@ -129,6 +129,29 @@ def test_a_request_that_disconnects_leaves_nothing_behind(client, url):
     assert ask(client, "split", first_turns()[0])
 
 
+def test_the_policy_changes_while_serving(client, url, answers):
+    def set_policy(model: str, policy: dict[str, Any]) -> int:
+        return httpx.put(f"{url}/fleet/models/{model}/policy", json=policy).status_code
+
+    def stats() -> dict[str, Any]:
+        found: dict[str, Any] = fleet(url, "split")["targets"][0]["stats"]
+        return found
+
+    off, fixed = {"kind": "off"}, {"kind": "fixed", "k": 3}
+    assert set_policy("split", off) == 200
+    wait_for(lambda: stats()["policy"] == off)
+    drafted = stats()["verified_drafts"]
+    assert ask_all(client, "split", first_turns()[:8], 8) == answers[:8]
+    time.sleep(1.5)  # three reports
+    assert stats()["verified_drafts"] == drafted
+    assert set_policy("split", fixed) == 200
+    wait_for(lambda: stats()["policy"] == fixed)
+    assert ask_all(client, "split", first_turns()[8:16], 8) == answers[8:16]
+    wait_for(lambda: stats()["verified_drafts"] > drafted)
+    assert set_policy("split", {"kind": "psychic"}) == 400
+    assert set_policy("plain", off) == 404
+
+
 def test_models_are_listed(client):
     assert sorted(m.id for m in client.models.list()) == ["colocated", "plain", "split"]
 

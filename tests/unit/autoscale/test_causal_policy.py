@@ -7,6 +7,7 @@ import pytest
 
 from autoscale.causal_policy import Causal
 from autoscale.draft_cost import DraftCost
+from autoscale.live_step_cost import LiveStepCost
 from autoscale.policies import StepOutcome, Verified
 from autoscale.step_cost import StepCostTable
 
@@ -132,12 +133,34 @@ def test_requests_that_ended_are_forgotten():
     assert not policy._guard._own
 
 
-def test_overhead_is_what_steps_take_beyond_the_table():
-    policy = Causal(TABLE)
-    for _ in range(200):
-        policy.record_step(StepOutcome(1, 0.00825 + 0.003, []))
-        policy.record_step(StepOutcome(4, None, []))
-    assert policy.snapshot()["overhead_s"] == pytest.approx(0.003, rel=1e-3)
+@pytest.mark.parametrize("true_scale", [0.5, 1.0, 2.0])
+@pytest.mark.parametrize("n", [1, 16])
+def test_a_table_that_was_measured_beside_others_does_not_stop_drafting(true_scale, n):
+    """What drafts cost and bring is the same at every scale of the table."""
+    service = Service(accept=0.9)
+    service.policy = Causal(StepCostTable((1, 256), (0.00825 / true_scale, 0.072 / true_scale)))
+    service.run(requests(n), 400)
+    plain_s = float(TABLE.at(np.array(n)))
+    assert service.num_tokens / service.seconds > 1.1 * n / plain_s
+
+
+def test_live_cost_finds_scale_and_overhead():
+    cost = LiveStepCost(TABLE)
+    for i in range(400):
+        n = (1, 8, 64)[i % 3]
+        cost.record(n, 0.5 * float(TABLE.at(np.array(n))) + 0.003)
+    assert cost.scale == pytest.approx(0.5, abs=0.05)
+    assert cost.at(np.array([32])) == pytest.approx(
+        0.5 * TABLE.at(np.array([32])) + 0.003, rel=0.05
+    )
+
+
+def test_live_cost_of_steps_that_are_all_alike_is_an_overhead():
+    cost = LiveStepCost(TABLE)
+    for _ in range(400):
+        cost.record(4, 0.020)
+    assert cost.scale == pytest.approx(1)
+    assert cost.at(np.array([4])) == pytest.approx([0.020])
 
 
 def test_choosing_never_reads_what_was_drafted_now():

@@ -22,9 +22,9 @@ def changed(**model):
     return settings
 
 
-def test_defaults_are_split_and_fixed():
+def test_defaults_are_split_and_causal():
     (model,) = parse_settings(GOOD).models
-    assert (model.placement, model.policy) == ("split", {"kind": "fixed", "k": 7})
+    assert (model.placement, model.policy) == ("split", {"kind": "causal"})
 
 
 @pytest.mark.parametrize(
