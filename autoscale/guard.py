@@ -20,7 +20,9 @@ _FIRST_PROBE_STEPS = 64  # plain steps before a probe; doubled by each that find
 _MAX_PROBE_STEPS = 1024
 _PROBE_LENGTH = 4  # steps
 _MAX_PROBED = 4  # requests
-_MIN_OWN_STEPS = 8  # of a request, before its own acceptance decides
+_MIN_OWN_STEPS = 12  # of a request, before its own acceptance decides
+_OWN_STOP_GAIN = 0.8  # its few steps say little: only a clear loss counts
+_OWN_WEIGHT = 0.05
 _OWN_PAUSE_STEPS = 64
 
 Gain = Callable[[float, float], float]
@@ -88,7 +90,7 @@ class Guard:
             return
         weight = _WEIGHT if self.drafting else _PROBE_WEIGHT
         for request_id, verified, accepted in outcomes:
-            self._own.setdefault(request_id, _Own()).achieved.record(accepted, verified, _WEIGHT)
+            self._own.setdefault(request_id, _Own()).achieved.record(accepted, verified, _OWN_WEIGHT)
         self.achieved.record(
             sum(accepted for _, _, accepted in outcomes) / len(outcomes),
             sum(verified for _, verified, _ in outcomes) / len(outcomes),
@@ -122,7 +124,7 @@ class Guard:
             return False
         achieved = own.achieved
         enough = achieved.num_seen >= _MIN_OWN_STEPS
-        if not enough or gain(achieved.accepted, achieved.verified) > 1:
+        if not enough or gain(achieved.accepted, achieved.verified) > _OWN_STOP_GAIN:
             return True
         own.achieved = Achieved()
         own.pause_steps = _OWN_PAUSE_STEPS
