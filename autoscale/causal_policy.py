@@ -17,10 +17,15 @@ from autoscale.step_cost import StepCostTable
 
 
 class Causal:
-    """Schedules on a step-cost table that is corrected while serving."""
+    """Schedules on a step-cost table that is corrected while serving.
+
+    Steps with draft tokens and steps without correct a copy of their own: what is compared
+    is then what either was seen to take.
+    """
 
     def __init__(self, step_cost: StepCostTable) -> None:
-        self._step_cost = LiveStepCost(step_cost)
+        self._plain = LiveStepCost(step_cost)
+        self._drafted = LiveStepCost(step_cost)
         self._envelope = step_cost.envelope()
         self._draft_cost = DraftCost()
         self._guard = Guard()
@@ -37,20 +42,22 @@ class Causal:
         `accepted` and `verified` are draft tokens per request and step.
         """
         n = self._num_requests
-        n_tokens = np.array([n, round(n * (1 + verified))])
-        plain_s, with_drafts_s = self._step_cost.at(n_tokens).tolist()
-        return float((1 + accepted) * plain_s / (with_drafts_s + self._draft_cost.at(n)))
+        plain_s = float(self._plain.at(np.array(n)))
+        drafted_s = float(self._drafted.at(np.array(round(n * (1 + verified)))))
+        return (1 + accepted) * plain_s / (drafted_s + self._draft_cost.at(n))
 
     def admit(
         self, confidences: NDArray[np.float64], limits: NDArray[np.int64], num_requests: int
     ) -> NDArray[np.int64]:
         """The causal schedule; see `autoscale.causal`."""
-        beyond_s = self._step_cost.overhead_s + self._draft_cost.at(len(limits))
+        # In units of the table's seconds; a step never takes nothing.
+        beyond_s = self._drafted.overhead_s + self._draft_cost.at(len(limits))
+        beyond_s = max(beyond_s / self._drafted.scale, -0.8 * self._envelope.step_cost_s[0])
         return causal_lengths(
             confidences,
             limits,
             self._envelope,
-            beyond_s / self._step_cost.scale,  # all costs in units of the table's seconds
+            beyond_s,
             num_plain=num_requests - len(limits),
         )
 
@@ -60,7 +67,9 @@ class Causal:
     def record_step(self, outcome: StepOutcome) -> None:
         self._guard.record(outcome.verified)
         if outcome.step_s is not None:
-            self._step_cost.record(outcome.n_tokens, outcome.step_s)
+            has_drafts = any(request.num_drafts for request in outcome.verified)
+            cost = self._drafted if has_drafts else self._plain
+            cost.record(outcome.n_tokens, outcome.step_s)
 
     def forget(self, request_id: str) -> None:
         self._guard.forget(request_id)
@@ -73,9 +82,9 @@ class Causal:
             "probes": self._guard.num_probes,
             "accepted_per_draft": round(achieved.accepted, 3),
             "verified_per_draft": round(achieved.verified, 3),
-            "step_cost_scale": round(self._step_cost.scale, 3),
-            "overhead_s": round(self._step_cost.overhead_s, 6),
+            "plain_cost": self._plain.snapshot(),
+            "drafted_cost": self._drafted.snapshot(),
             "draft_cost_s": round(self._draft_cost.at(self._num_requests), 6),
-            "n_tokens": list(self._step_cost.table.n_tokens),
-            "step_cost_s": [round(cost, 6) for cost in self._step_cost.table.step_cost_s],
+            "n_tokens": list(self._plain.table.n_tokens),
+            "step_cost_s": [round(cost, 6) for cost in self._plain.table.step_cost_s],
         }

@@ -20,6 +20,8 @@ _FIRST_PROBE_STEPS = 64  # plain steps before a probe; doubled by each that find
 _MAX_PROBE_STEPS = 1024
 _PROBE_LENGTH = 4  # steps
 _MAX_PROBED = 4  # requests
+_BASELINE_EVERY = 128  # drafted steps, of which the first ones stay plain ...
+_BASELINE_LENGTH = 2  # ... so that the cost of plain decoding stays measured
 _MIN_OWN_STEPS = 12  # of a request, before its own acceptance decides
 _OWN_STOP_GAIN = 0.8  # its few steps say little: only a clear loss counts
 _OWN_WEIGHT = 0.05
@@ -62,6 +64,7 @@ class Guard:
         self.achieved = Achieved()
         self._own: dict[str, _Own] = {}
         self._plain_steps = 0
+        self._drafted_steps = 0
         self._probe_after = _FIRST_PROBE_STEPS
         self._probe_left = 0
 
@@ -71,6 +74,9 @@ class Guard:
             return ()
         self._decide(gain)
         if self.drafting:
+            self._drafted_steps += 1
+            if (self._drafted_steps - 1) % _BASELINE_EVERY < _BASELINE_LENGTH:
+                return ()
             return [id_ for id_ in candidates if self._pays(id_, gain)]
         if self._probe_left:
             self._probe_left -= 1
@@ -90,7 +96,8 @@ class Guard:
             return
         weight = _WEIGHT if self.drafting else _PROBE_WEIGHT
         for request_id, verified, accepted in outcomes:
-            self._own.setdefault(request_id, _Own()).achieved.record(accepted, verified, _OWN_WEIGHT)
+            own = self._own.setdefault(request_id, _Own())
+            own.achieved.record(accepted, verified, _OWN_WEIGHT)
         self.achieved.record(
             sum(accepted for _, _, accepted in outcomes) / len(outcomes),
             sum(verified for _, verified, _ in outcomes) / len(outcomes),

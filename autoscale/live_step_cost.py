@@ -43,6 +43,10 @@ class LiveStepCost:
         self.scale = min(max(scale, _SCALES[0]), _SCALES[1])
         self.overhead_s = y - self.scale * x
 
+    def snapshot(self) -> dict[str, float]:
+        """The correction: cost = scale x table + overhead_s."""
+        return {"scale": round(self.scale, 3), "overhead_s": round(self.overhead_s, 6)}
+
     def at(self, n_tokens: NDArray[np.int64]) -> NDArray[np.float64]:
         """Seconds of steps of `n_tokens`, any shape."""
         least_s = _LEAST * self.table.step_cost_s[0]

@@ -92,7 +92,7 @@ def compare(
     cells: list[Cell] = []
     for concurrency in concurrencies:
         # Enough that the end, when fewer and fewer clients are busy, weighs little.
-        prompts = mixed_prompts(max(6, concurrency * (4 if concurrency <= 8 else 3)))
+        prompts = mixed_prompts(max(6, min(4 * concurrency, concurrency + 32)))
         runs: dict[str, list[float]] = {arm.name: [] for arm in arms}
         for round_ in range(rounds + 1):
             warms_up = round_ == 0

@@ -71,15 +71,16 @@ def requests(n: int) -> list[str]:
     return [f"r{i}" for i in range(n)]
 
 
-def test_alone_and_often_right_it_drafts_in_every_step():
-    assert Service(accept=0.8).run(requests(1), 300) == [1] * 300
+def test_alone_and_often_right_it_drafts_but_for_two_steps_in_128():
+    asked = Service(accept=0.8).run(requests(1), 256)
+    assert asked == ([0, 0] + [1] * 126) * 2
 
 
 def test_under_load_it_stops_and_probes_ever_less_often():
     asked = np.array(Service(accept=0.3).run(requests(32), 3000))
-    assert asked[0] == 32  # nothing is known yet
-    assert (asked[1:] <= 4).all()  # a probe asks for few
-    starts = np.flatnonzero((asked[2:] > 0) & (asked[1:-1] == 0))
+    assert asked[:3].tolist() == [0, 0, 32]  # what plain steps take, then whether drafts pay
+    assert (asked[3:] <= 4).all()  # a probe asks for few
+    starts = np.flatnonzero((asked[4:] > 0) & (asked[3:-1] == 0))
     gaps = np.diff(starts)
     assert len(starts) >= 4
     assert (gaps[1:] > gaps[:-1]).all()
@@ -91,14 +92,14 @@ def test_when_the_load_falls_it_drafts_again_at_once():
     service.run(requests(1), 50)
     service.run(requests(64), 200)
     assert service.run(requests(64), 10) == [0] * 10
-    assert service.run(requests(1), 5) == [1] * 5
+    assert sum(service.run(requests(1), 5)) >= 3
 
 
 def test_when_the_text_becomes_easy_a_probe_finds_out():
     service = Service(accept=0.02)
     assert sum(service.run(requests(1), 40)[20:]) == 0
     service.accept = 0.9
-    assert service.run(requests(1), 1500)[-100:] == [1] * 100
+    assert sum(service.run(requests(1), 1500)[-100:]) >= 98
 
 
 @pytest.mark.parametrize("accept", [0.05, 0.3, 0.6, 0.9])
@@ -113,7 +114,7 @@ def test_it_is_never_much_slower_than_plain_decoding(accept, n):
 def test_a_request_that_does_not_pay_is_left_out():
     service = Service(accept=0.8)
     asked = [service.step(["r0", "hopeless"]) for _ in range(60)]
-    assert all("r0" in some for some in asked)
+    assert all("r0" in some for some in asked[2:])
     assert not any("hopeless" in some for some in asked[20:])
 
 
@@ -134,14 +135,14 @@ def test_requests_that_ended_are_forgotten():
 
 
 @pytest.mark.parametrize("true_scale", [0.5, 1.0, 2.0])
-@pytest.mark.parametrize("n", [1, 16])
+@pytest.mark.parametrize("n", [1, 4])
 def test_a_table_that_was_measured_beside_others_does_not_stop_drafting(true_scale, n):
     """What drafts cost and bring is the same at every scale of the table."""
     service = Service(accept=0.9)
     service.policy = Causal(StepCostTable((1, 256), (0.00825 / true_scale, 0.072 / true_scale)))
     service.run(requests(n), 400)
     plain_s = float(TABLE.at(np.array(n)))
-    assert service.num_tokens / service.seconds > 1.1 * n / plain_s
+    assert service.num_tokens / service.seconds > 1.8 * n / plain_s
 
 
 def test_live_cost_finds_scale_and_overhead():
