@@ -42,9 +42,8 @@ class Causal:
         `accepted` and `verified` are draft tokens per request and step.
         """
         n = self._num_requests
-        plain_s = float(self._plain.at(np.array(n)))
-        drafted_s = float(self._drafted.at(np.array(round(n * (1 + verified)))))
-        return (1 + accepted) * plain_s / (drafted_s + self._draft_cost.at(n))
+        drafted_s = self._drafted.at(round(n * (1 + verified))) + self._draft_cost.at(n)
+        return (1 + accepted) * self._plain.at(n) / drafted_s
 
     def admit(
         self, confidences: NDArray[np.float64], limits: NDArray[np.int64], num_requests: int

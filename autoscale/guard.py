@@ -7,8 +7,9 @@ present number of requests.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 _WEIGHT = 0.1  # of a new observation, once there are some
 _PROBE_WEIGHT = 0.25  # while probing: old observations may be of another kind of text
@@ -49,10 +50,15 @@ class Achieved:
 
 @dataclass(slots=True)
 class _Own:
-    """A request's own record, and how long it still goes without drafts."""
+    """A request's own moving mean, and how long it still goes without drafts."""
 
-    achieved: Achieved = field(default_factory=Achieved)
+    accepted: float = 0.0
+    num_seen: int = 0
     pause_steps: int = 0
+
+    def record(self, accepted: float) -> None:
+        self.num_seen += 1
+        self.accepted += max(_OWN_WEIGHT, 1 / self.num_seen) * (accepted - self.accepted)
 
 
 class Guard:
@@ -72,12 +78,12 @@ class Guard:
         """For which requests to ask for drafts now."""
         if not candidates:
             return ()
-        self._decide(gain)
+        expected = self._decide(gain)
         if self.drafting:
             self._drafted_steps += 1
             if (self._drafted_steps - 1) % _BASELINE_EVERY < _BASELINE_LENGTH:
                 return ()
-            return [id_ for id_ in candidates if self._pays(id_, gain)]
+            return [id_ for id_ in candidates if self._pays(id_, expected)]
         if self._probe_left:
             self._probe_left -= 1
             return candidates[:_MAX_PROBED]
@@ -95,9 +101,8 @@ class Guard:
         if not outcomes:
             return
         weight = _WEIGHT if self.drafting else _PROBE_WEIGHT
-        for request_id, verified, accepted in outcomes:
-            own = self._own.setdefault(request_id, _Own())
-            own.achieved.record(accepted, verified, _OWN_WEIGHT)
+        for request_id, _, accepted in outcomes:
+            self._own.setdefault(request_id, _Own()).record(accepted)
         self.achieved.record(
             sum(accepted for _, _, accepted in outcomes) / len(outcomes),
             sum(verified for _, verified, _ in outcomes) / len(outcomes),
@@ -107,10 +112,13 @@ class Guard:
     def forget(self, request_id: str) -> None:
         self._own.pop(request_id, None)
 
-    def _decide(self, gain: Gain) -> None:
-        """Stop or resume for the batch, with hysteresis; the load alone may turn it."""
+    def _decide(self, gain: Gain) -> float:
+        """Stop or resume for the batch, with hysteresis; the load alone may turn it.
+
+        Returns the gain that drafting is expected to bring.
+        """
         if not self.achieved.num_seen:
-            return
+            return math.inf
         expected = gain(self.achieved.accepted, self.achieved.verified)
         enough = self.achieved.num_seen >= _MIN_STEPS or expected <= _HOPELESS_GAIN
         if self.drafting and enough and expected <= _STOP_GAIN:
@@ -120,19 +128,22 @@ class Guard:
         elif not self.drafting and expected >= _RESUME_GAIN:
             self.drafting = True
             self._probe_after = _FIRST_PROBE_STEPS
+        return expected
 
-    def _pays(self, request_id: str, gain: Gain) -> bool:
-        """Whether a request's own acceptance is worth drafting for it."""
+    def _pays(self, request_id: str, expected: float) -> bool:
+        """Whether a request's own acceptance is worth drafting for it.
+
+        `expected` is the batch's gain; one of requests like this would gain in proportion
+        to the tokens it commits per step.
+        """
         own = self._own.get(request_id)
         if own is None:
             return True
         if own.pause_steps:
             own.pause_steps -= 1
             return False
-        achieved = own.achieved
-        enough = achieved.num_seen >= _MIN_OWN_STEPS
-        if not enough or gain(achieved.accepted, achieved.verified) > _OWN_STOP_GAIN:
+        committed = (1 + own.accepted) / (1 + self.achieved.accepted)
+        if own.num_seen < _MIN_OWN_STEPS or expected * committed > _OWN_STOP_GAIN:
             return True
-        own.achieved = Achieved()
-        own.pause_steps = _OWN_PAUSE_STEPS
+        self._own[request_id] = _Own(pause_steps=_OWN_PAUSE_STEPS)
         return False

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
-from numpy.typing import NDArray
-
 from autoscale.step_cost import StepCostTable
 
 _WEIGHT = 0.02  # of a new step, once there are some
@@ -27,17 +24,17 @@ class LiveStepCost:
         self.scale = 1.0
         self.overhead_s = 0.0
         self._num_steps = 0
-        # Moving means of the table's cost x and the measured cost y, of x * x and of x * y.
-        self._means = np.zeros(4)
+        # Moving means of the table's cost x, the measured cost y, x * x and x * y.
+        self._means = (0.0, 0.0, 0.0, 0.0)
 
     def record(self, n_tokens: int, step_s: float) -> None:
         """A step of `n_tokens` took `step_s`."""
-        expected_s = float(self.table.at(np.array(n_tokens)))
+        expected_s = self.table.at_one(n_tokens)
         self._num_steps += 1
         weight = max(_WEIGHT, 1 / self._num_steps)
-        seen = np.array([expected_s, step_s, expected_s * expected_s, expected_s * step_s])
-        self._means += weight * (seen - self._means)
-        x, y, xx, xy = self._means.tolist()
+        seen = (expected_s, step_s, expected_s * expected_s, expected_s * step_s)
+        x, y, xx, xy = (m + weight * (s - m) for m, s in zip(self._means, seen, strict=True))
+        self._means = (x, y, xx, xy)
         inertia = (_SPREAD * x) ** 2
         scale = (xy - x * y + inertia) / (xx - x * x + inertia)
         self.scale = min(max(scale, _SCALES[0]), _SCALES[1])
@@ -47,7 +44,7 @@ class LiveStepCost:
         """The correction: cost = scale x table + overhead_s."""
         return {"scale": round(self.scale, 3), "overhead_s": round(self.overhead_s, 6)}
 
-    def at(self, n_tokens: NDArray[np.int64]) -> NDArray[np.float64]:
-        """Seconds of steps of `n_tokens`, any shape."""
+    def at(self, n_tokens: int) -> float:
+        """Seconds of a step of `n_tokens`."""
         least_s = _LEAST * self.table.step_cost_s[0]
-        return np.maximum(self.scale * self.table.at(n_tokens) + self.overhead_s, least_s)
+        return max(self.scale * self.table.at_one(n_tokens) + self.overhead_s, least_s)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -35,6 +36,16 @@ class StepCostTable:
         inside = np.interp(n_tokens, known_n, known_s)
         slope = (known_s[-1] - known_s[-2]) / (known_n[-1] - known_n[-2])
         return np.asarray(inside + np.maximum(np.asarray(n_tokens) - known_n[-1], 0) * slope)
+
+    def at_one(self, n_tokens: int) -> float:
+        """Seconds of a step of `n_tokens`: `at` for one number, without arrays."""
+        known_n, known_s = self.n_tokens, self.step_cost_s
+        if n_tokens <= known_n[0]:
+            return known_s[0]
+        right = min(bisect_left(known_n, n_tokens), len(known_n) - 1)
+        left = right - 1
+        slope = (known_s[right] - known_s[left]) / (known_n[right] - known_n[left])
+        return known_s[left] + slope * (n_tokens - known_n[left])
 
     def envelope(self) -> StepCostTable:
         """The largest convex table that nowhere costs more than this one.

@@ -206,8 +206,10 @@ class SpeculationAdapter:
         shape = (batch.num_drafts, self._block_size)
         if drafts.tokens.shape != shape or lowest < 0 or highest >= self._vocab_size:
             return False
-        c = drafts.confidences
-        if c.shape != shape or not bool(((c >= 0) & (c <= 1)).all()):
+        if drafts.confidences.shape != shape:
+            return False
+        lowest, highest = drafts.confidences.aminmax()  # NaN where there is one
+        if not (lowest >= 0 and highest <= 1):
             return False
         q = drafts.distribution
         if q is None:

@@ -34,7 +34,7 @@ class Service:
         drafts = {id_: self.verified.get(id_, 0) for id_ in request_ids}
         accepted = {id_: self.num_accepted(id_, n) for id_, n in drafts.items()}
         n_tokens = len(request_ids) + sum(drafts.values())
-        step_s = float(TABLE.at(np.array(n_tokens))) + self.overhead_s
+        step_s = TABLE.at_one(n_tokens) + self.overhead_s
         outcomes = [
             Verified(id_, drafts[id_], accepted[id_]) for id_ in request_ids if id_ in self.asked
         ]
@@ -107,7 +107,7 @@ def test_when_the_text_becomes_easy_a_probe_finds_out():
 def test_it_is_never_much_slower_than_plain_decoding(accept, n):
     service = Service(accept, overhead_s=0.002)
     service.run(requests(n), 2000)
-    plain_s = float(TABLE.at(np.array(n))) + service.overhead_s
+    plain_s = TABLE.at_one(n) + service.overhead_s
     assert service.num_tokens / service.seconds > 0.99 * n / plain_s
 
 
@@ -141,7 +141,7 @@ def test_a_table_that_was_measured_beside_others_does_not_stop_drafting(true_sca
     service = Service(accept=0.9)
     service.policy = Causal(StepCostTable((1, 256), (0.00825 / true_scale, 0.072 / true_scale)))
     service.run(requests(n), 400)
-    plain_s = float(TABLE.at(np.array(n)))
+    plain_s = TABLE.at_one(n)
     assert service.num_tokens / service.seconds > 1.8 * n / plain_s
 
 
@@ -149,7 +149,7 @@ def test_live_cost_finds_scale_and_overhead():
     cost = LiveStepCost(TABLE)
     for i in range(400):
         n = (1, 8, 64)[i % 3]
-        cost.record(n, 0.5 * float(TABLE.at(np.array(n))) + 0.003)
+        cost.record(n, 0.5 * TABLE.at_one(n) + 0.003)
     assert cost.scale == pytest.approx(0.5, abs=0.05)
     assert cost.at(np.array([32])) == pytest.approx(
         0.5 * TABLE.at(np.array([32])) + 0.003, rel=0.05
@@ -161,7 +161,7 @@ def test_live_cost_of_steps_that_are_all_alike_is_an_overhead():
     for _ in range(400):
         cost.record(4, 0.020)
     assert cost.scale == pytest.approx(1)
-    assert cost.at(np.array([4])) == pytest.approx([0.020])
+    assert cost.at(4) == pytest.approx(0.020)
 
 
 def test_choosing_never_reads_what_was_drafted_now():

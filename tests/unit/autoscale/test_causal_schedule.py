@@ -102,6 +102,11 @@ def test_a_schedule_that_looks_ahead_is_caught():
     assert peeks(best_anywhere)
 
 
+def test_one_cost_is_the_same_as_many():
+    n = np.arange(1, 20)
+    assert [JAGGED.at_one(i) for i in n.tolist()] == pytest.approx(JAGGED.at(n).tolist())
+
+
 def test_the_envelope_is_convex_and_below():
     n = np.arange(1, 10)
     envelope = JAGGED.envelope()
