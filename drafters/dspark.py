@@ -124,17 +124,23 @@ class DSparkModel(nn.Module):
         `context_v` are [L, R, C, kv_heads, head_dim] with `context_mask` bool [R, C]. C may
         be 0, and a row's mask may be entirely False: the block then attends to itself only.
         """
+        hidden, table, mask = self.block_inputs(anchors, starts, context_mask)
+        for layer, keys, values in zip(self.layers, context_k, context_v, strict=True):
+            hidden = layer(hidden, table, keys, values, mask)
+        normed: Tensor = self.norm(hidden)
+        return normed
+
+    def block_inputs(
+        self, anchors: Tensor, starts: Tensor, context_mask: Tensor
+    ) -> tuple[Tensor, tuple[Tensor, Tensor], Tensor]:
+        """What the first layer gets: embeddings [R, gamma, d], rotary table, attention mask."""
         rows, gamma = anchors.shape[0], self.config.block_size
         blocks = anchors.new_full((rows, gamma), self.config.mask_token_id)
         blocks[:, 0] = anchors
         offsets = torch.arange(gamma, device=anchors.device)
         table = self.rotary.table(starts.unsqueeze(1) + offsets)
         mask = F.pad(context_mask, (0, gamma), value=True)[:, None, None, :]
-        hidden = self.embed_tokens(blocks)
-        for layer, keys, values in zip(self.layers, context_k, context_v, strict=True):
-            hidden = layer(hidden, table, keys, values, mask)
-        normed: Tensor = self.norm(hidden)
-        return normed
+        return self.embed_tokens(blocks), table, mask
 
     def heads(self, hidden: Tensor, previous: Tensor) -> tuple[Tensor, Tensor | None]:
         """Corrected logits [..., V] and confidence logits [...] where the tokens are known.
@@ -166,6 +172,20 @@ class DSparkModel(nn.Module):
         With a `sampler` they are drawn at `temperatures` float32 [R], otherwise greedy.
         """
         hidden = self.backbone(anchors, starts, context_k, context_v, context_mask)
+        return self.draft_from(
+            hidden, anchors, temperatures=temperatures, sampler=sampler, with_logits=with_logits
+        )
+
+    def draft_from(
+        self,
+        hidden: Tensor,
+        anchors: Tensor,
+        *,
+        temperatures: Tensor | None = None,
+        sampler: DraftSampler | None = None,
+        with_logits: bool = False,
+    ) -> Draft:
+        """Drafts from the backbone's `hidden` [R, gamma, d]; see `draft`."""
         base_logits = self.lm_head(hidden)  # [R, gamma, V]
         walk = self._walk(anchors, base_logits, temperatures, sampler, with_logits)
         tokens = walk.tokens

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from drafters.context import BlockPool, ContextPool
 from drafters.dspark import Draft, DSparkModel
+from drafters.fused import FusedForward
 from drafters.messages import DraftBatch, SparseDistribution, StepBatch, StepRow
 from drafters.sampling import DraftSampler
 from drafters.sessions import Session, SessionKey, SessionTable, index_contexts
@@ -67,6 +68,7 @@ class DraftEngine:
             )
         config = model.config
         self.model = model
+        self._forward = FusedForward(model)
         self._num_context_tokens = num_context_tokens
         self._blocks = BlockPool(num_blocks)
         self._context = ContextPool(
@@ -146,7 +148,7 @@ class DraftEngine:
         )
         model = self.model
         features = [self._kept_features(batch).to(model.device, model.dtype) for batch in batches]
-        return model.context_kv(
+        return self._forward.context_kv(
             features[0] if len(features) == 1 else torch.cat(features),
             torch.from_numpy(positions).to(model.device),
         )
@@ -190,11 +192,16 @@ class DraftEngine:
         device = self.model.device
         drafted, anchors, ends, temperatures = zip(*drafting, strict=True)
         index = index_contexts(drafted, self._context.block_tokens)
-        return self.model.draft(
-            torch.tensor(anchors, device=device),
+        first_tokens = torch.tensor(anchors, device=device)
+        hidden = self._forward.backbone(
+            first_tokens,
             torch.tensor(ends, device=device),
             *self._context.gather(torch.from_numpy(index.slots).to(device)),
             torch.from_numpy(index.mask).to(device),
+        )
+        return self.model.draft_from(
+            hidden,
+            first_tokens,
             temperatures=torch.tensor(temperatures, device=device),
             sampler=self._sampler if any(temperatures) else None,
             with_logits=with_logits,

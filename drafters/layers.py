@@ -65,6 +65,25 @@ class MLP(nn.Module):
         return F.linear(gated, self.down_proj.weight)
 
 
+def attend(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Tensor:
+    """Attention of `queries` [R, gamma, heads, head_dim]; returns [R, gamma, heads * head_dim].
+
+    `keys` and `values` are [R, C, kv_heads, head_dim]. The query heads that share a K/V head
+    are laid along the query length, so K and V are never repeated; `mask` as in
+    `BlockAttention.forward`.
+    """
+    rows, gamma, heads, head_dim = queries.shape
+    kv_heads = keys.shape[2]
+    grouped = queries.view(rows, gamma, kv_heads, heads // kv_heads, head_dim)
+    grouped = grouped.permute(0, 2, 3, 1, 4)  # [R, kv_heads, groups, gamma, head_dim]
+    folded = grouped.reshape(rows, kv_heads, -1, head_dim)
+    out = F.scaled_dot_product_attention(
+        folded, keys.transpose(1, 2), values.transpose(1, 2), attn_mask=mask
+    )
+    out = out.view(rows, kv_heads, heads // kv_heads, gamma, head_dim)
+    return out.permute(0, 3, 1, 2, 4).reshape(rows, gamma, heads * head_dim)
+
+
 class BlockAttention(nn.Module):
     """Attention of a draft block to its context and to the whole of itself."""
 
@@ -97,25 +116,20 @@ class BlockAttention(nn.Module):
     ) -> Tensor:
         """Attend from blocks `x` [R, gamma, d]; returns [R, gamma, d].
 
-        `context_k` and `context_v` are [R, C, kv_heads, head_dim]. The query heads that
-        share a K/V head lie along the query length, so K and V are never repeated. `mask`
-        is bool [R, 1, 1, C + gamma], one for all queries of a row, as a block is not
-        causal; or [R, 1, heads / kv_heads * gamma, C + gamma] where queries differ, as in
-        training, which packs many blocks into one row.
+        `context_k` and `context_v` are [R, C, kv_heads, head_dim]. `mask` is bool
+        [R, 1, 1, C + gamma], one for all queries of a row, as a block is not causal; or
+        [R, 1, heads / kv_heads * gamma, C + gamma] where queries differ, as in training,
+        which packs many blocks into one row.
         """
-        rows, gamma, _ = x.shape
-        groups = self.num_heads // self.num_kv_heads
-        queries = self.q_proj(x).view(rows, gamma, self.num_heads, self.head_dim)
+        queries = self.q_proj(x).view(*x.shape[:-1], self.num_heads, self.head_dim)
         queries = rotate(self.q_norm(queries), table)
-        queries = queries.view(rows, gamma, self.num_kv_heads, groups, self.head_dim)
-        queries = queries.permute(0, 2, 3, 1, 4)  # [R, kv_heads, groups, gamma, head_dim]
-        folded = queries.reshape(rows, self.num_kv_heads, groups * gamma, self.head_dim)
         own_k, own_v = self.keys_values(x, table)
-        keys = torch.cat((context_k, own_k), dim=1).transpose(1, 2)
-        values = torch.cat((context_v, own_v), dim=1).transpose(1, 2)
-        out = F.scaled_dot_product_attention(folded, keys, values, attn_mask=mask)
-        out = out.view(rows, self.num_kv_heads, groups, gamma, self.head_dim)
-        out = out.permute(0, 3, 1, 2, 4).reshape(rows, gamma, self.num_heads * self.head_dim)
+        out = attend(
+            queries,
+            torch.cat((context_k, own_k), dim=1),
+            torch.cat((context_v, own_v), dim=1),
+            mask,
+        )
         return F.linear(out, self.o_proj.weight, self.o_proj.bias)
 
 
