@@ -12,14 +12,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 _WEIGHT = 0.1  # of a new observation, once there are some
-_PROBE_WEIGHT = 0.25  # while probing: old observations may be of another kind of text
+_PROBE_WEIGHT = 0.4  # while probing: old observations may be of another kind of text
 _STOP_GAIN = 1.02  # what is not measured, as colder caches, takes its share
 _RESUME_GAIN = 1.08
 _HOPELESS_GAIN = 0.85  # stops at once; a smaller loss only after _MIN_STEPS drafted steps
 _MIN_STEPS = 8
-_FIRST_PROBE_STEPS = 64  # plain steps before a probe; doubled by each that finds no gain
+_FIRST_PROBE_STEPS = 128  # plain steps before a probe; doubled by each that finds no gain
 _MAX_PROBE_STEPS = 1024
-_PROBE_LENGTH = 4  # steps
+_PROBE_LENGTH = 2  # steps
 _MAX_PROBED = 4  # requests
 _BASELINE_EVERY = 128  # drafted steps, of which the first ones stay plain ...
 _BASELINE_LENGTH = 2  # ... so that the cost of plain decoding stays measured
@@ -73,6 +73,7 @@ class Guard:
         self._drafted_steps = 0
         self._probe_after = _FIRST_PROBE_STEPS
         self._probe_left = 0
+        self._probed = False  # since drafting last stopped
 
     def choose(self, candidates: Sequence[str], gain: Gain) -> Sequence[str]:
         """For which requests to ask for drafts now."""
@@ -94,6 +95,7 @@ class Guard:
         self._probe_after = min(2 * self._probe_after, _MAX_PROBE_STEPS)
         self._probe_left = _PROBE_LENGTH - 1
         self.num_probes += 1
+        self._probed = True
         return candidates[:_MAX_PROBED]
 
     def record(self, outcomes: Sequence[tuple[str, int, int]]) -> None:
@@ -125,9 +127,11 @@ class Guard:
             self.drafting = False
             self._plain_steps = 0
             self._probe_left = 0
+            self._probed = False
         elif not self.drafting and expected >= _RESUME_GAIN:
             self.drafting = True
-            self._probe_after = _FIRST_PROBE_STEPS
+            if self._probed:  # not where the load alone has fallen
+                self._probe_after = _FIRST_PROBE_STEPS
         return expected
 
     def _pays(self, request_id: str, expected: float) -> bool:
