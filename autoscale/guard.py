@@ -11,21 +11,20 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-_WEIGHT = 0.1  # of a new observation, once there are some
-_PROBE_WEIGHT = 0.4  # while probing: old observations may be of another kind of text
+_MEMORY = 64  # drafts that the moving means look back on ...
+_MAX_WEIGHT = 0.1  # ... and 10 steps at least: the drafts of one step are alike
+_ACCEPTED_SPREAD = 2.0  # standard deviation of the draft tokens a request has accepted
 _STOP_GAIN = 1.02  # what is not measured, as colder caches, takes its share
 _RESUME_GAIN = 1.08
-_HOPELESS_GAIN = 0.85  # stops at once; a smaller loss only after _MIN_STEPS drafted steps
-_MIN_STEPS = 8
 _FIRST_PROBE_STEPS = 128  # plain steps before a probe; doubled by each that finds no gain
 _MAX_PROBE_STEPS = 1024
-_PROBE_LENGTH = 2  # steps
+_PROBE_DRAFTS = 8  # that a probe wants to see verified, within _MAX_PROBE_LENGTH steps
+_MAX_PROBE_LENGTH = 10
 _MAX_PROBED = 4  # requests
 _BASELINE_EVERY = 128  # drafted steps, of which the first ones stay plain ...
 _BASELINE_LENGTH = 2  # ... so that the cost of plain decoding stays measured
-_MIN_OWN_STEPS = 12  # of a request, before its own acceptance decides
-_OWN_STOP_GAIN = 0.8  # its few steps say little: only a clear loss counts
-_OWN_WEIGHT = 0.05
+_MIN_OWN_DRAFTS = 12  # of a request, before its own acceptance decides
+_OWN_STOP_GAIN = 0.8  # its few drafts say little: only a clear loss counts
 _OWN_PAUSE_STEPS = 64
 
 Gain = Callable[[float, float], float]
@@ -35,30 +34,25 @@ accepted and verified per step on average."""
 
 @dataclass(slots=True)
 class Achieved:
-    """Moving means over drafted steps: draft tokens accepted, and draft tokens verified."""
+    """Moving means per draft: its tokens accepted, and its tokens verified."""
 
     accepted: float = 0.0
     verified: float = 0.0
-    num_seen: int = 0
+    num_drafts: int = 0
 
-    def record(self, accepted: float, verified: float, weight: float) -> None:
-        self.num_seen += 1
-        weight = max(weight, 1 / self.num_seen)
-        self.accepted += weight * (accepted - self.accepted)
-        self.verified += weight * (verified - self.verified)
+    def record(self, outcomes: Sequence[tuple[str, int, int]]) -> None:
+        """The drafts of one step: (request, verified, accepted)."""
+        n = len(outcomes)
+        self.num_drafts += n
+        weight = max(min(n / _MEMORY, _MAX_WEIGHT), n / self.num_drafts)
+        self.accepted += weight * (sum(kept for _, _, kept in outcomes) / n - self.accepted)
+        self.verified += weight * (sum(sent for _, sent, _ in outcomes) / n - self.verified)
 
-
-@dataclass(slots=True)
-class _Own:
-    """A request's own moving mean, and how long it still goes without drafts."""
-
-    accepted: float = 0.0
-    num_seen: int = 0
-    pause_steps: int = 0
-
-    def record(self, accepted: float) -> None:
-        self.num_seen += 1
-        self.accepted += max(_OWN_WEIGHT, 1 / self.num_seen) * (accepted - self.accepted)
+    @property
+    def doubt(self) -> float:
+        """How much higher `accepted` may well be, as yet few drafts were seen."""
+        few = 1 / math.sqrt(self.num_drafts) - 1 / math.sqrt(_MEMORY)
+        return _ACCEPTED_SPREAD * max(few, 0.0)
 
 
 class Guard:
@@ -68,12 +62,13 @@ class Guard:
         self.drafting = True
         self.num_probes = 0
         self.achieved = Achieved()
-        self._own: dict[str, _Own] = {}
+        self._own: dict[str, Achieved] = {}
+        self._paused: dict[str, int] = {}  # steps that a request still goes without drafts
         self._plain_steps = 0
         self._drafted_steps = 0
         self._probe_after = _FIRST_PROBE_STEPS
-        self._probe_left = 0
-        self._probed = False  # since drafting last stopped
+        self._probe: Achieved | None = None  # what the one in progress has seen
+        self._probe_steps = 0
 
     def choose(self, candidates: Sequence[str], gain: Gain) -> Sequence[str]:
         """For which requests to ask for drafts now."""
@@ -85,54 +80,65 @@ class Guard:
             if (self._drafted_steps - 1) % _BASELINE_EVERY < _BASELINE_LENGTH:
                 return ()
             return [id_ for id_ in candidates if self._pays(id_, expected)]
-        if self._probe_left:
-            self._probe_left -= 1
-            return candidates[:_MAX_PROBED]
-        self._plain_steps += 1
-        if self._plain_steps < self._probe_after:
-            return ()
-        self._plain_steps = 0
-        self._probe_after = min(2 * self._probe_after, _MAX_PROBE_STEPS)
-        self._probe_left = _PROBE_LENGTH - 1
-        self.num_probes += 1
-        self._probed = True
+        if self._probe is None:
+            self._plain_steps += 1
+            if self._plain_steps < self._probe_after:
+                return ()
+            self._probe = Achieved()
+            self._probe_steps = 0
+            self.num_probes += 1
+        self._probe_steps += 1
         return candidates[:_MAX_PROBED]
 
     def record(self, outcomes: Sequence[tuple[str, int, int]]) -> None:
         """Draft tokens verified and accepted in a step: (request, verified, accepted)."""
         if not outcomes:
             return
-        weight = _WEIGHT if self.drafting else _PROBE_WEIGHT
-        for request_id, _, accepted in outcomes:
-            self._own.setdefault(request_id, _Own()).record(accepted)
-        self.achieved.record(
-            sum(accepted for _, _, accepted in outcomes) / len(outcomes),
-            sum(verified for _, verified, _ in outcomes) / len(outcomes),
-            weight,
-        )
+        for outcome in outcomes:
+            self._own.setdefault(outcome[0], Achieved()).record((outcome,))
+        self.achieved.record(outcomes)
+        if self._probe is not None:
+            self._probe.record(outcomes)
 
     def forget(self, request_id: str) -> None:
         self._own.pop(request_id, None)
+        self._paused.pop(request_id, None)
 
     def _decide(self, gain: Gain) -> float:
         """Stop or resume for the batch, with hysteresis; the load alone may turn it.
 
         Returns the gain that drafting is expected to bring.
         """
-        if not self.achieved.num_seen:
+        seen = self.achieved
+        if not seen.num_drafts:
             return math.inf
-        expected = gain(self.achieved.accepted, self.achieved.verified)
-        enough = self.achieved.num_seen >= _MIN_STEPS or expected <= _HOPELESS_GAIN
-        if self.drafting and enough and expected <= _STOP_GAIN:
-            self.drafting = False
-            self._plain_steps = 0
-            self._probe_left = 0
-            self._probed = False
-        elif not self.drafting and expected >= _RESUME_GAIN:
+        expected = gain(seen.accepted, seen.verified)
+        if self.drafting:
+            if gain(seen.accepted + seen.doubt, seen.verified) <= _STOP_GAIN:
+                self.drafting = False
+                self._plain_steps = 0
+        elif expected >= _RESUME_GAIN:
             self.drafting = True
-            if self._probed:  # not where the load alone has fallen
-                self._probe_after = _FIRST_PROBE_STEPS
+            self._probe = None
+        elif self._probe is not None and self._is_over(self._probe):
+            expected = self._end_probe(self._probe, gain)
         return expected
+
+    def _is_over(self, probe: Achieved) -> bool:
+        return probe.num_drafts >= _PROBE_DRAFTS or self._probe_steps >= _MAX_PROBE_LENGTH
+
+    def _end_probe(self, probe: Achieved, gain: Gain) -> float:
+        """Resume where the probe saw a gain, else wait twice as long for the next."""
+        self._probe = None
+        self._plain_steps = 0
+        found = gain(probe.accepted, probe.verified) if probe.num_drafts else 0.0
+        if found >= _RESUME_GAIN:
+            self.drafting = True
+            self.achieved = probe  # the text is of another kind than before
+            self._probe_after = _FIRST_PROBE_STEPS
+        else:
+            self._probe_after = min(2 * self._probe_after, _MAX_PROBE_STEPS)
+        return found
 
     def _pays(self, request_id: str, expected: float) -> bool:
         """Whether a request's own acceptance is worth drafting for it.
@@ -140,14 +146,16 @@ class Guard:
         `expected` is the batch's gain; one of requests like this would gain in proportion
         to the tokens it commits per step.
         """
-        own = self._own.get(request_id)
-        if own is None:
-            return True
-        if own.pause_steps:
-            own.pause_steps -= 1
+        pause_steps = self._paused.get(request_id, 0)
+        if pause_steps:
+            self._paused[request_id] = pause_steps - 1
             return False
-        committed = (1 + own.accepted) / (1 + self.achieved.accepted)
-        if own.num_seen < _MIN_OWN_STEPS or expected * committed > _OWN_STOP_GAIN:
+        own = self._own.get(request_id)
+        if own is None or own.num_drafts < _MIN_OWN_DRAFTS:
             return True
-        self._own[request_id] = _Own(pause_steps=_OWN_PAUSE_STEPS)
+        committed = (1 + own.accepted + own.doubt) / (1 + self.achieved.accepted)
+        if expected * committed > _OWN_STOP_GAIN:
+            return True
+        del self._own[request_id]
+        self._paused[request_id] = _OWN_PAUSE_STEPS
         return False

@@ -148,8 +148,7 @@ class SpeculationAdapter:
         began = time.perf_counter()
         accounts = self._account(step)
         self.policy.record_step(self._outcome(step, accounts, began))
-        num_decoding = sum(row.anchor is not None for row in accounts)
-        batch, limits, may_wait = self._describe(step, accounts, num_decoding)
+        batch, limits, may_wait = self._describe(step, accounts)
         described = time.perf_counter()
         drafts = self._ask(batch, may_wait)
         answered = time.perf_counter()
@@ -157,7 +156,7 @@ class SpeculationAdapter:
             self.policy.record_draft(batch.num_drafts, answered - described)
             self.stats.steps_without_reply += drafts is None
         self.stats.steps += 1
-        tokens = self._admit(step, batch, drafts, limits, num_decoding)
+        tokens = self._admit(step, batch, drafts, limits)
         self._ended_s = time.perf_counter()
         self.stats.draft_s += answered - described
         self.stats.adapter_s += described - began + self._ended_s - answered
@@ -259,7 +258,7 @@ class SpeculationAdapter:
         return accounts
 
     def _describe(
-        self, step: EngineStep, accounts: list[RowAccount], num_decoding: int
+        self, step: EngineStep, accounts: list[RowAccount]
     ) -> tuple[StepBatch, NDArray[np.int64], bool]:
         """The batch to send, the most draft tokens of each of its drafts, may it wait.
 
@@ -271,7 +270,9 @@ class SpeculationAdapter:
             if id_ not in self._ineligible and accounts[i].anchor is not None
         }
         candidates = [id_ for id_, limit in room.items() if limit > 0]
-        wanted = set(self.policy.choose(candidates, num_decoding))
+        # Prompts that are prefilled now decode soon: they count, or a load that rises
+        # would be drafted for as if it were low.
+        wanted = set(self.policy.choose(candidates, len(accounts)))
         rows: list[StepRow] = []
         kept: list[NDArray[np.int64]] = []
         first_row = 0
@@ -349,14 +350,13 @@ class SpeculationAdapter:
         batch: StepBatch,
         drafts: DraftBatch | None,
         limits: NDArray[np.int64],
-        num_decoding: int,
     ) -> list[list[int]]:
         self._drawn_from.clear()
         self._drafted.clear()
         if drafts is None or not len(limits):
             return [[] for _ in step.request_ids]
         confidences = drafts.confidences.double().numpy(force=True)
-        lengths = self.policy.admit(confidences, limits, num_decoding).tolist()
+        lengths = self.policy.admit(confidences, limits, len(step.request_ids)).tolist()
         tokens = drafts.tokens.tolist()
         asked = [row.request_id for row in batch.rows if row.anchor is not None]
         self._drafted.update(asked)

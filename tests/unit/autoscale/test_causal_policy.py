@@ -76,6 +76,15 @@ def test_alone_and_often_right_it_drafts_but_for_two_steps_in_128():
     assert asked == ([0, 0] + [1] * 126) * 2
 
 
+def test_a_stretch_of_hard_text_does_not_stop_what_pays():
+    service = Service(accept=0.85)
+    drafted = 0
+    for i in range(40):
+        service.accept = 0.1 if i % 4 == 3 else 0.85
+        drafted += sum(service.run(requests(1), 10))
+    assert drafted >= 0.97 * 400
+
+
 def test_under_load_it_stops_and_probes_ever_less_often():
     asked = np.array(Service(accept=0.3).run(requests(32), 3000))
     assert asked[:3].tolist() == [0, 0, 32]  # what plain steps take, then whether drafts pay
