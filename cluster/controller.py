@@ -14,19 +14,21 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from autoscale.assignment import assign_drafters
+from autoscale.controls import Controls
 
 EXPIRY_S = 3.0
 
 
 @dataclass(frozen=True, slots=True)
 class DrafterReport:
-    """A drafter replica says where it listens."""
+    """A drafter replica says where it listens; `public_key` where it is encrypted."""
 
     replica_id: str
     model_id: str
     address: str
     pid: int
     stats: dict[str, Any] = field(default_factory=dict)
+    public_key: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,14 +51,15 @@ class DrafterPlan:
 
 @dataclass(frozen=True, slots=True)
 class TargetPlan:
-    """What a target needs: its drafter's address, or None when there is none.
+    """What a target needs: its drafter's address and key, or None when there is none.
 
-    `policy` is the one set for its model while serving, None where none was.
+    `controls` are what was changed of its model while serving.
     """
 
     drafter_address: str | None
     secret: str
-    policy: dict[str, Any] | None = None
+    drafter_key: str | None = None
+    controls: Controls = field(default_factory=Controls)
 
 
 class FleetController:
@@ -71,18 +74,23 @@ class FleetController:
         self._targets: dict[str, tuple[TargetReport, float]] = {}
         self._drafters: dict[str, tuple[DrafterReport, float]] = {}
         self._assigned: dict[str, str] = {}
-        self._policies: dict[str, dict[str, Any]] = {}
+        self._controls: dict[str, Controls] = {}
 
-    def set_policy(self, model_id: str, policy: dict[str, Any]) -> None:
-        """Let all targets of a model use `policy` from their next report on.
+    def change(self, model_id: str, changes: dict[str, Any]) -> Controls:
+        """Change what all targets of a model go by from their next report on.
 
-        Raises KeyError when no target of that model drafts.
+        Returns all that is changed of it. Raises KeyError when no target of that model
+        drafts, ValueError for a change that cannot be.
         """
         self._expire()
         drafting = (t for t, _ in self._targets.values() if t.placement != "off")
         if model_id not in {target.model_id for target in drafting}:
             raise KeyError(model_id)
-        self._policies[model_id] = policy
+        self._controls[model_id] = self._controls_of(model_id).changed(changes)
+        return self._controls[model_id]
+
+    def _controls_of(self, model_id: str) -> Controls:
+        return self._controls.get(model_id, Controls())
 
     def report_drafter(self, report: DrafterReport) -> DrafterPlan:
         self._drafters[report.replica_id] = (report, self._clock())
@@ -90,10 +98,17 @@ class FleetController:
 
     def report_target(self, report: TargetReport) -> TargetPlan:
         self._targets[report.replica_id] = (report, self._clock())
+        if report.model_id not in self._controls:  # changed before this controller began
+            self._controls[report.model_id] = Controls(**report.stats.get("controls", {}))
         self._plan(report.model_id)
-        drafter = self._drafters.get(self._assigned.get(report.replica_id, ""))
-        address = drafter[0].address if drafter else None
-        return TargetPlan(address, self._secret, self._policies.get(report.model_id))
+        controls = self._controls_of(report.model_id)
+        drafter, _ = self._drafters.get(self._assigned.get(report.replica_id, ""), (None, 0.0))
+        if controls.drafter_address is not None:
+            pinned = (d for d, _ in self._drafters.values())
+            drafter = next((d for d in pinned if d.address == controls.drafter_address), None)
+        if drafter is None:
+            return TargetPlan(controls.drafter_address, self._secret, None, controls)
+        return TargetPlan(drafter.address, self._secret, drafter.public_key, controls)
 
     def snapshot(self) -> dict[str, Any]:
         """The fleet as `GET /fleet` shows it: per model its replicas and their totals."""
@@ -108,7 +123,8 @@ class FleetController:
         for drafter, seen in self._drafters.values():
             entry = asdict(drafter) | {"age_s": round(self._clock() - seen, 3)}
             self._model(models, drafter.model_id)["drafters"].append(entry)
-        for model in models.values():
+        for model_id, model in models.items():
+            model["controls"] = self._controls_of(model_id).model_dump(exclude_none=True)
             model["speculation"] = speculation_totals([t["stats"] for t in model["targets"]])
         return {"models": models}
 

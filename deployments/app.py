@@ -82,7 +82,7 @@ def _llm_config(model: ModelSpec, shape: DraftShape | None) -> LLMConfig:
         engine_kwargs=engine_kwargs(model, shape),
         # Without it the first streamed token waits for a batch of 50 ms.
         experimental_configs={"stream_batching_interval_ms": 0},
-        placement_group_config={"bundles": [{"CPU": target.num_cpus}]},
+        placement_group_config={"bundles": [{"CPU": target.num_cpus * target.tensor_parallel}]},
         deployment_config={
             "num_replicas": target.replicas,
             "max_ongoing_requests": 2 * target.max_num_seqs,
@@ -126,4 +126,5 @@ def _bind_drafters(model: ModelSpec) -> Any:
             "num_context_tokens": drafter.num_context_tokens,
             "context_bytes": drafter.context_mib * MIB,
         },
+        encrypted=drafter.encrypted,
     )

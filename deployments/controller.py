@@ -33,13 +33,12 @@ class ControllerActor:
     async def report_target(self, report: TargetReport) -> TargetPlan:
         return self._fleet.report_target(report)
 
-    async def set_policy(self, model_id: str, policy: dict[str, Any]) -> bool:
-        """False where no target of that model drafts."""
+    async def change(self, model_id: str, changes: dict[str, Any]) -> dict[str, Any] | None:
+        """What is changed of a model by now; None where no target of it drafts."""
         try:
-            self._fleet.set_policy(model_id, policy)
+            return self._fleet.change(model_id, changes).model_dump(exclude_none=True)
         except KeyError:
-            return False
-        return True
+            return None
 
     async def snapshot(self) -> dict[str, Any]:
         return self._fleet.snapshot()

@@ -15,6 +15,7 @@ from ray import serve
 from cluster.controller import DrafterReport
 from deployments.controller import INTERVAL_S, find_controller
 from deployments.draft_model import make_draft_engine
+from drafters.messages import DraftShape
 from drafters.server import DraftServer
 
 logger = logging.getLogger(__name__)
@@ -27,17 +28,22 @@ class DrafterServer:
     controller has given it the secret that targets present.
     """
 
-    def __init__(self, model_id: str, threads: int, engine: dict[str, Any]) -> None:
+    def __init__(
+        self, model_id: str, threads: int, engine: dict[str, Any], *, encrypted: bool = False
+    ) -> None:
         torch.set_num_threads(threads)
         context = serve.get_replica_context()
         self._model_id = model_id
         self._app_name = context.app_name
         self._replica_id = context.replica_id.unique_id
         self._engine = make_draft_engine(**engine, device=torch.device("cpu"))
+        config = self._engine.model.config
         self._server = DraftServer(
             self._engine,
             host=ray.util.get_node_ip_address(),
             secret="",
+            shape=DraftShape(config.feature_size, config.block_size),
+            encrypted=encrypted,
         )
         self._server.start()
         self._reports = asyncio.get_running_loop().create_task(self._report_forever())
@@ -52,6 +58,7 @@ class DrafterServer:
                         address=self._server.address,
                         pid=os.getpid(),
                         stats=asdict(self._server.stats) | {"engine": asdict(self._engine.stats)},
+                        public_key=self._server.public_key,
                     )
                 )
                 self._server.secret = plan.secret

@@ -20,6 +20,7 @@ def engine_kwargs(model: ModelSpec, shape: DraftShape | None) -> dict[str, Any]:
     target = model.target
     kwargs: dict[str, Any] = {
         "dtype": target.dtype,
+        "tensor_parallel_size": target.tensor_parallel,
         "max_model_len": target.max_model_len,
         "max_num_seqs": target.max_num_seqs,
         "block_size": target.block_tokens,

@@ -12,12 +12,12 @@ from ray.serve.llm.ingress import OpenAiIngress, make_fastapi_ingress
 from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.responses import JSONResponse
 
-from autoscale.policy_settings import check_policy
+from autoscale.controls import Controls
 from deployments.controller import find_controller
 
 
 class FleetIngress(OpenAiIngress):  # type: ignore[misc]
-    """Adds `GET /fleet` and `PUT /fleet/models/{id}/policy` to the OpenAI endpoints.
+    """Adds `GET /fleet` and `PATCH /fleet/models/{id}` to the OpenAI endpoints.
 
     Serve deploys what the ingress is bound to; controller and drafters are bound to it
     as `dependencies` for that alone.
@@ -32,21 +32,23 @@ class FleetIngress(OpenAiIngress):  # type: ignore[misc]
         snapshot: dict[str, Any] = await self._controller("snapshot")
         return snapshot
 
-    async def set_policy(
-        self, model_id: str, policy: Annotated[dict[str, Any], Body()]
+    async def change(
+        self, model_id: str, changes: Annotated[dict[str, Any], Body()]
     ) -> dict[str, Any]:
-        """Change how a model's drafts are verified, while it serves; 400 for no such policy.
+        """Change a model while it serves: `autoscale.controls.Controls`, null takes one back.
 
-        `{"kind": "off"}` stops speculation. Targets follow within one exchange, and
-        `GET /fleet` shows each one's policy. A restart of the application forgets it.
+        400 for a change that cannot be, 404 where no target of the model drafts. Targets
+        follow within one exchange, and `GET /fleet` shows what each goes by. A restart of
+        the application forgets it.
         """
         try:
-            check_policy(policy)
+            Controls().changed(changes)
         except ValueError as error:
             raise HTTPException(400, str(error)) from None
-        if not await self._controller("set_policy", model_id, policy):
+        controls = await self._controller("change", model_id, changes)
+        if controls is None:
             raise HTTPException(404, f"no target of a model {model_id!r} drafts")
-        return {"model": model_id, "policy": policy}
+        return {"model": model_id, "controls": controls}
 
     async def _controller(self, method: str, *args: Any) -> Any:
         try:
@@ -73,6 +75,6 @@ def make_ingress() -> Any:
     endpoints = {
         **DEFAULT_ENDPOINTS,
         "fleet": lambda app: app.get("/fleet"),
-        "set_policy": lambda app: app.put("/fleet/models/{model_id:path}/policy"),
+        "change": lambda app: app.patch("/fleet/models/{model_id:path}"),
     }
     return make_fastapi_ingress(FleetIngress, endpoint_map=endpoints, app=app)

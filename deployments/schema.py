@@ -20,12 +20,14 @@ class TargetSpec(_Settings):
     """One model's target replicas.
 
     `source` is a checkpoint directory (absolute, below the working directory or below
-    the project) or a hub id. `block_tokens` is vLLM's KV block size and the drafter's
-    context block size. `engine_kwargs` go to vLLM as they are, over ours.
+    the project) or a hub id. `tensor_parallel` is the number of ranks of one replica, and
+    `threads` and `num_cpus` are per rank. `block_tokens` is vLLM's KV block size and the
+    drafter's context block size. `engine_kwargs` go to vLLM as they are, over ours.
     """
 
     source: str
     replicas: int = Field(default=1, ge=1)
+    tensor_parallel: int = Field(default=1, ge=1)
     dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
     max_model_len: int = Field(default=4096, ge=8)
     max_num_seqs: int = Field(default=32, ge=1)
@@ -52,7 +54,7 @@ class DrafterSpec(_Settings):
 
     `num_context_tokens` is the sliding window over a session's context, `context_mib`
     the memory for all sessions' context. `deadline_ms` bounds what a target step waits
-    for a reply.
+    for a reply. `encrypted` drafters talk CURVE, with keys made anew at every start.
     """
 
     source: str | None = None
@@ -62,6 +64,7 @@ class DrafterSpec(_Settings):
     num_context_tokens: int = Field(default=512, ge=1)
     context_mib: int = Field(default=256, ge=1)
     deadline_ms: float = Field(default=50.0, gt=0)
+    encrypted: bool = False
     threads: int = Field(default=1, ge=1)
     num_cpus: float = Field(default=0.25, ge=0)
 

@@ -31,6 +31,7 @@ class TargetServer(LLMServer):  # type: ignore[misc]
         self._app_name = context.app_name
         self._replica_id = context.replica_id.unique_id
         self._plan: TargetPlan | None = None
+        self._ranks_agree = True
         await super().__init__(llm_config, **kwargs)
         self._exchange = asyncio.create_task(self._exchange_forever())
 
@@ -48,7 +49,9 @@ class TargetServer(LLMServer):  # type: ignore[misc]
     async def _exchange_once(self) -> None:
         stats: dict[str, Any] = {}
         if self._placement != "off":
-            (stats, *_) = await self.collective_rpc("dspark_stats")
+            (stats, *others) = await self.collective_rpc("dspark_stats")
+            digests = {rank["committed_digest"] for rank in (stats, *others)}
+            self._ranks_agree = stats["ranks_agree"] = len(digests) == 1
         plan = await find_controller(self._app_name).report_target.remote(
             TargetReport(
                 self._replica_id, self._llm_config.model_id, self._placement, os.getpid(), stats
@@ -56,11 +59,19 @@ class TargetServer(LLMServer):  # type: ignore[misc]
         )
         if self._placement != "off" and plan != self._plan:
             await self.collective_rpc(
-                "dspark_apply_plan", args=(plan.drafter_address, plan.secret, plan.policy)
+                "dspark_apply_plan",
+                args=(
+                    plan.drafter_address,
+                    plan.secret,
+                    plan.drafter_key,
+                    plan.controls.model_dump(),
+                ),
             )
             self._plan = plan
 
     async def check_health(self) -> None:
         if self._exchange.done():
             raise RuntimeError(f"target {self._replica_id} stopped reporting to the fleet")
+        if not self._ranks_agree:
+            raise RuntimeError(f"the ranks of target {self._replica_id} emitted different tokens")
         await super().check_health()

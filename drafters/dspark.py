@@ -66,6 +66,8 @@ class DSparkModel(nn.Module):
     """Drafts blocks of gamma tokens from a context of target features.
 
     d is the hidden size, V the vocabulary, F the feature size, L the drafter's layers.
+    Training and parity checks run this forward; serving runs `drafters.fused.FusedForward`
+    up to the hidden states, and `draft_from` behind them.
     """
 
     def __init__(self, config: DrafterConfig) -> None:

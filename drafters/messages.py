@@ -13,6 +13,14 @@ import torch
 
 
 @dataclass(frozen=True, slots=True)
+class DraftShape:
+    """What target and drafter have to agree on: width of a feature row, tokens of a draft."""
+
+    feature_size: int
+    block_size: int
+
+
+@dataclass(frozen=True, slots=True)
 class StepRow:
     """One request's share of a target step.
 

@@ -16,28 +16,41 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, runtime_checkable
 
 import zmq
+from zmq.utils.monitor import recv_monitor_message
 
-from drafters.messages import DraftBatch, Drafter
+from drafters.messages import DraftBatch, Drafter, DraftShape
 from drafters.wire import (
     MAX_TENSOR_BYTES,
     Buffer,
+    HelloMessage,
     StepMessage,
     WireError,
     decode,
     encode_drafts,
     encode_error,
+    encode_welcome,
 )
 
 log = logging.getLogger(__name__)
 
 _WAIT_MS = 100  # between looks at the stop flag and at idle targets
 _MAX_DRAINED = 256  # messages taken in one pass
+_MAX_PENDING = 64  # steps of one target in one pass; more are dropped
 _HIGH_WATER_MARK = 256
 _HEARTBEAT_MS = 2000
+_HANDSHAKE_MS = 5000  # a peer that connects and says nothing is cut off
 _LOG_EVERY = 1000
 
 # What a peer cannot find out by itself: told, where everything else is dropped in silence.
 _TOLD_REASONS = frozenset({"version", "secret"})
+
+_CONNECTION_EVENTS = {
+    zmq.EVENT_ACCEPTED: "accepted",
+    zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL: "handshake_failed",
+    zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL: "handshake_failed",
+    zmq.EVENT_HANDSHAKE_FAILED_AUTH: "handshake_failed",
+    zmq.EVENT_DISCONNECTED: "disconnected",
+}
 
 
 @runtime_checkable
@@ -52,15 +65,19 @@ class ForgetsTargets(Protocol):
 class ServerStats:
     """Counts since the server was made.
 
-    `dropped` counts messages that did not parse, by `WireError.reason`; `rejected`
-    batches the drafter refused with ValueError; `failed_steps` its other exceptions;
-    `unsent` replies whose peer had gone or did not read.
+    `dropped` counts messages that did not parse, by `WireError.reason`, those that came
+    again ("replay") and those beyond a target's share of a pass ("flood"); `refused_hellos`
+    targets of another shape; `rejected` batches the drafter refused with ValueError;
+    `failed_steps` its other exceptions; `unsent` replies whose peer had gone or did not
+    read; `connections` what peers did: accepted, handshake_failed, disconnected.
     """
 
     batches: int = 0
     drafts: int = 0
     merged_steps: int = 0
     retried_steps: int = 0
+    hellos: int = 0
+    refused_hellos: int = 0
     rejected: int = 0
     failed_steps: int = 0
     unsent: int = 0
@@ -70,6 +87,7 @@ class ServerStats:
     bytes_in: int = 0
     bytes_out: int = 0
     dropped: Mapping[str, int] = field(default_factory=dict)
+    connections: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +96,15 @@ class _Pending:
 
     peer: bytes
     message: StepMessage
+
+
+@dataclass(frozen=True, slots=True)
+class _Heard:
+    """The last message of a target: when, from which connection, and its number."""
+
+    at_s: float
+    peer: bytes
+    seq: int
 
 
 class DraftServer:
@@ -90,6 +117,9 @@ class DraftServer:
     drafter refuses is refused alone, and a peer that does not read loses its replies.
     A merged step that raises ValueError is repeated batch by batch, so the drafter
     has to check its input before it changes anything.
+
+    With a `shape`, hellos of targets of another one are refused. With `encrypted`, peers
+    need `public_key` (ZeroMQ's CURVE), and what passes can be neither read nor replayed.
     """
 
     def __init__(
@@ -99,15 +129,20 @@ class DraftServer:
         host: str,
         port: int = 0,
         secret: str,
+        shape: DraftShape | None = None,
+        encrypted: bool = False,
         idle_target_s: float = 60.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._drafter = drafter
         self.secret = secret  # may be replaced while serving; read once per message
+        self._shape = shape
+        public_key, self._secret_key = zmq.curve_keypair() if encrypted else (b"", b"")
+        self.public_key = public_key.decode() or None
         self._idle_target_s = idle_target_s
         self._clock = clock
         self._stats = ServerStats()
-        self._heard_s: dict[str, float] = {}
+        self._heard: dict[str, _Heard] = {}
         self._stopping = threading.Event()
         self._serving = threading.Lock()
         self._thread: threading.Thread | None = None
@@ -117,6 +152,7 @@ class DraftServer:
         except zmq.ZMQError:
             self._context.destroy(linger=0)
             raise
+        self._monitor = self._socket.get_monitor_socket(sum(_CONNECTION_EVENTS))
         endpoint = self._socket.getsockopt_string(zmq.LAST_ENDPOINT)
         self.port = int(endpoint.rsplit(":", 1)[1])
         self.address = f"tcp://{host}:{self.port}"
@@ -142,6 +178,7 @@ class DraftServer:
         if not self._serving.acquire(timeout=timeout_s):
             return False
         try:
+            self._socket.disable_monitor()
             self._context.destroy(linger=0)
         finally:
             self._serving.release()
@@ -154,6 +191,7 @@ class DraftServer:
                 for group in group_by_target(self._drain()):
                     self._step(group)
                 self._close_idle_targets()
+                self._count_connections()
 
     def _bind(self, host: str, port: int) -> zmq.Socket[bytes]:
         socket = self._context.socket(zmq.ROUTER)
@@ -163,37 +201,70 @@ class DraftServer:
         socket.setsockopt(zmq.ROUTER_MANDATORY, 1)  # a lost reply is an error to count
         socket.setsockopt(zmq.MAXMSGSIZE, MAX_TENSOR_BYTES)
         socket.setsockopt(zmq.HEARTBEAT_IVL, _HEARTBEAT_MS)
+        socket.setsockopt(zmq.HANDSHAKE_IVL, _HANDSHAKE_MS)
+        if self._secret_key:
+            socket.curve_server = True
+            socket.curve_secretkey = self._secret_key
         socket.bind(f"tcp://{host}:{port or '*'}")
         return socket
 
     def _drain(self) -> list[_Pending]:
         """Wait for a message, then take all that have arrived, in their order."""
         pending: list[_Pending] = []
+        num_steps: Counter[str] = Counter()
         flags = 0
         for _ in range(_MAX_DRAINED):
             try:
-                peer, *frames = self._socket.recv_multipart(flags, copy=False)
+                frame, *frames = self._socket.recv_multipart(flags, copy=False)
             except zmq.Again:
                 break
             flags = zmq.NOBLOCK
-            message = self._parse(peer.bytes, [frame.buffer for frame in frames])
-            if message is not None:
-                self._heard_s[message.batch.target_id] = self._clock()
-                pending.append(_Pending(peer.bytes, message))
+            peer = frame.bytes
+            message = self._parse(peer, [frame.buffer for frame in frames])
+            if isinstance(message, HelloMessage):
+                self._greet(peer, message)
+            elif message is not None and self._is_next(peer, message):
+                target_id = message.batch.target_id
+                num_steps[target_id] += 1
+                if num_steps[target_id] > _MAX_PENDING:
+                    self._drop(WireError("flood", f"{target_id!r} sends faster than it is served"))
+                else:
+                    pending.append(_Pending(peer, message))
         return pending
 
-    def _parse(self, peer: bytes, frames: list[Buffer]) -> StepMessage | None:
+    def _parse(self, peer: bytes, frames: list[Buffer]) -> StepMessage | HelloMessage | None:
         self._count(bytes_in=sum(len(frame) for frame in frames))
         try:
             message = decode(frames, self.secret)
-            if not isinstance(message, StepMessage):
-                raise WireError("kind", "only steps come this way")
+            if not isinstance(message, StepMessage | HelloMessage):
+                raise WireError("kind", "only hellos and steps come this way")
         except WireError as error:
             self._drop(error)
             if error.reason in _TOLD_REASONS and error.seq is not None:
                 self._send(peer, encode_error(str(error), seq=error.seq))
             return None
         return message
+
+    def _greet(self, peer: bytes, hello: HelloMessage) -> None:
+        self._count(hellos=1)
+        theirs = DraftShape(hello.feature_size, hello.block_size)
+        if self._shape in (None, theirs):
+            self._send(peer, encode_welcome(seq=hello.seq, secret=self.secret))
+            return
+        self._count(refused_hellos=1)
+        text = f"target {hello.target_id!r} has {theirs}, this drafter {self._shape}"
+        log.warning("hello refused: %s", text)
+        self._send(peer, encode_error(text, seq=hello.seq))
+
+    def _is_next(self, peer: bytes, message: StepMessage) -> bool:
+        """Whether a step is new: its number rises within a connection."""
+        target_id = message.batch.target_id
+        last = self._heard.get(target_id)
+        if last is not None and last.peer == peer and message.seq <= last.seq:
+            self._drop(WireError("replay", f"step {message.seq} of {target_id!r} came again"))
+            return False
+        self._heard[target_id] = _Heard(self._clock(), peer, message.seq)
+        return True
 
     def _step(self, group: list[_Pending]) -> None:
         """One call for the whole group; where one of it is bad, one call for each."""
@@ -264,15 +335,24 @@ class DraftServer:
 
     def _close_idle_targets(self) -> None:
         now_s = self._clock()
-        idle = [name for name, s in self._heard_s.items() if now_s - s >= self._idle_target_s]
+        idle = [id_ for id_, h in self._heard.items() if now_s - h.at_s >= self._idle_target_s]
         for target_id in idle:
-            del self._heard_s[target_id]
+            del self._heard[target_id]
             self._count(closed_targets=1)
             if isinstance(self._drafter, ForgetsTargets):
                 try:
                     self._drafter.close_target(target_id)
                 except Exception:
                     log.exception("closing target %r failed", target_id)
+
+    def _count_connections(self) -> None:
+        connections = Counter(self._stats.connections)
+        while self._monitor.poll(0):
+            event = recv_monitor_message(self._monitor)["event"]
+            if event in _CONNECTION_EVENTS:
+                connections[_CONNECTION_EVENTS[event]] += 1
+        if connections != self._stats.connections:
+            self._stats = replace(self._stats, connections=dict(connections))
 
     def _drop(self, error: WireError) -> None:
         dropped = Counter(self._stats.dropped)

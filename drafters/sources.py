@@ -13,14 +13,17 @@ from typing import Any
 import torch
 import zmq
 
-from drafters.messages import DraftBatch, Drafter, StepBatch
+from drafters.messages import DraftBatch, Drafter, DraftShape, StepBatch
 from drafters.wire import (
     MAX_ROWS,
     DraftsMessage,
     ErrorMessage,
+    HelloMessage,
     Message,
+    WelcomeMessage,
     WireError,
     decode,
+    encode_hello,
     encode_step,
 )
 
@@ -137,6 +140,9 @@ class RemoteDraftSource:
 
     Rows that want no draft travel behind the request, so that drafting does not wait
     for them. Names in `closed` that could not be sent travel with the next message.
+
+    A drafter that refuses the hello, as its `shape` is another, is not asked again until
+    the address changes.
     """
 
     def __init__(
@@ -144,13 +150,20 @@ class RemoteDraftSource:
         *,
         deadline_s: float,
         secret: str,
+        target_id: str = "",
+        shape: DraftShape | None = None,
         address: str | None = None,
         max_misses: int = 3,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.stats = SourceStats()
         self.address: str | None = None
+        self.is_refused = False  # by the drafter, as something about us does not fit
         self._secret = secret
+        self._target_id = target_id
+        self._shape = shape
+        self._server_key: str | None = None
+        self._hello_seq = 0
         self._max_misses = max_misses
         self._clock = clock
         self._seq = 0
@@ -167,25 +180,29 @@ class RemoteDraftSource:
             raise ValueError(f"deadline_s is {deadline_s}; it has to be above 0")
         self._deadline_s = deadline_s
 
-    def set_address(self, address: str | None, secret: str | None = None) -> None:
-        """Turn to another drafter, or to none; the same address changes nothing.
+    def set_address(
+        self, address: str | None, secret: str | None = None, server_key: str | None = None
+    ) -> None:
+        """Turn to another drafter, or to none; the same address and key change nothing.
 
-        `secret`, where given, is presented from then on. What is queued for the old one
-        is lost. Raises `zmq.ZMQError` for something that is no address, and then there
-        is no drafter.
+        `secret`, where given, is presented from then on; with a `server_key` the connection
+        is encrypted (CURVE) for that drafter alone. What is queued for the old one is lost.
+        Raises `zmq.ZMQError` for something that is no address, and then there is no drafter.
         """
         if secret is not None:
             self._secret = secret
-        if address == self.address:
+        if (address, server_key) == (self.address, self._server_key):
             return
         if self._socket is not None:
             self._socket.close(linger=0)
-        self._socket, self.address = None, None
+        self._socket, self.address, self._server_key = None, None, server_key
         self._cool_off = CoolOff(self._max_misses)
         self._unsent_closed = ()
+        self.is_refused = False
         if address is not None:
             self._socket = self._connect(address)
             self.address = address
+            self._send_hello()
 
     def close(self) -> None:
         """Close the socket; `draft` answers None from then on."""
@@ -200,7 +217,7 @@ class RemoteDraftSource:
         """
         started_s = self._clock()
         closed = (self._unsent_closed + batch.closed)[-MAX_ROWS:]
-        if self._socket is None or not (batch.rows or closed):
+        if self._socket is None or self.is_refused or not (batch.rows or closed):
             return None
         batch = replace(batch, closed=closed)
         wanted = batch.num_drafts > 0
@@ -237,11 +254,23 @@ class RemoteDraftSource:
         socket.setsockopt(zmq.HEARTBEAT_IVL, _HEARTBEAT_MS)
         socket.setsockopt(zmq.MAXMSGSIZE, _MAX_REPLY_BYTES)
         try:
+            if self._server_key is not None:
+                socket.curve_serverkey = self._server_key.encode()
+                socket.curve_publickey, socket.curve_secretkey = zmq.curve_keypair()
             socket.connect(address)
         except zmq.ZMQError:
             socket.close(linger=0)
             raise
         return socket
+
+    def _send_hello(self) -> None:
+        if self._socket is None or self._shape is None:
+            return
+        self._seq += 1
+        self._hello_seq = self._seq
+        shape = self._shape
+        hello = HelloMessage(self._seq, self._target_id, shape.feature_size, shape.block_size)
+        self._socket.send_multipart(encode_hello(hello, secret=self._secret), zmq.NOBLOCK)
 
     def _send(self, batch: StepBatch, *, want_reply: bool) -> bool:
         """Hand a step to the socket by copy; False where it cannot be sent now."""
@@ -275,8 +304,13 @@ class RemoteDraftSource:
             except WireError as error:
                 self._count_error(str(error))
                 continue
+            if isinstance(message, WelcomeMessage):
+                continue
             if isinstance(message, ErrorMessage):
                 self._count_error(message.text)
+                if message.seq == self._hello_seq:
+                    self.is_refused = True
+                    return None
             elif not isinstance(message, DraftsMessage):
                 self._count_error("a step came back")
             elif message.seq != seq:

@@ -2,10 +2,12 @@
 
 A message is a msgpack header followed by raw little-endian tensor frames:
 
+    hello   header                          a target that connects says what it will send
+    welcome header                          answers it, or an error does
     step    header, features
     drafts  header, tokens, confidences     answers the step with the same `seq`; when some
             (, candidate ids, candidate probabilities)           rows are sampled: with q
-    error   header                          likewise, with a text for the log
+    error   header                          answers a hello or a step, with a text for the log
 
 Every header carries the protocol version `v`, the kind, `seq` and the shared secret. An
 error carries no secret: it also goes to peers that did not know it. `v` and `seq` keep
@@ -29,7 +31,7 @@ import torch
 
 from drafters.messages import DraftBatch, SparseDistribution, StepBatch, StepRow
 
-PROTOCOL_VERSION = 2
+PROTOCOL_VERSION = 3
 MAX_HEADER_BYTES = 16 << 20
 MAX_TENSOR_BYTES = 512 << 20
 MAX_ROWS = 4096
@@ -69,6 +71,23 @@ class WireError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
+class HelloMessage:
+    """A target is here: its features have `feature_size`, it takes drafts of `block_size`."""
+
+    seq: int
+    target_id: str
+    feature_size: int
+    block_size: int
+
+
+@dataclass(frozen=True, slots=True)
+class WelcomeMessage:
+    """The target's shape is the drafter's."""
+
+    seq: int
+
+
+@dataclass(frozen=True, slots=True)
 class StepMessage:
     """A target's step; `want_reply` asks for a `DraftsMessage` of the same `seq`."""
 
@@ -87,13 +106,32 @@ class DraftsMessage:
 
 @dataclass(frozen=True, slots=True)
 class ErrorMessage:
-    """Why the step `seq` gets no drafts."""
+    """Why the hello or the step `seq` is refused."""
 
     seq: int
     text: str
 
 
-Message: TypeAlias = StepMessage | DraftsMessage | ErrorMessage
+Message: TypeAlias = HelloMessage | WelcomeMessage | StepMessage | DraftsMessage | ErrorMessage
+
+
+def encode_hello(hello: HelloMessage, *, secret: str) -> list[Buffer]:
+    """Frame of a hello."""
+    header = {
+        "v": PROTOCOL_VERSION,
+        "kind": "hello",
+        "seq": hello.seq,
+        "secret": secret,
+        "target": hello.target_id,
+        "feature_size": hello.feature_size,
+        "block_size": hello.block_size,
+    }
+    return [_pack_header(header)]
+
+
+def encode_welcome(*, seq: int, secret: str) -> list[Buffer]:
+    """Frame of the answer to a hello that fits."""
+    return [_pack_header({"v": PROTOCOL_VERSION, "kind": "welcome", "seq": seq, "secret": secret})]
 
 
 def encode_step(batch: StepBatch, *, seq: int, want_reply: bool, secret: str) -> list[Buffer]:
@@ -163,6 +201,13 @@ def decode(frames: Sequence[Buffer], secret: str) -> Message:
             _expect_frames(frames, 1)
             return ErrorMessage(seq, _text(header, "text"))
         _check_secret(header, secret)
+        if kind == "hello":
+            _expect_frames(frames, 1)
+            shape = (_int(header, name, MAX_POSITION) for name in ("feature_size", "block_size"))
+            return HelloMessage(seq, _text(header, "target"), *shape)
+        if kind == "welcome":
+            _expect_frames(frames, 1)
+            return WelcomeMessage(seq)
         if kind == "step":
             _expect_frames(frames, 2)
             return _unpack_step(header, seq, frames[1])

@@ -52,7 +52,8 @@ def switch_to(url: str, arm: Arm) -> None:
     """
     if arm.policy is None:
         return
-    httpx.put(f"{url}/fleet/models/{arm.model}/policy", json=arm.policy).raise_for_status()
+    change = {"policy": arm.policy}
+    httpx.patch(f"{url}/fleet/models/{arm.model}", json=change).raise_for_status()
     deadline = time.monotonic() + _SWITCH_TIMEOUT_S
     while time.monotonic() < deadline:
         fleet = httpx.get(f"{url}/fleet").raise_for_status().json()

@@ -97,6 +97,8 @@ class SpeculationAdapter:
     ) -> None:
         self.source = source
         self.policy = policy
+        self.max_draft_tokens: int | None = None  # of a request, in a step
+        self.verify_budget_tokens: int | None = None  # of all requests, in a step
         self.stats = AdapterStats(accepted_by_position=[0] * block_size)
         self._target_id = target_id
         self._block_size = block_size
@@ -201,14 +203,13 @@ class SpeculationAdapter:
         return drafts
 
     def _is_well_formed(self, batch: StepBatch, drafts: DraftBatch) -> bool:
-        lowest, highest = drafts.tokens.aminmax()
         shape = (batch.num_drafts, self._block_size)
-        if drafts.tokens.shape != shape or lowest < 0 or highest >= self._vocab_size:
+        if drafts.tokens.shape != shape or drafts.confidences.shape != shape:
             return False
-        if drafts.confidences.shape != shape:
+        tokens, confidences = drafts.tokens.numpy(force=True), drafts.confidences.numpy(force=True)
+        if tokens.min() < 0 or tokens.max() >= self._vocab_size:
             return False
-        lowest, highest = drafts.confidences.aminmax()  # NaN where there is one
-        if not (lowest >= 0 and highest <= 1):
+        if not (confidences.min() >= 0 and confidences.max() <= 1):  # also where one is NaN
             return False
         q = drafts.distribution
         if q is None:
@@ -273,6 +274,11 @@ class SpeculationAdapter:
         # Prompts that are prefilled now decode soon: they count, or a load that rises
         # would be drafted for as if it were low.
         wanted = set(self.policy.choose(candidates, len(accounts)))
+        # Bounds are shared out before anything is drawn: what is cut is cut unseen.
+        if self.verify_budget_tokens is not None and wanted:
+            share = self.verify_budget_tokens // len(wanted)
+            room = {id_: min(limit, share) for id_, limit in room.items()}
+            wanted = wanted if share else set()
         rows: list[StepRow] = []
         kept: list[NDArray[np.int64]] = []
         first_row = 0
@@ -291,10 +297,9 @@ class SpeculationAdapter:
                 kept.append(np.arange(first_row + skipped, first_row + skipped + row.num_rows))
                 rows.append(row)
             first_row += step.num_scheduled[request_id]
-        index = torch.from_numpy(np.concatenate(kept)) if kept else torch.empty(0, dtype=torch.long)
-        features = torch.cat([layer.index_select(0, index) for layer in step.features], dim=-1)
+        features = _gather_features(step.features, kept)
         self._no_features = features[:0]
-        self.stats.feature_rows += len(index)
+        self.stats.feature_rows += len(features)
         batch = StepBatch(self._target_id, tuple(rows), features, self._take_closed())
         limits = np.array([limit for id_, limit in room.items() if id_ in wanted], dtype=np.int64)
         return batch, limits, bool(room) and not wanted
@@ -302,7 +307,8 @@ class SpeculationAdapter:
     def _limit(self, step: EngineStep, i: int, anchor_position: int) -> int:
         """Draft tokens worth verifying at all: inside the model's length and max_tokens."""
         room = self._max_model_len - anchor_position - 1
-        return min(self._block_size, room, step.num_output_left[i] - 1)
+        most = self._block_size if self.max_draft_tokens is None else self.max_draft_tokens
+        return min(self._block_size, most, room, step.num_output_left[i] - 1)
 
     def _row(
         self,
@@ -373,6 +379,19 @@ class SpeculationAdapter:
                 if sampled[i]
             }
         return [admitted.get(request_id, []) for request_id in step.request_ids]
+
+
+def _gather_features(
+    layers: Sequence[torch.Tensor], kept: Sequence[NDArray[np.int64]]
+) -> torch.Tensor:
+    """The `kept` rows of all layers, side by side; copied once."""
+    index = torch.from_numpy(np.concatenate(kept)) if kept else torch.empty(0, dtype=torch.long)
+    width = sum(layer.shape[1] for layer in layers)
+    features = layers[0].new_empty(len(index), width)
+    parts = features.split([layer.shape[1] for layer in layers], dim=1)
+    for layer, part in zip(layers, parts, strict=True):
+        torch.index_select(layer, 0, index.to(layer.device), out=part)
+    return features
 
 
 def _one_hot(tokens: Sequence[int], width: int) -> SparseDistribution:

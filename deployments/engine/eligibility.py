@@ -8,6 +8,8 @@ from __future__ import annotations
 from typing import Any
 
 GREEDY_TEMPERATURE = 1e-5  # vLLM treats anything below as greedy
+MIN_P_EPSILON = 1e-5  # and any min_p below as none
+SWITCH = "dspark"  # of a request's vllm_xargs: "off" runs it without speculation
 
 
 def ineligible_reason(request: Any) -> str | None:
@@ -16,13 +18,16 @@ def ineligible_reason(request: Any) -> str | None:
     `request` is vLLM's `NewRequestData`. A seeded request at temperature > 0 promises
     its bytes, which depend on how many random numbers were drawn. A LoRA changes the
     features the drafter was trained on; inputs that are not token ids break the rule
-    that a prefix's tokens name its context. For penalties, bad words, log
-    probabilities and structured output the verification step is not yet proven to
-    give what plain decoding gives.
+    that a prefix's tokens name its context. `min_p` and `logit_bias` act on a request's
+    last token alone. For penalties, bad words, log probabilities, thinking budgets and
+    structured output the verification step is not proven to give what plain decoding
+    gives.
     """
     params = request.sampling_params
     if params is None:
         return "pooling"
+    if (params.extra_args or {}).get(SWITCH) == "off":
+        return "requested"
     if request.lora_request is not None:
         return "lora"
     if request.prompt_token_ids is None or request.mm_features:
@@ -31,10 +36,16 @@ def ineligible_reason(request: Any) -> str | None:
         return "seed"
     if params.presence_penalty or params.frequency_penalty or params.repetition_penalty != 1.0:
         return "penalties"
+    if params.min_p > MIN_P_EPSILON:
+        return "min_p"
+    if params.logit_bias:
+        return "logit_bias"
     if params.bad_words:
         return "bad_words"
     if params.logprobs is not None or params.prompt_logprobs is not None:
         return "logprobs"
+    if params.thinking_token_budget is not None:
+        return "thinking_budget"
     if params.structured_outputs is not None:
         return "structured_output"
     return None

@@ -1,4 +1,4 @@
-"""What is replaced in vLLM 0.29's rejection sampler: a defect on CPU, and the sampler itself."""
+"""What is replaced in vLLM 0.29: a defect on CPU, the rejection sampler, dropped parameters."""
 
 from __future__ import annotations
 
@@ -31,6 +31,33 @@ def expand_batch_to_tokens(
 def mend_cpu_rejection_sampler(rejection_sampler: Any) -> None:
     """Put the mended `expand_batch_to_tokens` into vLLM's `rejection_sampler` module."""
     rejection_sampler.expand_batch_to_tokens = expand_batch_to_tokens
+
+
+def accept_all_parameters(sampling_params: Any) -> None:
+    """Let requests with `min_p` or `logit_bias` in, which vLLM refuses under speculation.
+
+    They run without drafts, on the processors that `install_logits_processors` puts back.
+    `sampling_params` is vLLM's module.
+    """
+    sampling_params.SamplingParams._validate_spec_decode = _accept
+
+
+def _accept(self: Any, speculative_config: Any) -> None:
+    del self, speculative_config
+
+
+def install_logits_processors(runner: Any, vllm_config: Any, device: torch.device) -> None:
+    """Give `runner` all of vLLM's own logits processors; under speculation it has one.
+
+    They act on a request's last token alone, hence are right for requests without drafts.
+    """
+    from vllm.utils.platform_utils import is_pin_memory_available
+    from vllm.v1.sample.logits_processor import BUILTIN_LOGITS_PROCESSORS, LogitsProcessors
+
+    pins = is_pin_memory_available()
+    runner.input_batch.logitsprocs = LogitsProcessors(
+        processor(vllm_config, device, pins) for processor in BUILTIN_LOGITS_PROCESSORS
+    )
 
 
 def use_sparse_sampler(rejection_sampler: Any) -> None:

@@ -11,17 +11,25 @@ from typing import Any
 
 import torch
 import vllm.v1.sample.rejection_sampler as rejection_sampler
+from vllm.distributed.parallel_state import get_tp_group
 from vllm.v1.worker.cpu_model_runner import CPUModelRunner
 
+from autoscale.controls import Controls
 from autoscale.policies import Off, Policy
 from autoscale.policy_settings import make_policy
 from autoscale.step_cost import StepCostTable
 from deployments.engine.adapter import EngineStep, SpeculationAdapter
 from deployments.engine.eligibility import GREEDY_TEMPERATURE, ineligible_reason
-from deployments.engine.patches import mend_cpu_rejection_sampler, use_sparse_sampler
+from deployments.engine.patches import (
+    install_logits_processors,
+    mend_cpu_rejection_sampler,
+    use_sparse_sampler,
+)
 from deployments.engine.placeholders import padded_requests, strip_bitmask, strip_placeholders
+from deployments.engine.ranks import CommittedDigest, Follower, broadcast_distribution
 from deployments.engine.settings import WorkerSettings
 from deployments.engine.source import make_source
+from drafters.sources import RemoteDraftSource
 
 _UNBOUNDED_OUTPUT = 1 << 30
 
@@ -48,15 +56,29 @@ class DraftingRunner:
     def __init__(self, vllm_config: Any, device: torch.device) -> None:
         super().__init__(vllm_config, device)  # type: ignore[call-arg]
         settings = WorkerSettings.from_config(vllm_config.additional_config)
+        install_logits_processors(self, vllm_config, device)
         self.use_aux_hidden_state_outputs = True
         self._scheduled_drafts: dict[str, list[int]] = {}
         self._verified_drafts: dict[str, list[int]] = {}
         self._target_layer_ids = settings.target_layer_ids
+        self._settings = settings
         self.policy_settings = settings.policy
+        self.controls = Controls()
         self._policies: dict[str, Policy] = {}
         self._step_cost: StepCostTable | None = None
-        self.adapter = SpeculationAdapter(
-            make_source(settings, device),
+        self.committed = CommittedDigest()
+        self._group = get_tp_group()
+        self.adapter: SpeculationAdapter | Follower = (
+            self._make_adapter(vllm_config, settings, device)
+            if self._group.rank_in_group == 0
+            else Follower()
+        )
+
+    def _make_adapter(
+        self, vllm_config: Any, settings: WorkerSettings, device: torch.device
+    ) -> SpeculationAdapter:
+        return SpeculationAdapter(
+            make_source(settings, vllm_config, device),
             Off(),  # until the cost of a step is known
             target_id=f"{vllm_config.instance_id}",
             block_size=settings.block_size,
@@ -74,11 +96,27 @@ class DraftingRunner:
     def set_policy(self, settings: dict[str, Any]) -> None:
         """Change the policy between steps; one used before goes on with what it learned."""
         assert self._step_cost is not None, "start_drafting() comes first"
+        if isinstance(self.adapter, Follower):
+            return
         key = repr(sorted(settings.items()))
         if key not in self._policies:
             self._policies[key] = make_policy(settings, self._step_cost)
         self.adapter.policy = self._policies[key]
         self.policy_settings = settings
+
+    def set_controls(self, controls: Controls) -> None:
+        """Change what is changed of the settings; what no longer is goes back to them."""
+        if controls == self.controls or isinstance(self.adapter, Follower):
+            return
+        self.controls = controls
+        off = controls.speculation is False
+        self.set_policy({"kind": "off"} if off else controls.policy or self._settings.policy)
+        self.adapter.max_draft_tokens = controls.max_draft_tokens
+        self.adapter.verify_budget_tokens = controls.verify_budget_tokens
+        source = self.adapter.source
+        if isinstance(source, RemoteDraftSource):
+            deadline_ms = controls.deadline_ms or 1000 * self._settings.deadline_s
+            source.set_deadline(deadline_ms / 1000)
 
     def _get_eagle3_aux_layers_from_config(self) -> tuple[int, ...]:
         # A drafter's layer id i is the output of layer i, which vLLM calls i + 1.
@@ -122,6 +160,8 @@ class DraftingRunner:
         slot_mappings: Any,
     ) -> list[list[int]]:
         batch: Any = self.input_batch  # type: ignore[attr-defined]
+        if self._group.world_size > 1:
+            self.committed.add(sampled_token_ids)
         return self.adapter.step(
             EngineStep(
                 request_ids=batch.req_ids,
@@ -138,9 +178,11 @@ class DraftingRunner:
 
     def _get_spec_decode_draft_probs(self, spec_decode_metadata: Any) -> Any:
         # Not vLLM's [N, V] tensor: what `patches.use_sparse_sampler` takes in its place.
-        drafts = self._verified_drafts
-        request_ids = self.input_batch.req_ids  # type: ignore[attr-defined]
-        return self.adapter.draft_distribution(request_ids, drafts)
+        batch: Any = self.input_batch  # type: ignore[attr-defined]
+        q = self.adapter.draft_distribution(batch.req_ids, self._verified_drafts)
+        if self._group.world_size == 1 or batch.sampling_metadata.all_greedy:
+            return q
+        return broadcast_distribution(q, self._group)
 
     def _temperature(self, request_id: str) -> float:
         params = self.requests[request_id].sampling_params  # type: ignore[attr-defined]

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from deployments.engine.settings import WorkerSettings
-from drafters.messages import DraftSource
+from drafters.messages import DraftShape, DraftSource
 from drafters.sources import ColocatedDraftSource, RemoteDraftSource
 
 
-def make_source(settings: WorkerSettings, device: torch.device) -> DraftSource:
+def make_source(settings: WorkerSettings, vllm_config: Any, device: torch.device) -> DraftSource:
     """`split`: a connection that the controller will point somewhere. `colocated`: an engine."""
     if settings.placement == "split":
-        return RemoteDraftSource(deadline_s=settings.deadline_s, secret="")
+        feature_size = len(settings.target_layer_ids) * vllm_config.model_config.get_hidden_size()
+        return RemoteDraftSource(
+            deadline_s=settings.deadline_s,
+            secret="",
+            target_id=str(vllm_config.instance_id),
+            shape=DraftShape(feature_size, settings.block_size),
+        )
     from deployments.draft_model import make_draft_engine
 
     return ColocatedDraftSource(

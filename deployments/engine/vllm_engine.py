@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+import vllm.sampling_params
 from ray.llm._internal.serve.engines.vllm.vllm_engine import VLLMEngine
+
+from deployments.engine.patches import accept_all_parameters
 
 
 class UniprocEngine(VLLMEngine):  # type: ignore[misc]
@@ -13,6 +16,10 @@ class UniprocEngine(VLLMEngine):  # type: ignore[misc]
     For one worker that is a process more to start, imports and all, and a
     message there and back in every step; vLLM's own default is the worker in-process.
     """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        accept_all_parameters(vllm.sampling_params)
+        super().__init__(*args, **kwargs)
 
     def _prepare_engine_config(self, callback_ctx: Any) -> tuple[Any, Any, Any]:
         engine_args, frontend_args, config = super()._prepare_engine_config(callback_ctx)

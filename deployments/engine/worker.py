@@ -8,7 +8,9 @@ from typing import Any
 import vllm.v1.worker.cpu_worker as cpu_worker
 from vllm.v1.worker.cpu_worker import CPUWorker
 
+from autoscale.controls import Controls
 from deployments.engine.compat import check_engine_hooks
+from deployments.engine.ranks import Follower
 from deployments.engine.runner import DSparkCPUModelRunner
 from deployments.engine.step_time import measure_step_cost
 from drafters.sources import RemoteDraftSource
@@ -36,26 +38,36 @@ class DSparkCPUWorker(CPUWorker):  # type: ignore[misc]
         return super().compile_or_warm_up_model()
 
     def dspark_stats(self) -> dict[str, Any]:
-        """Totals of the adapter and of its draft source, and what is open now."""
+        """Totals of the adapter and of its draft source, and what is open now.
+
+        Ranks that do not draft give `committed_digest` alone: it has to be rank 0's.
+        """
         adapter = self.model_runner.adapter
-        return {
+        digest = {"committed_digest": self.model_runner.committed.value}
+        if isinstance(adapter, Follower):
+            return digest
+        return digest | {
             **asdict(adapter.stats),
             "requests": len(self.model_runner.requests),
             "sessions": adapter.num_sessions,
             "policy": self.model_runner.policy_settings,
+            "controls": self.model_runner.controls.model_dump(exclude_none=True),
             "schedule": adapter.policy.snapshot(),
             "source": asdict(adapter.source.stats),
         }
 
     def dspark_apply_plan(
-        self, drafter_address: str | None, secret: str, policy: dict[str, Any] | None
+        self,
+        drafter_address: str | None,
+        secret: str,
+        drafter_key: str | None,
+        controls: dict[str, Any],
     ) -> None:
-        """Use this drafter and policy from the next step on.
-
-        No address means no drafter; no policy leaves the one in use.
-        """
-        source = self.model_runner.adapter.source
+        """Use this drafter and these controls from the next step on; no address: no drafter."""
+        adapter = self.model_runner.adapter
+        if isinstance(adapter, Follower):
+            return
+        source = adapter.source
         if isinstance(source, RemoteDraftSource):
-            source.set_address(drafter_address, secret)
-        if policy is not None and policy != self.model_runner.policy_settings:
-            self.model_runner.set_policy(policy)
+            source.set_address(drafter_address, secret, drafter_key)
+        self.model_runner.set_controls(Controls.model_validate(controls))

@@ -1,5 +1,6 @@
 import pytest
 
+from autoscale.controls import Controls
 from cluster.controller import (
     EXPIRY_S,
     DrafterReport,
@@ -66,18 +67,56 @@ def test_a_restarted_controller_learns_from_the_next_reports(clock):
     assert fleet.report_target(target()).drafter_address == "tcp://d1"
 
 
-def test_a_policy_set_while_serving_is_in_every_later_plan(fleet):
-    assert fleet.report_target(target()).policy is None
-    fleet.set_policy("m", {"kind": "off"})
-    assert fleet.report_target(target()).policy == {"kind": "off"}
-    assert fleet.report_target(target("t2", model="n")).policy is None
+def test_a_change_is_in_every_later_plan_of_its_model(fleet):
+    assert fleet.report_target(target()).controls == Controls()
+    fleet.change("m", {"policy": {"kind": "fixed", "k": 3}})
+    fleet.change("m", {"deadline_ms": 20, "speculation": False})
+    controls = fleet.report_target(target("t2")).controls
+    assert controls.policy == {"kind": "fixed", "k": 3}
+    assert (controls.deadline_ms, controls.speculation) == (20, False)
+    assert fleet.report_target(target("t3", model="n")).controls == Controls()
+    fleet.change("m", {"policy": None, "speculation": None})
+    assert fleet.report_target(target()).controls == Controls(deadline_ms=20)
 
 
-def test_a_policy_for_a_model_that_does_not_draft_is_refused(fleet):
+def test_a_change_of_a_model_that_does_not_draft_is_refused(fleet):
     fleet.report_target(target(placement="off"))
     for model in ("m", "nobody"):
         with pytest.raises(KeyError):
-            fleet.set_policy(model, {"kind": "off"})
+            fleet.change(model, {"speculation": False})
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"speculatoin": False}, "speculatoin"),
+        ({"policy": {"kind": "psychic"}}, "policy"),
+        ({"deadline_ms": 0}, "deadline_ms"),
+        ({"max_draft_tokens": -1}, "max_draft_tokens"),
+        ({"drafter_address": "localhost"}, "drafter_address"),
+    ],
+)
+def test_a_change_that_cannot_be_is_refused_by_name(fleet, change, named):
+    fleet.report_target(target())
+    with pytest.raises(ValueError, match=named):
+        fleet.change("m", change)
+
+
+def test_a_new_controller_learns_of_changes_from_the_targets(fleet):
+    plan = fleet.report_target(target(controls={"speculation": False}))
+    assert plan.controls == Controls(speculation=False)
+
+
+def test_an_address_set_by_hand_is_everybodys_and_brings_its_key(fleet):
+    fleet.report_drafter(drafter("d1"))
+    fleet.report_drafter(DrafterReport("d2", "m", "tcp://d2:1", 2, public_key="key"))
+    fleet.report_target(target())
+    fleet.change("m", {"drafter_address": "tcp://d2:1"})
+    plan = fleet.report_target(target())
+    assert (plan.drafter_address, plan.drafter_key) == ("tcp://d2:1", "key")
+    fleet.change("m", {"drafter_address": "tcp://elsewhere:2"})
+    plan = fleet.report_target(target())
+    assert (plan.drafter_address, plan.drafter_key) == ("tcp://elsewhere:2", None)
 
 
 def test_snapshot_sums_per_model_and_forgets_the_silent(fleet, clock):

@@ -1,0 +1,142 @@
+"""What a request may ask for, row by row: the same output as plain vLLM, drafted or counted.
+
+All rows run in one batch, so that drafted requests and others stand beside each other.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from vllm import SamplingParams
+from vllm.sampling_params import RepetitionDetectionParams, StructuredOutputsParams
+
+from drafters.sources import ColocatedDraftSource
+from tests.integration.engines import draft_engine, draft_from
+
+PERSON = {
+    "type": "object",
+    "properties": {"name": {"type": "string", "maxLength": 8}, "age": {"type": "integer"}},
+    "required": ["name", "age"],
+    "additionalProperties": False,
+}
+GRAMMAR = 'root ::= "yes" | "no" | "it depends on " word\nword ::= [a-z]+ "."'
+
+
+@dataclass(frozen=True)
+class Feature:
+    """`reason`: why such a request is not drafted for; None where it is."""
+
+    name: str
+    reason: str | None
+    params: dict[str, Any] = field(default_factory=dict)
+
+
+def structured(**how: Any) -> dict[str, Any]:
+    return {"structured_outputs": StructuredOutputsParams(**how)}
+
+
+FEATURES = [
+    Feature("greedy", None),
+    Feature("stop strings", None, {"stop": [".", "\n"]}),
+    Feature("stop string kept", None, {"stop": ["the"], "include_stop_str_in_output": True}),
+    Feature("stop token ids", None, {"stop_token_ids": [13, 15, 262, 290]}),
+    Feature("min_tokens", None, {"min_tokens": 30, "stop": ["a"]}),
+    Feature("ignore_eos", None, {"ignore_eos": True}),
+    Feature("one token", None, {"max_tokens": 1}),
+    Feature("two tokens", None, {"max_tokens": 2}),
+    Feature("allowed token ids", None, {"allowed_token_ids": list(range(100, 2000))}),
+    Feature(
+        "repetition detection",
+        None,
+        {"repetition_detection": RepetitionDetectionParams(max_pattern_size=4, min_count=3)},
+    ),
+    Feature("top_k of one", None, {"temperature": 0.8, "top_k": 1}),
+    Feature("top_p of nearly nothing", None, {"temperature": 0.8, "top_p": 1e-6}),
+    Feature("seed", "seed", {"temperature": 0.9, "seed": 7}),
+    Feature("n with a seed", "seed", {"temperature": 0.9, "seed": 7, "n": 3}),
+    Feature("seed when greedy", None, {"seed": 7}),
+    Feature("presence penalty", "penalties", {"presence_penalty": 1.5}),
+    Feature("frequency penalty", "penalties", {"frequency_penalty": 1.5}),
+    Feature("repetition penalty", "penalties", {"repetition_penalty": 1.3}),
+    Feature("bad words", "bad_words", {"bad_words": ["the", " the", " and"]}),
+    Feature("logprobs", "logprobs", {"logprobs": 3}),
+    Feature("prompt logprobs", "logprobs", {"prompt_logprobs": 2}),
+    Feature("min_p of one", "min_p", {"temperature": 0.8, "min_p": 1.0}),
+    Feature("logit_bias", "logit_bias", {"logit_bias": {262: -100.0, 290: 5.0}}),
+    Feature("JSON schema", "structured_output", structured(json=PERSON)),
+    Feature("regex", "structured_output", structured(regex=r"[A-Z][a-z]{3,12} \d{2,4}")),
+    Feature("grammar", "structured_output", structured(grammar=GRAMMAR)),
+    Feature("choice", "structured_output", structured(choice=["red", "green", "blue"])),
+    Feature("speculation off by request", "requested", {"extra_args": {"dspark": "off"}}),
+]
+
+
+def params_of(feature: Feature) -> SamplingParams:
+    return SamplingParams(**{"temperature": 0.0, "max_tokens": 48} | feature.params)
+
+
+def run(engine: Any) -> dict[str, Any]:
+    chat = [{"role": "user", "content": "Write a short story about a dog and the sea."}]
+    params = [params_of(feature) for feature in FEATURES]
+    results = engine.chat([chat] * len(params), params, use_tqdm=False)
+    return {f.name: result for f, result in zip(FEATURES, results, strict=True)}
+
+
+@pytest.fixture(scope="module")
+def expected(plain: Any) -> dict[str, Any]:
+    return run(plain)
+
+
+@pytest.fixture(scope="module")
+def served(speculative: Any) -> tuple[dict[str, Any], Any]:
+    adapter = draft_from(speculative, ColocatedDraftSource(draft_engine()))
+    return run(speculative), adapter.stats
+
+
+def said(result: Any) -> list[Any]:
+    """Everything a client sees but log probabilities."""
+    return [(o.text, list(o.token_ids), o.finish_reason, o.stop_reason) for o in result.outputs]
+
+
+@pytest.mark.parametrize("feature", FEATURES, ids=lambda f: f.name)
+def test_output_is_that_of_plain_vllm(feature, expected, served):
+    results, _ = served
+    assert said(results[feature.name]) == said(expected[feature.name])
+
+
+@pytest.mark.parametrize("kind", ["logprobs", "prompt_logprobs"])
+def test_log_probabilities_are_those_of_plain_vllm(kind, expected, served):
+    name = kind.replace("_", " ")
+
+    def values(result: Any) -> list[Any]:
+        found = result.outputs[0].logprobs if kind == "logprobs" else result.prompt_logprobs
+        assert found
+        return [{i: entry.logprob for i, entry in (step or {}).items()} for step in found]
+
+    ours, theirs = values(served[0][name]), values(expected[name])
+    assert [step.keys() for step in ours] == [step.keys() for step in theirs]
+    for step, other in zip(ours, theirs, strict=True):
+        assert step == pytest.approx(other, abs=1e-4)
+
+
+def test_who_is_not_drafted_for_is_counted_by_reason(served):
+    _, stats = served
+    counted = Counter[str]()
+    for feature in FEATURES:
+        if feature.reason:
+            counted[feature.reason] += params_of(feature).n
+    assert stats.ineligible == counted
+    assert stats.verified_drafts > 50
+
+
+def test_the_features_change_what_is_said(expected):
+    """Each row can fail: without its parameter the output would be another."""
+    same_by_nature = {"ignore_eos", "seed when greedy", "speculation off by request", "logprobs"}
+    same_by_nature |= {"prompt logprobs", "greedy", "min_p of one", "repetition detection"}
+    same_by_nature |= {"top_k of one", "top_p of nearly nothing"}
+    greedy = said(expected["greedy"])
+    for feature in FEATURES:
+        assert (said(expected[feature.name]) == greedy) == (feature.name in same_by_nature)

@@ -1,0 +1,57 @@
+"""Two tensor-parallel ranks: rank 0 drafts, both verify the same and emit the same."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from vllm import SamplingParams
+
+from loadtest.prompts import PROMPTS
+from tests.integration.engines import make_engine
+
+CHATS = [[{"role": "user", "content": prompt}] for prompt in PROMPTS[:16]]
+
+
+@pytest.fixture(scope="module")
+def two_ranks() -> Iterator[Any]:
+    engine = make_engine("colocated", tensor_parallel_size=2, distributed_executor_backend="mp")
+    yield engine
+    engine.llm_engine.engine_core.shutdown()
+
+
+def run(engine: Any, params: SamplingParams) -> list[list[int]]:
+    results = engine.chat(CHATS, params, use_tqdm=False)
+    return [list(r.outputs[0].token_ids) for r in results]
+
+
+def ranks(engine: Any) -> list[dict[str, Any]]:
+    return list(engine.collective_rpc("dspark_stats"))
+
+
+def test_greedy_output_is_that_of_one_rank_without_speculation(plain, two_ranks):
+    params = SamplingParams(temperature=0, max_tokens=48)
+    before = ranks(two_ranks)[0]["verified_drafts"]
+    assert run(two_ranks, params) == run(plain, params)
+    assert ranks(two_ranks)[0]["verified_drafts"] > before + 100
+
+
+def test_sampled_without_seed_both_ranks_emit_the_same_tokens_for_200_steps(two_ranks):
+    before = ranks(two_ranks)[0]
+    run(two_ranks, SamplingParams(temperature=0.8, max_tokens=400, ignore_eos=True))
+    after, follower = ranks(two_ranks)
+    assert after["steps"] - before["steps"] > 200
+    assert after["verified_drafts"] - before["verified_drafts"] > 1000
+    assert after["committed_digest"] == follower["committed_digest"] != before["committed_digest"]
+
+
+def test_speculation_goes_off_and_on_between_steps_on_every_rank(plain, two_ranks):
+    params = SamplingParams(temperature=0, max_tokens=8)
+    two_ranks.collective_rpc("dspark_apply_plan", args=(None, "", None, {"speculation": False}))
+    drafted = ranks(two_ranks)[0]["verified_drafts"]
+    assert run(two_ranks, params) == run(plain, params)
+    assert ranks(two_ranks)[0]["verified_drafts"] == drafted
+    two_ranks.collective_rpc("dspark_apply_plan", args=(None, "", None, {}))
+    assert run(two_ranks, params) == run(plain, params)
+    assert ranks(two_ranks)[0]["verified_drafts"] > drafted

@@ -1,0 +1,266 @@
+"""What peers can do to a draft server, by accident or on purpose: counted, and no more."""
+
+from __future__ import annotations
+
+import random
+import select
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import zmq
+
+from drafters.messages import DraftShape
+from drafters.server import DraftServer
+from drafters.sources import RemoteDraftSource
+from drafters.wire import HelloMessage, encode_hello
+from tests.unit.drafters.test_draft_wire import (
+    GAMMA,
+    SECRET,
+    WIDTH,
+    Counting,
+    batch,
+    dealer,
+    frames_of,
+    wait_until,
+)
+
+SHAPE = DraftShape(WIDTH, GAMMA)
+
+
+@pytest.fixture
+def drafter() -> Counting:
+    return Counting()
+
+
+@pytest.fixture(params=[False, True], ids=["plain", "encrypted"])
+def server(request: pytest.FixtureRequest, drafter: Counting) -> Iterator[DraftServer]:
+    made = DraftServer(
+        drafter, host="127.0.0.1", secret=SECRET, shape=SHAPE, encrypted=request.param
+    )
+    made.start()
+    yield made
+    assert made.stop()
+
+
+def source_for(server: DraftServer, shape: DraftShape = SHAPE, **changes: object):
+    made = RemoteDraftSource(deadline_s=2, secret=SECRET, target_id="t", shape=shape)
+    made.set_address(server.address, server_key=changes.get("server_key", server.public_key))
+    return made
+
+
+def test_a_target_of_the_same_shape_is_welcome(server):
+    source = source_for(server)
+    assert source.draft(batch(10)).tokens.tolist() == [[11, 12, 13]]
+    assert (server.stats.hellos, server.stats.refused_hellos) == (1, 0)
+    assert source.stats.errors == 0
+    source.close()
+
+
+@pytest.mark.parametrize("shape", [DraftShape(WIDTH + 1, GAMMA), DraftShape(WIDTH, GAMMA - 1)])
+def test_a_target_of_another_shape_is_told_once_and_asks_no_more(server, drafter, shape):
+    source = source_for(server, shape)
+    assert source.draft(batch(10)) is None
+    assert source.is_refused
+    asked = source.stats.requests
+    assert source.draft(batch(10)) is None
+    assert source.stats.requests == asked
+    assert server.stats.refused_hellos == 1
+    source.close()
+
+
+def test_a_refused_target_may_turn_to_another_drafter(server):
+    source = source_for(server, DraftShape(WIDTH, GAMMA + 1))
+    assert source.draft(batch(10)) is None
+    other = DraftServer(Counting(), host="127.0.0.1", secret=SECRET)
+    other.start()
+    source.set_address(other.address)
+    assert source.draft(batch(10)) is not None
+    source.close()
+    other.stop()
+
+
+def test_without_the_key_nothing_passes_an_encrypted_server(drafter):
+    server = DraftServer(drafter, host="127.0.0.1", secret=SECRET, encrypted=True)
+    server.start()
+    wrong_key = zmq.curve_keypair()[0].decode()
+    for key in (None, wrong_key):
+        source = source_for(server, server_key=key)
+        source.set_deadline(0.2)
+        assert source.draft(batch(10)) is None
+        source.close()
+    wait_until(lambda: server.stats.connections.get("handshake_failed", 0) >= 2)
+    assert drafter.calls == []
+    assert server.stop()
+
+
+def test_an_encrypted_step_cannot_be_read_on_the_way(drafter):
+    seen = bytearray()
+    server = DraftServer(drafter, host="127.0.0.1", secret="not-to-be-seen", encrypted=True)
+    server.start()
+    with listening_between(server.port, seen) as port:
+        source = RemoteDraftSource(deadline_s=2, secret="not-to-be-seen")
+        source.set_address(f"tcp://127.0.0.1:{port}", server_key=server.public_key)
+        assert source.draft(batch(10)) is not None
+        source.close()
+    assert len(seen) > 100
+    assert b"not-to-be-seen" not in seen
+    assert server.stop()
+
+
+class listening_between:  # noqa: N801 - reads as a statement
+    """A TCP relay that keeps what passes."""
+
+    def __init__(self, port: int, seen: bytearray) -> None:
+        self._target, self._seen = port, seen
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._thread = threading.Thread(target=self._relay, daemon=True)
+
+    def __enter__(self) -> int:
+        self._thread.start()
+        return int(self._listener.getsockname()[1])
+
+    def __exit__(self, *error: object) -> None:
+        self._listener.close()
+
+    def _relay(self) -> None:
+        one, _ = self._listener.accept()
+        two = socket.create_connection(("127.0.0.1", self._target))
+        with one, two:
+            while True:
+                ready, _, _ = select.select([one, two], [], [], 5)
+                for end in ready:
+                    data = end.recv(65536)
+                    if not data:
+                        return
+                    self._seen += data
+                    (two if end is one else one).sendall(data)
+
+
+def test_a_step_that_comes_again_is_dropped(drafter):
+    server = DraftServer(drafter, host="127.0.0.1", secret=SECRET)
+    server.start()
+    peer = dealer(server)
+    for seq in (5, 5, 4, 6):
+        peer.send_multipart(frames_of(batch(10), secret=SECRET, seq=seq))
+    wait_until(lambda: len(drafter.calls) == 2)
+    assert server.stats.dropped == {"replay": 2}
+    again = dealer(server)  # a new connection counts from its own beginning
+    again.send_multipart(frames_of(batch(10), secret=SECRET, seq=1))
+    wait_until(lambda: len(drafter.calls) == 3)
+    for end in (peer, again):
+        end.close(linger=0)
+    assert server.stop()
+
+
+def test_a_target_that_floods_loses_its_own_steps_and_no_others(drafter):
+    server = DraftServer(drafter, host="127.0.0.1", secret=SECRET)
+    server.start()
+    drafter.delay_s = 0.3
+    loud, quiet = dealer(server), dealer(server)
+    loud.sndhwm = 0
+    for seq in range(1, 202):
+        loud.send_multipart(frames_of(batch(1, target="loud"), secret=SECRET, seq=seq))
+    quiet.send_multipart(frames_of(batch(30, target="quiet"), secret=SECRET))
+    time.sleep(0.1)
+    drafter.delay_s = 0.0
+    assert quiet.recv_multipart()
+    wait_until(lambda: server.stats.dropped.get("flood", 0) > 0)
+    for end in (loud, quiet):
+        end.close(linger=0)
+    assert server.stop()
+
+
+def test_a_thousand_mutated_messages_stop_nothing_and_leak_nothing(server):
+    rng = random.Random(1)
+    source = source_for(server)
+    assert source.draft(batch(1)) is not None
+    before = open_files()
+    peer = dealer(server)
+    if server.public_key is not None:
+        peer.close(linger=0)
+        peer = encrypted_dealer(server)
+    hello = [bytes(f) for f in encode_hello(HelloMessage(1, "t", WIDTH, GAMMA), secret=SECRET)]
+    for i in range(1000):
+        whole = hello if i % 5 == 0 else frames_of(batch(rng.randrange(50), None), secret=SECRET)
+        frames = [bytearray(frame) for frame in whole]
+        mutate(frames, rng)
+        peer.send_multipart(frames)
+        if i % 50 == 0:
+            assert source.draft(batch(10)) is not None
+    assert source.draft(batch(10)) is not None
+    wait_until(lambda: sum(server.stats.dropped.values()) > 200)
+    peer.close(linger=0)
+    wait_until(lambda: open_files() <= before + 1)
+    source.close()
+
+
+def mutate(frames: list[bytearray], rng: random.Random) -> None:
+    """Flip bytes, cut, repeat, reorder, or put noise in their place."""
+    for _ in range(rng.randint(1, 4)):
+        kind = rng.randrange(6)
+        frame = rng.choice(frames)
+        if kind <= 1 and frame:
+            frame[rng.randrange(len(frame))] = rng.randrange(256)
+        elif kind == 2:
+            del frame[rng.randint(0, len(frame)) :]
+        elif kind == 3:
+            frames.append(bytearray(frame))
+        elif kind == 4:
+            rng.shuffle(frames)
+        else:
+            frame[:] = rng.randbytes(rng.randint(0, 64))
+
+
+def encrypted_dealer(server: DraftServer):
+    made = zmq.Context.instance().socket(zmq.DEALER)
+    made.rcvtimeo = 5000
+    made.curve_serverkey = (server.public_key or "").encode()
+    made.curve_publickey, made.curve_secretkey = zmq.curve_keypair()
+    made.connect(server.address)
+    return made
+
+
+def test_peers_that_connect_and_say_nothing_are_cut_off(server):
+    source = source_for(server)
+    assert source.draft(batch(1)) is not None
+    before = open_files()
+    silent = [socket.create_connection(("127.0.0.1", server.port)) for _ in range(50)]
+    for i, end in enumerate(silent):
+        end.sendall(b"\xff\x00\x00\x00"[: i % 5])  # the beginning of a greeting, or nothing
+    assert source.draft(batch(10)) is not None
+    for end in silent:
+        end.settimeout(10)
+        while end.recv(4096):  # until the server closes
+            pass
+        end.close()
+    wait_until(lambda: open_files() <= before)
+    assert server.stats.connections["accepted"] >= 51
+    assert source.draft(batch(10)) is not None
+    source.close()
+
+
+def test_a_peer_that_does_not_read_loses_its_replies_alone(drafter):
+    server = DraftServer(drafter, host="127.0.0.1", secret=SECRET)
+    server.start()
+    slow = zmq.Context.instance().socket(zmq.DEALER)
+    slow.rcvhwm, slow.sndhwm = 1, 0
+    slow.setsockopt(zmq.RCVBUF, 4096)
+    slow.connect(server.address)
+    source = RemoteDraftSource(deadline_s=2, secret=SECRET, address=server.address)
+    for seq in range(1, 4000):
+        slow.send_multipart(frames_of(batch(*[1] * 64, target="slow"), secret=SECRET, seq=seq))
+        if seq % 500 == 0:
+            assert source.draft(batch(10)) is not None
+    wait_until(lambda: server.stats.unsent > 0 or server.stats.dropped.get("flood", 0) > 0)
+    assert source.draft(batch(10)) is not None
+    slow.close(linger=0)
+    source.close()
+    assert server.stop()
+
+
+def open_files() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
