@@ -348,7 +348,7 @@ class DraftServer:
     def _count_connections(self) -> None:
         connections = Counter(self._stats.connections)
         while self._monitor.poll(0):
-            event = recv_monitor_message(self._monitor)["event"]
+            event = zmq.Event(recv_monitor_message(self._monitor)["event"])
             if event in _CONNECTION_EVENTS:
                 connections[_CONNECTION_EVENTS[event]] += 1
         if connections != self._stats.connections:

@@ -388,7 +388,7 @@ def _gather_features(
     index = torch.from_numpy(np.concatenate(kept)) if kept else torch.empty(0, dtype=torch.long)
     width = sum(layer.shape[1] for layer in layers)
     features = layers[0].new_empty(len(index), width)
-    parts = features.split([layer.shape[1] for layer in layers], dim=1)
+    parts = torch.split(features, [layer.shape[1] for layer in layers], dim=1)
     for layer, part in zip(layers, parts, strict=True):
         torch.index_select(layer, 0, index.to(layer.device), out=part)
     return features
