@@ -13,7 +13,7 @@ MIB = 1 << 20
 
 
 def engine_kwargs(model: ModelSpec, shape: DraftShape | None) -> dict[str, Any]:
-    """vLLM's engine arguments. `shape` is None with speculation off: plain vLLM then.
+    """vLLM's engine arguments. `shape` is None with speculation off.
 
     The settings' own `engine_kwargs` win over ours.
     """
@@ -27,6 +27,7 @@ def engine_kwargs(model: ModelSpec, shape: DraftShape | None) -> dict[str, Any]:
         "kv_cache_memory_bytes": target.kv_cache_mib * MIB,
         "enforce_eager": True,
         "enable_prefix_caching": True,
+        "worker_cls": "deployments.engine.worker.PlainCPUWorker",
     }
     if shape is not None:
         assert model.drafter is not None

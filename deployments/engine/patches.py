@@ -33,19 +33,6 @@ def mend_cpu_rejection_sampler(rejection_sampler: Any) -> None:
     rejection_sampler.expand_batch_to_tokens = expand_batch_to_tokens
 
 
-def accept_all_parameters(sampling_params: Any) -> None:
-    """Let requests with `min_p` or `logit_bias` in, which vLLM refuses under speculation.
-
-    They run without drafts, on the processors that `install_logits_processors` puts back.
-    `sampling_params` is vLLM's module.
-    """
-    sampling_params.SamplingParams._validate_spec_decode = _accept
-
-
-def _accept(self: Any, speculative_config: Any) -> None:
-    del self, speculative_config
-
-
 def install_logits_processors(runner: Any, vllm_config: Any, device: torch.device) -> None:
     """Give `runner` all of vLLM's own logits processors; under speculation it has one.
 

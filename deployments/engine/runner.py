@@ -12,7 +12,6 @@ from typing import Any
 import torch
 import vllm.v1.sample.rejection_sampler as rejection_sampler
 from vllm.distributed.parallel_state import get_tp_group
-from vllm.v1.worker.cpu_model_runner import CPUModelRunner
 
 from autoscale.controls import Controls
 from autoscale.policies import Off, Policy
@@ -27,6 +26,7 @@ from deployments.engine.patches import (
 )
 from deployments.engine.placeholders import padded_requests, strip_bitmask, strip_placeholders
 from deployments.engine.ranks import CommittedDigest, Follower, broadcast_distribution
+from deployments.engine.seeded import SeededCPUModelRunner
 from deployments.engine.settings import WorkerSettings
 from deployments.engine.source import make_source
 from drafters.sources import RemoteDraftSource
@@ -195,7 +195,7 @@ class DraftingRunner:
         return _UNBOUNDED_OUTPUT if limit is None else limit - len(state.output_token_ids)
 
 
-class DSparkCPUModelRunner(DraftingRunner, CPUModelRunner):  # type: ignore[misc]
+class DSparkCPUModelRunner(DraftingRunner, SeededCPUModelRunner):
     """The CPU runner; its rejection sampler is mended before the first step."""
 
     def __init__(self, vllm_config: Any, device: torch.device) -> None:

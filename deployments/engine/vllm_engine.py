@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import vllm.sampling_params
 from ray.llm._internal.serve.engines.vllm.vllm_engine import VLLMEngine
 
-from deployments.engine.patches import accept_all_parameters
+from deployments.engine.frontend import mend_frontend
 
 
 class UniprocEngine(VLLMEngine):  # type: ignore[misc]
@@ -18,7 +17,7 @@ class UniprocEngine(VLLMEngine):  # type: ignore[misc]
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        accept_all_parameters(vllm.sampling_params)
+        mend_frontend()
         super().__init__(*args, **kwargs)
 
     def _prepare_engine_config(self, callback_ctx: Any) -> tuple[Any, Any, Any]:

@@ -6,31 +6,44 @@ from dataclasses import asdict
 from typing import Any
 
 import vllm.v1.worker.cpu_worker as cpu_worker
+from vllm.v1.worker.cpu_model_runner import CPUModelRunner
 from vllm.v1.worker.cpu_worker import CPUWorker
 
 from autoscale.controls import Controls
 from deployments.engine.compat import check_engine_hooks
 from deployments.engine.ranks import Follower
 from deployments.engine.runner import DSparkCPUModelRunner
+from deployments.engine.seeded import SeededCPUModelRunner
 from deployments.engine.step_time import measure_step_cost
 from drafters.sources import RemoteDraftSource
 
 
-class DSparkCPUWorker(CPUWorker):  # type: ignore[misc]
-    """Builds `DSparkCPUModelRunner` where vLLM would build its own.
+class PlainCPUWorker(CPUWorker):  # type: ignore[misc]
+    """vLLM's CPU worker with a runner of ours: here the one that survives seeded requests.
 
     vLLM names its runner class inside `init_device`; swapping that module's global for
     the call is the one hook without an official door.
     """
 
+    runner_class: type[CPUModelRunner] = SeededCPUModelRunner
+
     def init_device(self) -> None:
-        check_engine_hooks()
         original = cpu_worker.CPUModelRunner
-        cpu_worker.CPUModelRunner = DSparkCPUModelRunner
+        cpu_worker.CPUModelRunner = self.runner_class
         try:
             super().init_device()
         finally:
             cpu_worker.CPUModelRunner = original
+
+
+class DSparkCPUWorker(PlainCPUWorker):
+    """Builds `DSparkCPUModelRunner`, which drafts."""
+
+    runner_class = DSparkCPUModelRunner
+
+    def init_device(self) -> None:
+        check_engine_hooks()
+        super().init_device()
 
     def compile_or_warm_up_model(self) -> Any:
         # Before vLLM's own part, which ends by seeding the sampler's generator.

@@ -14,7 +14,7 @@ import torch
 
 from deployments.draft_model import check_drafter, make_draft_engine
 from deployments.engine.adapter import AdapterStats, SpeculationAdapter
-from deployments.engine.patches import accept_all_parameters
+from deployments.engine.frontend import mend_frontend
 from deployments.engine_args import engine_kwargs, target_directory
 from deployments.schema import parse_settings
 from drafters.engine import DraftEngine
@@ -35,10 +35,9 @@ def settings(**model: Any) -> Any:
 
 def make_engine(placement: str, **overrides: Any) -> Any:
     """A `vllm.LLM`: `off` is plain vLLM, the others carry our worker."""
-    import vllm.sampling_params
     from vllm import LLM
 
-    accept_all_parameters(vllm.sampling_params)
+    mend_frontend()
     model = settings(placement=placement)
     shape = None if placement == "off" else check_drafter(model)
     kwargs = engine_kwargs(model, shape) | {"disable_log_stats": False} | overrides

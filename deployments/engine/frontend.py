@@ -1,0 +1,47 @@
+"""What is mended in vLLM's frontend, the process that takes requests and gives back text."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def mend_frontend() -> None:
+    """Put the mends into vLLM 0.29; doing it twice changes nothing."""
+    from vllm.sampling_params import SamplingParams
+    from vllm.v1.engine.detokenizer import BaseIncrementalDetokenizer
+
+    # `min_p` and `logit_bias` would be refused under speculation. Requests with them run
+    # without drafts, on the processors that `patches.install_logits_processors` puts back.
+    SamplingParams._validate_spec_decode = _accept
+    stop_at_the_token(BaseIncrementalDetokenizer)
+
+
+def _accept(self: Any, speculative_config: Any) -> None:
+    del self, speculative_config
+
+
+def stop_at_the_token(detokenizer: Any) -> None:
+    """Let stop strings end a request at the token that completes them.
+
+    vLLM looks for them once per step: of several tokens committed together, those behind
+    the stop string stay among the output's token ids and in the usage.
+    """
+    original = detokenizer.update
+    if hasattr(original, "per_step"):
+        return
+
+    def update(self: Any, new_token_ids: list[int], stop_terminated: bool) -> str | None:
+        found: str | None
+        if not self.stop or len(new_token_ids) < 2:
+            found = original(self, new_token_ids, stop_terminated)
+            return found
+        last = len(new_token_ids) - 1
+        for i, token in enumerate(tuple(new_token_ids)):
+            found = original(self, [token], stop_terminated and i == last)
+            if found is not None:
+                del new_token_ids[i + 1 :]  # the caller's list: what the request has said
+                return found
+        return None
+
+    update.per_step = original  # type: ignore[attr-defined]
+    detokenizer.update = update
