@@ -42,11 +42,17 @@ class Achieved:
 
     def record(self, outcomes: Sequence[tuple[str, int, int]]) -> None:
         """The drafts of one step: (request, verified, accepted)."""
-        n = len(outcomes)
+        verified = sum(sent for _, sent, _ in outcomes)
+        accepted = sum(kept for _, _, kept in outcomes)
+        self.add(len(outcomes), verified, accepted)
+
+    def add(self, num_drafts: int, verified: int, accepted: int) -> None:
+        """Drafts of one step, and their tokens verified and accepted together."""
+        n = num_drafts
         self.num_drafts += n
         weight = max(min(n / _MEMORY, _MAX_WEIGHT), n / self.num_drafts)
-        self.accepted += weight * (sum(kept for _, _, kept in outcomes) / n - self.accepted)
-        self.verified += weight * (sum(sent for _, sent, _ in outcomes) / n - self.verified)
+        self.accepted += weight * (accepted / n - self.accepted)
+        self.verified += weight * (verified / n - self.verified)
 
     @property
     def doubt(self) -> float:
@@ -94,8 +100,11 @@ class Guard:
         """Draft tokens verified and accepted in a step: (request, verified, accepted)."""
         if not outcomes:
             return
-        for outcome in outcomes:
-            self._own.setdefault(outcome[0], Achieved()).record((outcome,))
+        for request_id, verified, accepted in outcomes:
+            own = self._own.get(request_id)
+            if own is None:
+                own = self._own[request_id] = Achieved()
+            own.add(1, verified, accepted)
         self.achieved.record(outcomes)
         if self._probe is not None:
             self._probe.record(outcomes)

@@ -7,7 +7,7 @@ the wire (`drafters.wire`).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 
@@ -20,8 +20,7 @@ class DraftShape:
     block_size: int
 
 
-@dataclass(frozen=True, slots=True)
-class StepRow:
+class StepRow(NamedTuple):
     """One request's share of a target step.
 
     The request's new feature rows cover the absolute positions `start` to

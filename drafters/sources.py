@@ -364,7 +364,7 @@ def split_by_anchor(batch: StepBatch) -> tuple[StepBatch, StepBatch | None]:
 
 def without_anchors(batch: StepBatch) -> StepBatch:
     """The same step as features only: nothing is drafted from it."""
-    return replace(batch, rows=tuple(replace(row, anchor=None) for row in batch.rows))
+    return replace(batch, rows=tuple(row._replace(anchor=None) for row in batch.rows))
 
 
 def _features_by_row(batch: StepBatch) -> list[torch.Tensor]:

@@ -144,7 +144,7 @@ def encode_step(batch: StepBatch, *, seq: int, want_reply: bool, secret: str) ->
         "secret": secret,
         "want_reply": want_reply,
         "target": batch.target_id,
-        "rows": [_pack_row(row) for row in batch.rows],
+        "rows": batch.rows,
         "closed": batch.closed,
         "features": meta,
     }
@@ -228,19 +228,6 @@ def _pack_header(header: dict[str, Any]) -> bytes:
     if len(packed) > MAX_HEADER_BYTES:
         raise WireError("size", f"header of {len(packed)} bytes, at most {MAX_HEADER_BYTES}")
     return packed
-
-
-def _pack_row(row: StepRow) -> tuple[Any, ...]:
-    return (
-        row.request_id,
-        row.epoch,
-        row.start,
-        row.num_rows,
-        row.anchor,
-        row.first_block,
-        row.block_hashes,
-        row.temperature,
-    )
 
 
 def _pack_tensor(tensor: torch.Tensor) -> tuple[tuple[str, tuple[int, ...]], Buffer]:

@@ -8,11 +8,10 @@ features of tokens that never happened; they must not become context.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 
-@dataclass(frozen=True, slots=True)
-class RowAccount:
+class RowAccount(NamedTuple):
     """A request after a step.
 
     `num_valid` of its feature rows, from its first scheduled token on, belong to

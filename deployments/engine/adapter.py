@@ -9,6 +9,7 @@ import logging
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain, pairwise
 
 import numpy as np
 import torch
@@ -265,8 +266,9 @@ class SpeculationAdapter:
 
         It may wait where requests decode and the policy wants drafts for none of them.
         """
+        num_computed = step.num_computed[: len(accounts)].tolist()
         room = {
-            id_: self._limit(step, i, int(step.num_computed[i]) + accounts[i].num_valid)
+            id_: self._limit(step, i, num_computed[i] + accounts[i].num_valid)
             for i, id_ in enumerate(step.request_ids)
             if id_ not in self._ineligible and accounts[i].anchor is not None
         }
@@ -280,21 +282,21 @@ class SpeculationAdapter:
             room = {id_: min(limit, share) for id_, limit in room.items()}
             wanted = wanted if share else set()
         rows: list[StepRow] = []
-        kept: list[NDArray[np.int64]] = []
+        kept: list[range] = []
         first_row = 0
         for i, request_id in enumerate(step.request_ids):
             if request_id not in self._ineligible:
-                computed = int(step.num_computed[i])
+                computed = num_computed[i]
                 row = self._row(
                     request_id,
                     computed,
                     accounts[i],
                     step.token_ids[i],
                     request_id in wanted,
-                    float(step.temperatures[i]),
+                    step.temperatures[i],
                 )
                 skipped = row.start - computed
-                kept.append(np.arange(first_row + skipped, first_row + skipped + row.num_rows))
+                kept.append(range(first_row + skipped, first_row + skipped + row.num_rows))
                 rows.append(row)
             first_row += step.num_scheduled[request_id]
         features = _gather_features(step.features, kept)
@@ -381,16 +383,17 @@ class SpeculationAdapter:
         return [admitted.get(request_id, []) for request_id in step.request_ids]
 
 
-def _gather_features(
-    layers: Sequence[torch.Tensor], kept: Sequence[NDArray[np.int64]]
-) -> torch.Tensor:
+def _gather_features(layers: Sequence[torch.Tensor], kept: Sequence[range]) -> torch.Tensor:
     """The `kept` rows of all layers, side by side; copied once."""
-    index = torch.from_numpy(np.concatenate(kept)) if kept else torch.empty(0, dtype=torch.long)
-    width = sum(layer.shape[1] for layer in layers)
-    features = layers[0].new_empty(len(index), width)
-    parts = torch.split(features, [layer.shape[1] for layer in layers], dim=1)
-    for layer, part in zip(layers, parts, strict=True):
-        torch.index_select(layer, 0, index.to(layer.device), out=part)
+    if all(a.stop == b.start for a, b in pairwise(kept)):  # as in every step without drafts
+        first, last = (kept[0].start, kept[-1].stop) if kept else (0, 0)
+        return torch.cat([layer[first:last] for layer in layers], dim=-1)
+    rows = list(chain.from_iterable(kept))
+    index = torch.tensor(rows, device=layers[0].device)
+    widths = [layer.shape[1] for layer in layers]
+    features = layers[0].new_empty(len(rows), sum(widths))
+    for layer, part in zip(layers, torch.split(features, widths, dim=1), strict=True):
+        torch.index_select(layer, 0, index, out=part)
     return features
 
 

@@ -95,8 +95,7 @@ def _merge(batches: list[StepBatch], closed: tuple[str, ...]) -> StepBatch:
 
 def _join(rows: Iterable[StepRow]) -> StepRow:
     first, *others = rows
-    return replace(
-        first,
+    return first._replace(
         num_rows=first.num_rows + sum(row.num_rows for row in others),
         anchor=None,
         block_hashes=sum((row.block_hashes for row in others), first.block_hashes),

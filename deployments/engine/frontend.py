@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from deployments.engine.streaming import feed_parsers_token_by_token
+
 
 def mend_frontend() -> None:
     """Put the mends into vLLM 0.29; doing it twice changes nothing."""
+    from vllm.parser import ParserManager
     from vllm.sampling_params import SamplingParams
     from vllm.v1.engine.detokenizer import BaseIncrementalDetokenizer
 
@@ -14,6 +17,7 @@ def mend_frontend() -> None:
     # without drafts, on the processors that `patches.install_logits_processors` puts back.
     SamplingParams._validate_spec_decode = _accept
     stop_at_the_token(BaseIncrementalDetokenizer)
+    feed_parsers_token_by_token(ParserManager)
 
 
 def _accept(self: Any, speculative_config: Any) -> None:

@@ -242,10 +242,10 @@ ROW = GOOD.rows[0]
         (replace(GOOD, features=torch.zeros(3, 64)), r"\[3, 64\].*\[4, 64\]"),
         (replace(GOOD, features=torch.zeros(4, 63)), r"\[4, 63\].*\[4, 64\]"),
         (replace(GOOD, features=torch.zeros(4, 64, dtype=torch.int64)), "not floating point"),
-        (replace(GOOD, rows=(replace(ROW, anchor=96),)), "anchor 96 is not in 0 .. 95"),
-        (replace(GOOD, rows=(replace(ROW, anchor=-1),)), "anchor -1"),
-        (replace(GOOD, rows=(replace(ROW, start=-1),)), "start -1"),
-        (replace(GOOD, rows=(replace(ROW, num_rows=2),) * 2), "more than one row"),
+        (replace(GOOD, rows=(ROW._replace(anchor=96),)), "anchor 96 is not in 0 .. 95"),
+        (replace(GOOD, rows=(ROW._replace(anchor=-1),)), "anchor -1"),
+        (replace(GOOD, rows=(ROW._replace(start=-1),)), "start -1"),
+        (replace(GOOD, rows=(ROW._replace(num_rows=2),) * 2), "more than one row"),
     ],
 )
 def test_malformed_batch_is_refused_before_any_change(bad: StepBatch, message: str) -> None:
