@@ -41,7 +41,8 @@ def measure(config: Path, threads: int, repeats: int) -> str:
     )
     drafts = draft_times_ms(engine, model.drafter.num_context_tokens, SESSIONS, repeats)
     feature_size = engine.model.config.feature_size
-    median, p99 = round_trip_ms(_REQUESTS, feature_size, repeats * 5)
+    dtype = engine.model.dtype
+    median, p99 = round_trip_ms(_REQUESTS, feature_size, dtype, repeats * 5)
     columns = " ".join(f"{count:>7}" for count in SESSIONS)
     values = " ".join(f"{drafts[count]:>7.2f}" for count in SESSIONS)
     return "\n".join(

@@ -98,16 +98,21 @@ server.serve_forever()
 """
 
 
-def round_trip_ms(num_rows: int, feature_size: int, repeats: int) -> tuple[float, float]:
+def round_trip_ms(
+    num_rows: int, feature_size: int, dtype: torch.dtype, repeats: int
+) -> tuple[float, float]:
     """Median and 99th percentile of a step to a drafter in another process and back.
 
-    Every row carries 8 feature rows in float32.
+    Every row carries 8 feature rows, float32 here and `dtype` on the way.
     """
     server = subprocess.Popen([sys.executable, "-c", _SERVER], stdout=subprocess.PIPE, text=True)
     assert server.stdout is not None
     try:
         source = RemoteDraftSource(
-            deadline_s=5, secret="s", address=server.stdout.readline().strip()
+            deadline_s=5,
+            secret="s",
+            feature_dtype=dtype,
+            address=server.stdout.readline().strip(),
         )
         rows = tuple(StepRow(f"r{i}", 0, 0, 8, anchor=5) for i in range(num_rows))
         batch = StepBatch("t", rows, torch.randn(8 * num_rows, feature_size))

@@ -11,9 +11,9 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import zmq
 from zmq.utils.monitor import recv_monitor_message
@@ -61,7 +61,7 @@ class ForgetsTargets(Protocol):
         """End every session of the target; unknown targets are fine."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class ServerStats:
     """Counts since the server was made.
 
@@ -86,8 +86,8 @@ class ServerStats:
     total_step_s: float = 0.0
     bytes_in: int = 0
     bytes_out: int = 0
-    dropped: Mapping[str, int] = field(default_factory=dict)
-    connections: Mapping[str, int] = field(default_factory=dict)
+    dropped: dict[str, int] = field(default_factory=dict)
+    connections: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +160,8 @@ class DraftServer:
     @property
     def stats(self) -> ServerStats:
         """A snapshot; safe to take from any thread."""
-        return self._stats
+        stats = self._stats
+        return replace(stats, dropped=stats.dropped.copy(), connections=stats.connections.copy())
 
     @property
     def is_alive(self) -> bool:
@@ -288,7 +289,7 @@ class DraftServer:
             drafts=sum(pending.message.batch.num_drafts for pending in group),
             total_step_s=step_s,
         )
-        self._stats = replace(self._stats, last_step_s=step_s)
+        self._stats.last_step_s = step_s
 
     def _refuse_or_retry(self, group: list[_Pending], error: ValueError) -> None:
         if len(group) > 1:
@@ -346,26 +347,22 @@ class DraftServer:
                     log.exception("closing target %r failed", target_id)
 
     def _count_connections(self) -> None:
-        connections = Counter(self._stats.connections)
+        connections = self._stats.connections
         while self._monitor.poll(0):
             event = zmq.Event(recv_monitor_message(self._monitor)["event"])
             if event in _CONNECTION_EVENTS:
-                connections[_CONNECTION_EVENTS[event]] += 1
-        if connections != self._stats.connections:
-            self._stats = replace(self._stats, connections=dict(connections))
+                kind = _CONNECTION_EVENTS[event]
+                connections[kind] = connections.get(kind, 0) + 1
 
     def _drop(self, error: WireError) -> None:
-        dropped = Counter(self._stats.dropped)
-        if not dropped[error.reason]:
+        dropped = self._stats.dropped
+        if error.reason not in dropped:
             log.warning("message dropped, further ones only counted: %s", error)
-        dropped[error.reason] += 1
-        self._stats = replace(self._stats, dropped=dict(dropped))
+        dropped[error.reason] = dropped.get(error.reason, 0) + 1
 
     def _count(self, **increments: float) -> None:
-        sums: dict[str, Any] = {
-            name: getattr(self._stats, name) + value for name, value in increments.items()
-        }
-        self._stats = replace(self._stats, **sums)
+        for name, value in increments.items():
+            setattr(self._stats, name, getattr(self._stats, name) + value)
 
 
 def group_by_target(pending: Iterable[_Pending]) -> list[list[_Pending]]:

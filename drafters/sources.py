@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import accumulate
-from typing import Any
 
 import torch
 import zmq
@@ -40,7 +39,7 @@ _MAX_REPLY_BYTES = 16 << 20  # of a frame
 _LOG_EVERY = 1000
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class SourceStats:
     """Counts since the source was made.
 
@@ -61,12 +60,10 @@ class SourceStats:
     last_wait_s: float = 0.0
     total_wait_s: float = 0.0
 
-    def plus(self, **increments: float) -> SourceStats:
-        """A snapshot with these counts increased."""
-        sums: dict[str, Any] = {
-            name: getattr(self, name) + value for name, value in increments.items()
-        }
-        return replace(self, **sums)
+    def waited(self, wait_s: float) -> None:
+        """A request ended after `wait_s`."""
+        self.last_wait_s = wait_s
+        self.total_wait_s += wait_s
 
 
 class ColocatedDraftSource:
@@ -87,13 +84,14 @@ class ColocatedDraftSource:
         except Exception:
             if self.stats.errors % _LOG_EVERY == 0:
                 log.exception("the drafter failed on a step")
-            self.stats = self.stats.plus(errors=1, requests=int(asked))
+            self.stats.errors += 1
+            self.stats.requests += asked
             return None
         if not asked:
             return None
-        wait_s = time.perf_counter() - started_s
-        counted = self.stats.plus(requests=1, replies=1, total_wait_s=wait_s)
-        self.stats = replace(counted, last_wait_s=wait_s)
+        self.stats.requests += 1
+        self.stats.replies += 1
+        self.stats.waited(time.perf_counter() - started_s)
         return drafts
 
     def close(self) -> None:
@@ -141,6 +139,9 @@ class RemoteDraftSource:
     Rows that want no draft travel behind the request, so that drafting does not wait
     for them. Names in `closed` that could not be sent travel with the next message.
 
+    Features travel as `feature_dtype`, where given: the drafter's, which it would make of
+    them anyway.
+
     A drafter that refuses the hello, as its `shape` is another, is not asked again until
     the address changes.
     """
@@ -152,6 +153,7 @@ class RemoteDraftSource:
         secret: str,
         target_id: str = "",
         shape: DraftShape | None = None,
+        feature_dtype: torch.dtype | None = None,
         address: str | None = None,
         max_misses: int = 3,
         clock: Callable[[], float] = time.monotonic,
@@ -162,6 +164,7 @@ class RemoteDraftSource:
         self._secret = secret
         self._target_id = target_id
         self._shape = shape
+        self._feature_dtype = feature_dtype
         self._server_key: str | None = None
         self._hello_seq = 0
         self._max_misses = max_misses
@@ -222,11 +225,11 @@ class RemoteDraftSource:
         batch = replace(batch, closed=closed)
         wanted = batch.num_drafts > 0
         if not wanted or not self._cool_off.allows(started_s):
-            self.stats = self.stats.plus(skipped=int(wanted))
+            self.stats.skipped += wanted
             self._send(without_anchors(batch), want_reply=False)
             return None
         request, context = split_by_anchor(batch)
-        self.stats = self.stats.plus(requests=1)
+        self.stats.requests += 1
         sent = self._send(request, want_reply=True)
         seq = self._seq
         if sent and context is not None:
@@ -237,8 +240,7 @@ class RemoteDraftSource:
 
     def _record(self, drafts: DraftBatch | None, started_s: float) -> None:
         now_s = self._clock()
-        wait_s = now_s - started_s
-        self.stats = replace(self.stats.plus(total_wait_s=wait_s), last_wait_s=wait_s)
+        self.stats.waited(now_s - started_s)
         if drafts is None:
             self._cool_off.missed(now_s)
         else:
@@ -276,20 +278,22 @@ class RemoteDraftSource:
         """Hand a step to the socket by copy; False where it cannot be sent now."""
         assert self._socket is not None
         self._seq += 1
+        if self._feature_dtype is not None:
+            batch = replace(batch, features=batch.features.to(self._feature_dtype))
         try:
             frames = encode_step(batch, seq=self._seq, want_reply=want_reply, secret=self._secret)
             self._socket.send_multipart(frames, zmq.NOBLOCK)
         except zmq.Again:
             self._unsent_closed = batch.closed
-            self.stats = self.stats.plus(unsent=1)
+            self.stats.unsent += 1
             return False
         except WireError as error:
             log.warning("step not sent: %s", error)
             self._unsent_closed = ()
-            self.stats = self.stats.plus(errors=1)
+            self.stats.errors += 1
             return False
         self._unsent_closed = ()
-        self.stats = self.stats.plus(bytes_sent=sum(len(frame) for frame in frames))
+        self.stats.bytes_sent += sum(len(frame) for frame in frames)
         return True
 
     def _wait_for(self, seq: int, num_drafts: int, started_s: float) -> DraftBatch | None:
@@ -314,16 +318,16 @@ class RemoteDraftSource:
             elif not isinstance(message, DraftsMessage):
                 self._count_error("a step came back")
             elif message.seq != seq:
-                self.stats = self.stats.plus(late_replies=1)
+                self.stats.late_replies += 1
                 continue
             elif message.drafts.tokens.shape[0] != num_drafts:
                 self._count_error(f"{message.drafts.tokens.shape[0]} drafts for {num_drafts}")
             else:
-                self.stats = self.stats.plus(replies=1)
+                self.stats.replies += 1
                 return message.drafts
             if message.seq == seq:
                 return None
-        self.stats = self.stats.plus(timeouts=1)
+        self.stats.timeouts += 1
         return None
 
     def _receive(self, left_s: float) -> Message:
@@ -332,13 +336,13 @@ class RemoteDraftSource:
         self._socket.rcvtimeo = max(0, math.ceil(left_s * 1000))
         frames = self._socket.recv_multipart(copy=False)
         buffers = [frame.buffer for frame in frames]
-        self.stats = self.stats.plus(bytes_received=sum(len(buffer) for buffer in buffers))
+        self.stats.bytes_received += sum(len(buffer) for buffer in buffers)
         return decode(buffers, self._secret)
 
     def _count_error(self, text: str) -> None:
         if self.stats.errors % _LOG_EVERY == 0:
             log.warning("drafter at %s: %r", self.address, text)
-        self.stats = self.stats.plus(errors=1)
+        self.stats.errors += 1
 
 
 def split_by_anchor(batch: StepBatch) -> tuple[StepBatch, StepBatch | None]:
