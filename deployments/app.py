@@ -11,13 +11,14 @@ from ray.serve import Application
 from ray.serve.config import BackpressureConfig
 from ray.serve.llm import LLMConfig, build_llm_deployment
 
-from cluster.versions import check_versions
+from deployments.compatibility import accept_software
 from deployments.controller import ControllerKeeper
-from deployments.draft_model import DraftShape, check_drafter
 from deployments.drafter import DrafterServer
-from deployments.engine.vllm_engine import UniprocEngine
-from deployments.engine_args import MIB, engine_kwargs, target_directory
+from deployments.engine.vllm_engine import MendedEngine, NativeEngine
+from deployments.engine_args import MIB, engine_kwargs, target_source
 from deployments.ingress import make_ingress
+from deployments.placement import drafter_actor_options, placement_group, target_env
+from deployments.preflight import draft_shape
 from deployments.schema import AppSpec, ModelSpec, parse_settings
 from deployments.serve_file import read_serve_file
 from deployments.target import TargetServer
@@ -32,14 +33,13 @@ def build_app(args: dict[str, Any]) -> Application:
     Serve file that holds them, as `serve run deployments.app:build_app config=F` gives it.
     Raises ConfigError or CompatibilityError before anything is deployed.
     """
-    check_versions()
+    accept_software()
     if args.keys() == {"config"}:
         args = read_serve_file(Path(args["config"])).args
     settings = parse_settings(args)
-    targets = {model.id: _bind_model(model) for model in settings.models}
-    cards = {
-        model.id: to_model_metadata(model.id, _llm_config(model, None)) for model in settings.models
-    }
+    configs = {model.id: _llm_config(model) for model in settings.models}
+    targets = {model.id: _bind_target(model, configs[model.id]) for model in settings.models}
+    cards = {id_: to_model_metadata(id_, config) for id_, config in configs.items()}
     keeper = serve.deployment(
         ControllerKeeper, name="Controller", ray_actor_options={"num_cpus": 0}, logging_config=QUIET
     ).bind()
@@ -64,25 +64,26 @@ def _max_ongoing(settings: AppSpec) -> int:
     )
 
 
-def _bind_model(model: ModelSpec) -> Any:
-    shape = None if model.placement == "off" else check_drafter(model)
+def _bind_target(model: ModelSpec, config: LLMConfig) -> Any:
+    engine = NativeEngine if model.placement == "native" else MendedEngine
     return build_llm_deployment(
-        _llm_config(model, shape),
+        config,
         name_prefix="Target:",
-        bind_kwargs={"placement": model.placement, "engine_cls": UniprocEngine},
+        bind_kwargs={"placement": model.placement, "engine_cls": engine},
     )
 
 
-def _llm_config(model: ModelSpec, shape: DraftShape | None) -> LLMConfig:
+def _llm_config(model: ModelSpec) -> LLMConfig:
     target = model.target
     return LLMConfig(
-        model_loading_config={"model_id": model.id, "model_source": target_directory(model)},
-        accelerator_config={"kind": "cpu"},
+        model_loading_config={"model_id": model.id, "model_source": target_source(model)},
+        # Without an accelerator_type: GB10 is none that Ray knows.
+        accelerator_config={"kind": "cpu" if target.device == "cpu" else "gpu"},
         server_cls=TargetServer,
-        engine_kwargs=engine_kwargs(model, shape),
+        engine_kwargs=engine_kwargs(model, draft_shape(model)),
         # Without it the first streamed token waits for a batch of 50 ms.
         experimental_configs={"stream_batching_interval_ms": 0},
-        placement_group_config={"bundles": [{"CPU": target.num_cpus * target.tensor_parallel}]},
+        placement_group_config=placement_group(target),
         deployment_config={
             "num_replicas": target.replicas,
             "max_ongoing_requests": 2 * target.max_num_seqs,
@@ -91,13 +92,7 @@ def _llm_config(model: ModelSpec, shape: DraftShape | None) -> LLMConfig:
             "ray_actor_options": {"num_cpus": target.num_cpus},
             "logging_config": QUIET,
         },
-        runtime_env={
-            "env_vars": {
-                "OMP_NUM_THREADS": str(target.threads),
-                "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-                "VLLM_NO_USAGE_STATS": "1",
-            }
-        },
+        runtime_env={"env_vars": target_env(model)},
     )
 
 
@@ -110,21 +105,20 @@ def _bind_drafters(model: ModelSpec) -> Any:
         num_replicas=drafter.replicas,
         health_check_period_s=1,
         health_check_timeout_s=10,
-        ray_actor_options={
-            "num_cpus": drafter.num_cpus,
-            "runtime_env": {"env_vars": {"OMP_NUM_THREADS": str(drafter.threads)}},
-        },
+        ray_actor_options=drafter_actor_options(drafter),
         logging_config=QUIET,
     ).bind(
         model.id,
         drafter.threads,
         {
             "drafter": drafter.model_dump(),
-            "target_dir": target_directory(model),
+            "target_dir": target_source(model),
+            "target_revision": model.target.revision,
             "dtype": drafter.dtype,
             "block_tokens": model.target.block_tokens,
             "num_context_tokens": drafter.num_context_tokens,
             "context_bytes": drafter.context_mib * MIB,
         },
+        device=drafter.device,
         encrypted=drafter.encrypted,
     )

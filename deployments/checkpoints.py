@@ -1,4 +1,7 @@
-"""Find a checkpoint that a setting names: a directory here, or an id on the hub."""
+"""Find a checkpoint that a setting names: a directory here, or an id on the hub.
+
+A `revision` is a commit on the hub; with a directory it is refused, as it would say nothing.
+"""
 
 from __future__ import annotations
 
@@ -22,27 +25,44 @@ def local_directory(source: str) -> Path | None:
     return None
 
 
-def checkpoint_directory(source: str, field: str) -> Path:
+def checkpoint_source(source: str, field: str, revision: str | None = None) -> str:
+    """What an engine on any node is to load: an absolute directory, or the hub id as it is.
+
+    Nothing is fetched. Raises ConfigError naming `field` when it is neither.
+    """
+    directory = _local_checkpoint(source, field, revision)
+    if directory is not None:
+        return str(directory)
+    if not _HUB_ID.fullmatch(source):
+        raise ConfigError(_nothing_named(source, field))
+    return source
+
+
+def checkpoint_directory(source: str, field: str, revision: str | None = None) -> Path:
     """A local directory with the checkpoint, fetched from the hub when it is an id there.
 
     Raises ConfigError naming `field` when there is no such checkpoint.
     """
-    directory = local_directory(source)
+    directory = _local_checkpoint(source, field, revision)
     if directory is not None:
-        if not (directory / "config.json").is_file():
-            raise ConfigError(f"{field}: {directory} has no config.json; it is not a checkpoint")
         return directory
-    return Path(_from_hub(source, field, filename=None))
+    return Path(_from_hub(source, field, revision, filename=None))
 
 
-def read_config(source: str, field: str) -> dict[str, Any]:
-    """A checkpoint's config.json, without fetching its weights."""
-    directory = local_directory(source)
-    path = (
-        checkpoint_directory(source, field) / "config.json"
-        if directory is not None
-        else Path(_from_hub(source, field, filename="config.json"))
-    )
+def config_directory(source: str, field: str, revision: str | None = None) -> Path:
+    """A local directory with the checkpoint's config.json, and perhaps no weights.
+
+    Raises ConfigError naming `field` when there is no such checkpoint.
+    """
+    directory = _local_checkpoint(source, field, revision)
+    if directory is not None:
+        return directory
+    return Path(_from_hub(source, field, revision, filename="config.json")).parent
+
+
+def read_config(source: str, field: str, revision: str | None = None) -> dict[str, Any]:
+    """A checkpoint's config.json, without fetching its weights. Raises ConfigError."""
+    path = config_directory(source, field, revision) / "config.json"
     try:
         config = json.loads(path.read_text())
     except ValueError as error:
@@ -52,17 +72,40 @@ def read_config(source: str, field: str) -> dict[str, Any]:
     return config
 
 
-def _from_hub(source: str, field: str, filename: str | None) -> str:
-    missing = f"{field}: no directory {source!r} under {Path.cwd()} or {PROJECT_ROOT}"
+def _local_checkpoint(source: str, field: str, revision: str | None) -> Path | None:
+    directory = local_directory(source)
+    if directory is None:
+        return None
+    if not (directory / "config.json").is_file():
+        raise ConfigError(f"{field}: {directory} has no config.json; it is not a checkpoint")
+    if revision is not None:
+        raise ConfigError(
+            f"{field}: {directory} is a directory, which has no revision; remove revision, or "
+            "name the checkpoint by its hub id"
+        )
+    return directory
+
+
+def _nothing_named(source: str, field: str) -> str:
+    return (
+        f"{field}: no directory {source!r} under {Path.cwd()} or {PROJECT_ROOT}; give a "
+        "checkpoint directory or a hub id (owner/name)"
+    )
+
+
+def _from_hub(source: str, field: str, revision: str | None, filename: str | None) -> str:
     if not _HUB_ID.fullmatch(source):
-        raise ConfigError(f"{missing}; give a checkpoint directory or a hub id (owner/name)")
+        raise ConfigError(_nothing_named(source, field))
     from huggingface_hub import hf_hub_download, snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     try:
         if filename is None:
-            return str(snapshot_download(source))
-        return str(hf_hub_download(source, filename))
+            return str(snapshot_download(source, revision=revision))
+        return str(hf_hub_download(source, filename, revision=revision))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise ConfigError(f"{missing}, and the hub does not give it: {reason}") from None
+        raise ConfigError(
+            f"{field}: no directory {source!r} under {Path.cwd()} or {PROJECT_ROOT}, and the hub "
+            f"does not give it: {reason}"
+        ) from None

@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 
-from deployments.checkpoints import checkpoint_directory, read_config
+from deployments.checkpoints import checkpoint_directory, config_directory, read_config
 from deployments.errors import ConfigError
-from deployments.schema import AppSpec, DrafterSpec, ModelSpec
-from drafters.checkpoint import load_drafter, random_drafter
+from deployments.schema import DrafterSpec, ModelSpec
+from drafters.checkpoint import TARGET_TENSORS, TensorFiles, load_drafter, random_drafter
 from drafters.config import DrafterConfig, check_fit
 from drafters.dspark import DSparkModel
 from drafters.engine import DraftEngine
@@ -25,21 +25,15 @@ class DraftShape:
     target_layer_ids: tuple[int, ...]
 
 
-def check_models(settings: AppSpec) -> None:
-    """Raise ConfigError for the first checkpoint that is missing or does not fit."""
-    for model in settings.models:
-        read_config(model.target.source, f"model {model.id}: target.source")
-        if model.placement != "off":
-            check_drafter(model)
-
-
 def check_drafter(model: ModelSpec) -> DraftShape:
     """The drafter's shape, read without its weights.
 
     Raises ConfigError when the checkpoint is missing or does not fit the target.
     """
     assert model.drafter is not None
-    target_config = read_config(model.target.source, f"model {model.id}: target.source")
+    target_config = read_config(
+        model.target.source, f"model {model.id}: target.source", model.target.revision
+    )
     random = model.drafter.random
     if random is not None:
         num_layers = target_config.get("num_hidden_layers", 0)
@@ -52,7 +46,7 @@ def check_drafter(model: ModelSpec) -> DraftShape:
     source = model.drafter.source or ""
     field = f"model {model.id}: drafter.source"
     try:
-        config = DrafterConfig.from_dict(read_config(source, field), source)
+        config = DrafterConfig.from_dict(read_config(source, field, model.drafter.revision), source)
         check_fit(config, target_config)
     except CheckpointError as error:
         raise ConfigError(f"{field}: {error}") from None
@@ -63,6 +57,7 @@ def make_draft_engine(
     drafter: dict[str, Any],
     *,
     target_dir: str,
+    target_revision: str | None = None,
     dtype: str,
     device: torch.device,
     block_tokens: int,
@@ -71,11 +66,13 @@ def make_draft_engine(
 ) -> DraftEngine:
     """Load a drafter (`DrafterSpec` as plain values) into an engine with bounded context.
 
+    `target_dir` is the target's directory or hub id; of the hub's, the weights are fetched
+    only where the drafter's own files lack the embedding or the LM head.
     The number of context blocks is what fits into `context_bytes`. Raises
     CheckpointError when the checkpoint does not load.
     """
     spec = DrafterSpec.model_validate(drafter)
-    model = _load(spec, target_dir, getattr(torch, dtype), device)
+    model = _load(spec, (target_dir, target_revision), getattr(torch, dtype), device)
     config = model.config
     bytes_per_token = (
         2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim
@@ -90,9 +87,17 @@ def make_draft_engine(
 
 
 def _load(
-    spec: DrafterSpec, target_dir: str, dtype: torch.dtype, device: torch.device
+    spec: DrafterSpec,
+    target: tuple[str, str | None],
+    dtype: torch.dtype,
+    device: torch.device,
 ) -> DSparkModel:
+    source, revision = target
     if spec.random is not None:
+        target_dir = checkpoint_directory(source, "target.source", revision)
         return random_drafter(target_dir, dtype=dtype, device=device, **spec.random.model_dump())
-    directory = checkpoint_directory(spec.source or "", "drafter.source")
+    directory = checkpoint_directory(spec.source or "", "drafter.source", spec.revision)
+    complete = TARGET_TENSORS.keys() <= set(TensorFiles(directory).names)
+    find_target = config_directory if complete else checkpoint_directory
+    target_dir = find_target(source, "target.source", revision)
     return load_drafter(directory, dtype=dtype, device=device, target_dir=target_dir)

@@ -29,14 +29,20 @@ class DrafterServer:
     """
 
     def __init__(
-        self, model_id: str, threads: int, engine: dict[str, Any], *, encrypted: bool = False
+        self,
+        model_id: str,
+        threads: int,
+        engine: dict[str, Any],
+        *,
+        device: str = "cpu",
+        encrypted: bool = False,
     ) -> None:
         torch.set_num_threads(threads)
         context = serve.get_replica_context()
         self._model_id = model_id
         self._app_name = context.app_name
         self._replica_id = context.replica_id.unique_id
-        self._engine = make_draft_engine(**engine, device=torch.device("cpu"))
+        self._engine = make_draft_engine(**engine, device=torch.device(device))
         config = self._engine.model.config
         self._server = DraftServer(
             self._engine,

@@ -4,18 +4,25 @@ from __future__ import annotations
 
 from typing import Any
 
-from deployments.checkpoints import checkpoint_directory
+from deployments.checkpoints import checkpoint_directory, checkpoint_source
 from deployments.draft_model import DraftShape
 from deployments.engine.settings import WorkerSettings
+from deployments.native import speculative_config
 from deployments.schema import ModelSpec
 
 MIB = 1 << 20
+PLAIN_CPU_WORKER = "deployments.engine.worker.PlainCPUWorker"
+DRAFTING_WORKERS = {
+    "cpu": "deployments.engine.worker.DSparkCPUWorker",
+    "cuda": "deployments.engine.cuda_worker.DSparkGPUWorker",
+}
 
 
 def engine_kwargs(model: ModelSpec, shape: DraftShape | None) -> dict[str, Any]:
-    """vLLM's engine arguments. `shape` is None with speculation off.
+    """vLLM's engine arguments. `shape` is None where our adapter does not draft.
 
-    The settings' own `engine_kwargs` win over ours.
+    The settings' own `engine_kwargs` win over ours. Raises ConfigError where a checkpoint
+    that they name is missing or does not fit.
     """
     target = model.target
     kwargs: dict[str, Any] = {
@@ -25,36 +32,63 @@ def engine_kwargs(model: ModelSpec, shape: DraftShape | None) -> dict[str, Any]:
         "max_num_seqs": target.max_num_seqs,
         "block_size": target.block_tokens,
         "kv_cache_memory_bytes": target.kv_cache_mib * MIB,
-        "enforce_eager": True,
         "enable_prefix_caching": True,
-        "worker_cls": "deployments.engine.worker.PlainCPUWorker",
     }
+    if target.revision is not None:
+        kwargs |= {"revision": target.revision, "tokenizer_revision": target.revision}
+    if target.device == "cpu":
+        kwargs |= {"enforce_eager": True, "worker_cls": PLAIN_CPU_WORKER}
     if shape is not None:
-        assert model.drafter is not None
-        kwargs |= {
-            "worker_cls": "deployments.engine.worker.DSparkCPUWorker",
-            "speculative_config": {
-                "method": "custom_class",
-                "model": "deployments.engine.runner.DrafterInRunner",
-                "num_speculative_tokens": shape.block_size,
-            },
-            "additional_config": WorkerSettings(
-                placement=model.placement,
-                target_dir=target_directory(model),
-                target_layer_ids=shape.target_layer_ids,
-                block_size=shape.block_size,
-                block_tokens=target.block_tokens,
-                num_context_tokens=model.drafter.num_context_tokens,
-                deadline_s=model.drafter.deadline_ms / 1000,
-                policy=model.policy,
-                drafter=model.drafter.model_dump(),
-                dtype=model.drafter.dtype,
-                context_bytes=model.drafter.context_mib * MIB,
-            ).to_config(),
-        }
+        kwargs |= _drafting(model, shape)
+    elif model.placement == "native":
+        kwargs["speculative_config"] = speculative_config(model)
     return kwargs | target.engine_kwargs
 
 
+def _drafting(model: ModelSpec, shape: DraftShape) -> dict[str, Any]:
+    """What puts our adapter into the target's workers."""
+    drafter = model.drafter
+    assert drafter is not None
+    return {
+        "worker_cls": DRAFTING_WORKERS[model.target.device],
+        # vLLM's compile cache does not see which layers' outputs are features.
+        "enforce_eager": True,
+        "speculative_config": {
+            "method": "custom_class",
+            "model": "deployments.engine.runner.DrafterInRunner",
+            "num_speculative_tokens": shape.block_size,
+        },
+        "additional_config": WorkerSettings(
+            placement=model.placement,
+            target_dir=target_source(model),
+            target_revision=model.target.revision,
+            target_layer_ids=shape.target_layer_ids,
+            block_size=shape.block_size,
+            block_tokens=model.target.block_tokens,
+            num_context_tokens=drafter.num_context_tokens,
+            deadline_s=drafter.deadline_ms / 1000,
+            policy=model.policy,
+            drafter=drafter.model_dump(),
+            dtype=drafter.dtype,
+            context_bytes=drafter.context_mib * MIB,
+        ).to_config(),
+    }
+
+
+def target_source(model: ModelSpec) -> str:
+    """What to load the target from on any node: a directory, or its hub id.
+
+    Raises ConfigError when it is neither.
+    """
+    return checkpoint_source(
+        model.target.source, f"model {model.id}: target.source", model.target.revision
+    )
+
+
 def target_directory(model: ModelSpec) -> str:
-    """The target's checkpoint on this machine. Raises ConfigError when there is none."""
-    return str(checkpoint_directory(model.target.source, f"model {model.id}: target.source"))
+    """The target's checkpoint on this machine, fetched if need be. Raises ConfigError."""
+    return str(
+        checkpoint_directory(
+            model.target.source, f"model {model.id}: target.source", model.target.revision
+        )
+    )

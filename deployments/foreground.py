@@ -15,8 +15,8 @@ from pathlib import Path
 import ray
 from ray import serve
 
-from cluster.versions import check_versions
-from deployments.draft_model import check_models
+from deployments.compatibility import accept_software
+from deployments.preflight import check_models
 from deployments.errors import ConfigError
 from deployments.serve_file import ServeFile, read_serve_file
 
@@ -37,7 +37,7 @@ def serve_in_foreground(config: Path, host: str | None, port: int | None) -> int
     cannot start ends it with status 1; whatever ends it, nothing is left running.
     """
     began = time.monotonic()
-    check_versions()
+    accept_software()
     file = read_serve_file(config)
     host, port = host or file.host, port or file.port
     check_port_free(host, port)

@@ -4,78 +4,30 @@ from __future__ import annotations
 
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from autoscale.policy_settings import check_policy
 from deployments.errors import ConfigError
+from deployments.specs import DrafterSpec, NativeSpec, RandomDrafterSpec, Settings, TargetSpec
 
-Placement = Literal["split", "colocated", "off"]
+__all__ = [
+    "DRAFTED_BY_US",
+    "AppSpec",
+    "DrafterSpec",
+    "ModelSpec",
+    "NativeSpec",
+    "Placement",
+    "RandomDrafterSpec",
+    "TargetSpec",
+    "parse_settings",
+]
 
-
-class _Settings(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class TargetSpec(_Settings):
-    """One model's target replicas.
-
-    `source` is a checkpoint directory (absolute, below the working directory or below
-    the project) or a hub id. `tensor_parallel` is the number of ranks of one replica, and
-    `threads` and `num_cpus` are per rank. `block_tokens` is vLLM's KV block size and the
-    drafter's context block size. `engine_kwargs` go to vLLM as they are, over ours.
-    """
-
-    source: str
-    replicas: int = Field(default=1, ge=1)
-    tensor_parallel: int = Field(default=1, ge=1)
-    dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
-    max_model_len: int = Field(default=4096, ge=8)
-    max_num_seqs: int = Field(default=32, ge=1)
-    block_tokens: int = Field(default=32, ge=1)
-    kv_cache_mib: int = Field(default=1024, ge=16)
-    threads: int = Field(default=1, ge=1)
-    num_cpus: float = Field(default=0.5, ge=0)
-    max_queued_requests: int = Field(default=256, ge=0)
-    engine_kwargs: dict[str, Any] = Field(default_factory=dict)
+Placement = Literal["split", "colocated", "native", "off"]
+# Where our adapter runs in the target's workers, with its policy, plan and statistics.
+DRAFTED_BY_US: tuple[Placement, ...] = ("split", "colocated")
 
 
-class RandomDrafterSpec(_Settings):
-    """A drafter with random weights, for a path that runs before a drafter is trained."""
-
-    num_layers: int = Field(default=2, ge=1)
-    block_size: int = Field(default=7, ge=1)
-    markov_rank: int = Field(default=64, ge=0)
-    target_layer_ids: tuple[int, ...]
-    seed: int = 0
-
-
-class DrafterSpec(_Settings):
-    """One model's drafters: `source` names a checkpoint, or `random` describes one.
-
-    `num_context_tokens` is the sliding window over a session's context, `context_mib`
-    the memory for all sessions' context. `deadline_ms` bounds what a target step waits
-    for a reply. `encrypted` drafters talk CURVE, with keys made anew at every start.
-    """
-
-    source: str | None = None
-    random: RandomDrafterSpec | None = None
-    replicas: int = Field(default=1, ge=1)
-    dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
-    num_context_tokens: int = Field(default=512, ge=1)
-    context_mib: int = Field(default=256, ge=1)
-    deadline_ms: float = Field(default=50.0, gt=0)
-    encrypted: bool = False
-    threads: int = Field(default=1, ge=1)
-    num_cpus: float = Field(default=0.25, ge=0)
-
-    @model_validator(mode="after")
-    def _one_origin(self) -> Self:
-        if (self.source is None) == (self.random is None):
-            raise ValueError("give either source (a checkpoint) or random (a description)")
-        return self
-
-
-class ModelSpec(_Settings):
+class ModelSpec(Settings):
     """One served model: its id in the API, its target, and how it is drafted for."""
 
     id: str = Field(min_length=1)
@@ -83,6 +35,7 @@ class ModelSpec(_Settings):
     placement: Placement = "split"
     drafter: DrafterSpec | None = None
     policy: dict[str, Any] = Field(default_factory=lambda: {"kind": "causal"})
+    native: NativeSpec = NativeSpec()
 
     @field_validator("placement", mode="before")
     @classmethod
@@ -101,13 +54,37 @@ class ModelSpec(_Settings):
         return value
 
     @model_validator(mode="after")
-    def _drafter_where_needed(self) -> Self:
-        if self.placement != "off" and self.drafter is None:
-            raise ValueError(f"placement {self.placement} needs a drafter; or set placement: off")
+    def _placement_has_what_it_needs(self) -> Self:
+        refusal = _refusal(self)
+        if refusal is not None:
+            raise ValueError(refusal)
         return self
 
 
-class AppSpec(_Settings):
+def _refusal(model: ModelSpec) -> str | None:
+    """Why target, drafter and placement do not go together; None when they do."""
+    placement, drafter = model.placement, model.drafter
+    if placement in DRAFTED_BY_US and drafter is None:
+        return f"placement {placement} needs a drafter; or set placement: off"
+    if placement == "native" and model.target.device == "cpu":
+        return "placement native is vLLM's own drafting on GPUs; set target.device: cuda, or split"
+    if placement == "native" and "policy" in model.model_fields_set:
+        return "with placement native vLLM decides what to verify; remove policy, see native"
+    if drafter is None or placement == "off":
+        return None
+    if placement == "native" and drafter.random is not None:
+        return "placement native loads a checkpoint; give drafter.source instead of random"
+    if placement != "split" and drafter.device != model.target.device:
+        return (
+            f"placement {placement} drafts on the target's device; "
+            f"set drafter.device: {model.target.device}"
+        )
+    if placement == "split" and drafter.device == "cuda" and not drafter.num_gpus:
+        return "a drafter replica on a GPU takes a share of one; set drafter.num_gpus, 1 or less"
+    return None
+
+
+class AppSpec(Settings):
     """Everything `deployments.app:build_app` takes."""
 
     models: tuple[ModelSpec, ...] = Field(min_length=1)

@@ -13,8 +13,9 @@ from ray.serve.llm import LLMConfig
 from ray.serve.llm.deployment import LLMServer
 
 from cluster.controller import TargetPlan, TargetReport
-from cluster.versions import check_versions
+from deployments.compatibility import accept_software
 from deployments.controller import INTERVAL_S, find_controller
+from deployments.schema import DRAFTED_BY_US
 
 logger = logging.getLogger(__name__)
 
@@ -25,7 +26,7 @@ class TargetServer(LLMServer):  # type: ignore[misc]
     async def __init__(  # type: ignore[misc]
         self, llm_config: LLMConfig, *, placement: str, **kwargs: Any
     ) -> None:
-        check_versions()
+        accept_software()
         context = serve.get_replica_context()
         self._placement = placement
         self._app_name = context.app_name
@@ -48,7 +49,7 @@ class TargetServer(LLMServer):  # type: ignore[misc]
 
     async def _exchange_once(self) -> None:
         stats: dict[str, Any] = {}
-        if self._placement != "off":
+        if self._placement in DRAFTED_BY_US:
             (stats, *others) = await self.collective_rpc("dspark_stats")
             digests = {rank["committed_digest"] for rank in (stats, *others)}
             self._ranks_agree = stats["ranks_agree"] = len(digests) == 1
@@ -57,7 +58,7 @@ class TargetServer(LLMServer):  # type: ignore[misc]
                 self._replica_id, self._llm_config.model_id, self._placement, os.getpid(), stats
             )
         )
-        if self._placement != "off" and plan != self._plan:
+        if self._placement in DRAFTED_BY_US and plan != self._plan:
             await self.collective_rpc(
                 "dspark_apply_plan",
                 args=(

@@ -1,10 +1,15 @@
-"""Check, before a worker starts, that this vLLM has the hooks we override."""
+"""What we hook into vLLM for, and whether this vLLM has it.
+
+A capability is lost with any of its hooks. The tested version's hooks are checked when a
+worker starts, an untested version's before that (`deployments.compatibility`).
+"""
 
 from __future__ import annotations
 
-import inspect
+from collections.abc import Mapping
 from typing import Any
 
+from cluster.hooks import Hook, differs, missing
 from cluster.versions import CompatibilityError
 
 # Method -> the parameters we are called with, in order.
@@ -46,38 +51,111 @@ RUNNER_HOOKS: dict[str, tuple[str, ...]] = {
     ),
 }
 
+DRAFTING = "drafting in the model runner"
+SAMPLING = "exact verification of sampled drafts"
+FRONTEND = "text of tokens committed together"
+PROCESSORS = "workers on processors"
+NATIVE = "vLLM's own method: dspark"
+ADAPTIVE = "adaptive verification"
+
+_RUNNER = "vllm.v1.worker.gpu_model_runner"
+_SAMPLER = "vllm.v1.sample.rejection_sampler"
+_SPECULATIVE = "vllm.config.speculative"
+CAPABILITIES: Mapping[str, tuple[Hook, ...]] = {
+    DRAFTING: tuple(
+        Hook(_RUNNER, f"GPUModelRunner.{name}", parameters)
+        for name, parameters in RUNNER_HOOKS.items()
+    ),
+    SAMPLING: (
+        Hook(
+            _SAMPLER,
+            "rejection_sample",
+            (
+                "draft_token_ids",
+                "num_draft_tokens",
+                "max_spec_len",
+                "cu_num_draft_tokens",
+                "draft_probs",
+                "target_logits",
+                "bonus_token_ids",
+                "sampling_metadata",
+                "synthetic_mode",
+                "synthetic_conditional_rates",
+            ),
+        ),
+        Hook(
+            _SAMPLER,
+            "expand_batch_to_tokens",
+            ("x", "cu_num_tokens", "num_tokens", "replace_from", "replace_to"),
+        ),
+        Hook("vllm.v1.sample.logits_processor", "BUILTIN_LOGITS_PROCESSORS"),
+        Hook("vllm.v1.sample.logits_processor", "LogitsProcessors"),
+    ),
+    FRONTEND: (
+        Hook(
+            "vllm.v1.engine.detokenizer",
+            "BaseIncrementalDetokenizer.update",
+            ("self", "new_token_ids", "stop_terminated"),
+        ),
+        Hook("vllm.parser", "ParserManager"),
+        Hook(
+            "vllm.sampling_params",
+            "SamplingParams._validate_spec_decode",
+            ("self", "speculative_config"),
+        ),
+    ),
+    PROCESSORS: (
+        Hook("vllm.v1.worker.cpu_worker", "CPUModelRunner"),
+        Hook("vllm.v1.worker.cpu_worker", "CPUWorker.init_device", ("self",)),
+        Hook("vllm.v1.worker.cpu_worker", "CPUWorker.compile_or_warm_up_model", ("self",)),
+    ),
+    NATIVE: (
+        Hook(_SPECULATIVE, "SpeculativeConfig.use_dspark", ("self",)),
+        Hook(_SPECULATIVE, "SpeculativeConfig.draft_sample_method"),
+        Hook(_SPECULATIVE, "SpeculativeConfig.revision"),
+    ),
+    ADAPTIVE: (Hook(_SPECULATIVE, "SpeculativeConfig.enable_adaptive_verification"),),
+}
+# Without these nothing is served; the others are asked for by the placement that needs them.
+NEEDED: tuple[str, ...] = (DRAFTING, SAMPLING, FRONTEND)
+
+
+def probe_engine() -> dict[str, list[str]]:
+    """Per capability what this vLLM lacks of it; an empty list where it has all."""
+    return {name: missing(hooks) for name, hooks in CAPABILITIES.items()}
+
+
+def native_architectures() -> frozenset[str]:
+    """Architectures of DSpark drafters that this vLLM's own drafting loads."""
+    from vllm.model_executor.models.registry import ModelRegistry
+
+    names = ("Qwen3DSparkModel", "Gemma4DSparkModel", "DSparkDraftModel")
+    return frozenset(names) & frozenset(ModelRegistry.get_supported_archs())
+
 
 def check_signatures(cls: Any, hooks: dict[str, tuple[str, ...]]) -> None:
     """Raise CompatibilityError naming the first hook of `cls` that is not as expected."""
     for name, needed in hooks.items():
+        place = f"{cls.__module__}.{cls.__name__}"
         method = getattr(cls, name, None)
         if method is None:
             raise CompatibilityError(
-                f"{cls.__module__}.{cls.__name__} has no {name}(); needed: {', '.join(needed)}. "
+                f"{place} has no {name}(); needed: {', '.join(needed)}. "
                 "Install the vLLM version pinned in pyproject.toml."
             )
-        found = tuple(inspect.signature(method).parameters)
-        if found != needed:
+        difference = differs(f"{place}.{name}", method, needed)
+        if difference is not None:
             raise CompatibilityError(
-                f"{cls.__module__}.{cls.__name__}.{name} takes ({', '.join(found)}), needed "
-                f"({', '.join(needed)}). Install the vLLM version pinned in pyproject.toml."
+                f"{difference}. Install the vLLM version pinned in pyproject.toml."
             )
 
 
-def check_engine_hooks() -> None:
+def check_engine_hooks(capabilities: tuple[str, ...] = (*NEEDED, PROCESSORS)) -> None:
     """Raise CompatibilityError when this vLLM cannot be hooked as we hook it."""
-    import vllm.v1.sample.rejection_sampler as rejection_sampler
-    import vllm.v1.worker.cpu_worker as cpu_worker
-    from vllm.v1.worker.gpu_model_runner import GPUModelRunner
-
-    check_signatures(GPUModelRunner, RUNNER_HOOKS)
-    for module, name in (
-        (rejection_sampler, "expand_batch_to_tokens"),
-        (rejection_sampler, "rejection_sample"),
-        (cpu_worker, "CPUModelRunner"),
-    ):
-        if not hasattr(module, name):
+    for capability in capabilities:
+        lacking = missing(CAPABILITIES[capability])
+        if lacking:
             raise CompatibilityError(
-                f"{module.__name__} has no {name}, which we replace. "
+                f"this vLLM is not fit for {capability}: {'; '.join(lacking)}. "
                 "Install the vLLM version pinned in pyproject.toml."
             )

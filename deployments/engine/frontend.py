@@ -8,14 +8,20 @@ from deployments.engine.streaming import feed_parsers_token_by_token
 
 
 def mend_frontend() -> None:
-    """Put the mends into vLLM 0.29; doing it twice changes nothing."""
-    from vllm.parser import ParserManager
+    """Put all mends into vLLM 0.29; doing it twice changes nothing."""
     from vllm.sampling_params import SamplingParams
-    from vllm.v1.engine.detokenizer import BaseIncrementalDetokenizer
 
     # `min_p` and `logit_bias` would be refused under speculation. Requests with them run
     # without drafts, on the processors that `patches.install_logits_processors` puts back.
     SamplingParams._validate_spec_decode = _accept
+    mend_text()
+
+
+def mend_text() -> None:
+    """The mends of what is made of tokens committed together, whoever drafted them."""
+    from vllm.parser import ParserManager
+    from vllm.v1.engine.detokenizer import BaseIncrementalDetokenizer
+
     stop_at_the_token(BaseIncrementalDetokenizer)
     feed_parsers_token_by_token(ParserManager)
 

@@ -12,6 +12,7 @@ KEY = "dspark"
 class WorkerSettings:
     """Plain values only: they cross process boundaries inside vLLM's configuration.
 
+    `target_dir` is the target's directory or its hub id, there at `target_revision`.
     `block_size` is gamma, `block_tokens` the size of a context block (vLLM's KV block),
     `deadline_s` how long a step waits for a drafter replica. `drafter` describes the
     checkpoint (see `deployments.schema.DrafterSpec`) and is read for `colocated` only.
@@ -19,6 +20,7 @@ class WorkerSettings:
 
     placement: str
     target_dir: str
+    target_revision: str | None
     target_layer_ids: tuple[int, ...]
     block_size: int
     block_tokens: int

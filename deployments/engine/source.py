@@ -28,6 +28,7 @@ def make_source(settings: WorkerSettings, vllm_config: Any, device: torch.device
         make_draft_engine(
             settings.drafter,
             target_dir=settings.target_dir,
+            target_revision=settings.target_revision,
             dtype=settings.dtype,
             device=device,
             block_tokens=settings.block_tokens,

@@ -1,0 +1,64 @@
+"""Accept the installed Ray and vLLM: the tested versions as they are, others by probing."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable
+
+from cluster.hooks import Hook, missing
+from cluster.versions import RAY, VLLM, CompatibilityError, Untested, check_versions
+
+logger = logging.getLogger(__name__)
+
+_LLM = "ray.llm._internal.serve"
+# What we use of Ray beyond its documented interface.
+RAY_HOOKS: tuple[Hook, ...] = (
+    Hook(
+        f"{_LLM}.core.configs.openai_api_models",
+        "to_model_metadata",
+        ("model_id", "model_config", "overrides"),
+    ),
+    Hook(f"{_LLM}.core.ingress.ingress", "DEFAULT_ENDPOINTS"),
+    Hook(f"{_LLM}.core.ingress.ingress", "init"),
+    Hook(
+        f"{_LLM}.engines.vllm.vllm_engine",
+        "VLLMEngine._prepare_engine_config",
+        ("self", "callback_ctx"),
+    ),
+    Hook("ray.serve.llm.deployment", "LLMServer.collective_rpc"),
+    Hook("ray.serve.llm.deployment", "LLMServer.check_health"),
+    Hook("ray.serve.llm.ingress", "make_fastapi_ingress"),
+)
+
+
+def accept_software(
+    check: Callable[[], tuple[Untested, ...]] = check_versions,
+    probe: Callable[[Untested], list[str]] | None = None,
+    warn: Callable[[str], None] = logger.warning,
+) -> None:
+    """Accept tested versions silently and others with a warning, once their probes pass.
+
+    Raises CompatibilityError naming what an untested version lacks.
+    """
+    for untested in check():
+        lacking = (probe or _probe)(untested)
+        if lacking:
+            raise CompatibilityError(_refusal(untested, lacking))
+        warn(f"{untested} has what we build on, but nobody has run this system with it")
+
+
+def _probe(untested: Untested) -> list[str]:
+    if untested.distributions == RAY:
+        return missing(RAY_HOOKS)
+    if untested.distributions == VLLM:
+        # Imported here: with the tested version nobody has to wait for vLLM.
+        from deployments.engine.compat import NEEDED, probe_engine
+
+        found = probe_engine()
+        return [line for capability in NEEDED for line in found[capability]]
+    return []
+
+
+def _refusal(untested: Untested, lacking: Iterable[str]) -> str:
+    lines = "; ".join(lacking)
+    return f"{untested} lacks what we build on: {lines}. `make setup` installs the tested version"

@@ -1,0 +1,56 @@
+"""Where replicas run and with what environment, as Ray takes it. Pure.
+
+`ray.serve.llm` runs ranks on processors in the replica's own node (vLLM's multi-process
+executor) and ranks on GPUs as Ray actors (vLLM's Ray executor), one bundle each, whether
+they share a node or not.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from deployments.schema import DRAFTED_BY_US, ModelSpec
+from deployments.specs import DrafterSpec, TargetSpec
+
+
+def placement_group(target: TargetSpec) -> dict[str, Any]:
+    """Bundles and strategy of one target replica; the replica itself shares the first."""
+    if target.device == "cpu":
+        bundle = {"CPU": target.num_cpus * target.tensor_parallel, **target.resources}
+        return {"bundles": [bundle]}
+    bundle = {"CPU": target.num_cpus, "GPU": target.gpus_per_rank, **target.resources}
+    return {
+        "bundles": [dict(bundle) for _ in range(target.tensor_parallel)],
+        "strategy": _strategy(target),
+    }
+
+
+def _strategy(target: TargetSpec) -> str:
+    if target.nodes == 1:
+        return "STRICT_PACK"
+    # Several ranks per node: Ray has no strategy for it, PACK fills one node after another.
+    return "STRICT_SPREAD" if target.nodes == target.tensor_parallel else "PACK"
+
+
+def target_env(model: ModelSpec) -> dict[str, str]:
+    """Environment of a target replica and its ranks; the settings' own wins."""
+    env = {"OMP_NUM_THREADS": str(model.target.threads), "VLLM_NO_USAGE_STATS": "1"}
+    if model.target.device == "cpu":
+        env["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"
+    elif model.placement in DRAFTED_BY_US:
+        env["VLLM_USE_V2_MODEL_RUNNER"] = "0"  # our adapter hooks into the V1 runner
+    return env | model.target.env
+
+
+def drafter_actor_options(drafter: DrafterSpec) -> dict[str, Any]:
+    """Ray's actor options of a drafter replica; the settings' own environment wins."""
+    env = {"OMP_NUM_THREADS": str(drafter.threads)} | drafter.env
+    options: dict[str, Any] = {
+        "num_cpus": drafter.num_cpus,
+        "runtime_env": {"env_vars": env},
+    }
+    if drafter.num_gpus:
+        options["num_gpus"] = drafter.num_gpus
+    if drafter.resources:
+        options["resources"] = dict(drafter.resources)
+    return options

@@ -1,0 +1,140 @@
+"""The settings of one target and of its drafters, each checked on its own."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+Device = Literal["cpu", "cuda"]
+Dtype = Literal["float32", "bfloat16", "float16"]
+Revision = Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")]  # a commit: branches move
+_COUNTED = {"CPU": "num_cpus", "GPU": "device: cuda", "memory": "engine_kwargs"}
+
+
+class Settings(BaseModel):
+    """Frozen, and without room for a misspelt key."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ReplicaSpec(Settings):
+    """Where a replica runs. `resources` are Ray's custom ones, which name nodes or kinds of
+    nodes (`{spark-a: 0.01}`); `env` is set for the replica and all its processes."""
+
+    device: Device = "cpu"
+    resources: dict[str, Annotated[float, Field(gt=0)]] = Field(default_factory=dict)
+    env: dict[str, str] = Field(default_factory=dict)
+
+    @field_validator("resources")
+    @classmethod
+    def _custom_only(cls, value: dict[str, float]) -> dict[str, float]:
+        for name in value.keys() & _COUNTED.keys():
+            raise ValueError(
+                f"{name} is counted already: use {_COUNTED[name]}; resources are custom ones"
+            )
+        return value
+
+
+class TargetSpec(ReplicaSpec):
+    """One model's target replicas.
+
+    `source` is a checkpoint directory (absolute, below the working directory or below
+    the project) or a hub id, `revision` a commit on the hub. `tensor_parallel` is the number
+    of ranks of one replica, spread evenly over `nodes`; `threads`, `num_cpus`,
+    `gpus_per_rank` and `kv_cache_mib` are per rank. `gpu_memory_gib` is what one GPU has:
+    when given, settings that cannot fit are refused before anything is fetched.
+    `block_tokens` is vLLM's KV block size and the drafter's context block size.
+    `engine_kwargs` go to vLLM as they are, over ours.
+    """
+
+    source: str
+    revision: Revision | None = None
+    replicas: int = Field(default=1, ge=1)
+    tensor_parallel: int = Field(default=1, ge=1)
+    nodes: int = Field(default=1, ge=1)
+    gpus_per_rank: float = Field(default=1.0, gt=0, le=1)
+    gpu_memory_gib: float | None = Field(default=None, gt=0)
+    dtype: Dtype = "bfloat16"
+    max_model_len: int = Field(default=4096, ge=8)
+    max_num_seqs: int = Field(default=32, ge=1)
+    block_tokens: int = Field(default=32, ge=1)
+    kv_cache_mib: int = Field(default=1024, ge=16)
+    threads: int = Field(default=1, ge=1)
+    num_cpus: float = Field(default=0.5, ge=0)
+    max_queued_requests: int = Field(default=256, ge=0)
+    engine_kwargs: dict[str, Any] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _ranks_fit_nodes_and_gpus(self) -> Self:
+        if self.tensor_parallel % self.nodes:
+            raise ValueError(
+                f"tensor_parallel {self.tensor_parallel} cannot be spread evenly over "
+                f"{self.nodes} nodes; give a multiple of nodes"
+            )
+        if self.device == "cpu":
+            if self.nodes > 1:
+                raise ValueError("ranks on processors stay on one node; set nodes: 1")
+            if self.gpu_memory_gib is not None:
+                raise ValueError("gpu_memory_gib needs device: cuda")
+        if self.gpus_per_rank < 1 and self.tensor_parallel > 1:
+            raise ValueError(
+                "ranks of one replica cannot share a GPU; set gpus_per_rank: 1, or "
+                "tensor_parallel: 1"
+            )
+        return self
+
+
+class RandomDrafterSpec(Settings):
+    """A drafter with random weights, for a path that runs before a drafter is trained."""
+
+    num_layers: int = Field(default=2, ge=1)
+    block_size: int = Field(default=7, ge=1)
+    markov_rank: int = Field(default=64, ge=0)
+    target_layer_ids: tuple[int, ...]
+    seed: int = 0
+
+
+class DrafterSpec(ReplicaSpec):
+    """One model's drafters: `source` names a checkpoint, or `random` describes one.
+
+    `num_gpus` is what one drafter replica (`split`) takes of a GPU. `num_context_tokens` is
+    the sliding window over a session's context, `context_mib` the memory for all sessions'
+    context. `deadline_ms` bounds what a target step waits for a reply. `encrypted` drafters
+    talk CURVE, with keys made anew at every start.
+    """
+
+    source: str | None = None
+    revision: Revision | None = None
+    random: RandomDrafterSpec | None = None
+    replicas: int = Field(default=1, ge=1)
+    num_gpus: float = Field(default=0, ge=0, le=1)
+    dtype: Dtype = "bfloat16"
+    num_context_tokens: int = Field(default=512, ge=1)
+    context_mib: int = Field(default=256, ge=1)
+    deadline_ms: float = Field(default=50.0, gt=0)
+    encrypted: bool = False
+    threads: int = Field(default=1, ge=1)
+    num_cpus: float = Field(default=0.25, ge=0)
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> Self:
+        if (self.source is None) == (self.random is None):
+            raise ValueError("give either source (a checkpoint) or random (a description)")
+        if self.random is not None and self.revision is not None:
+            raise ValueError("revision belongs to a source on the hub; random has none")
+        if self.device == "cpu" and self.num_gpus:
+            raise ValueError("num_gpus needs device: cuda")
+        return self
+
+
+class NativeSpec(Settings):
+    """How vLLM's own `method: dspark` drafts and verifies (placement `native`).
+
+    `adaptive_verification` sizes the verified prefix by confidence; it needs an attention
+    back end with always-on variable-length graphs (`dspark matrix` says where).
+    `sample_drafts`: `probabilistic` verifies against the draft distribution, `greedy` one-hot.
+    """
+
+    adaptive_verification: bool = False
+    sample_drafts: Literal["probabilistic", "greedy"] = "probabilistic"
