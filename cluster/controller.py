@@ -83,9 +83,7 @@ class FleetController:
         drafts, ValueError for a change that cannot be.
         """
         self._expire()
-        drafting = (
-            t for t, _ in self._targets.values() if t.placement in ("split", "colocated")
-        )
+        drafting = (t for t, _ in self._targets.values() if t.placement in ("split", "colocated"))
         if model_id not in {target.model_id for target in drafting}:
             raise KeyError(model_id)
         self._controls[model_id] = self._controls_of(model_id).changed(changes)

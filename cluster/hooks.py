@@ -14,24 +14,25 @@ from typing import Any
 @dataclass(frozen=True, slots=True)
 class Hook:
     """`name` is dotted below `module`. `parameters`, in order, are those of the call; None
-    asks only that the name is there."""
+    asks only that the name is there. With `passes_on`, more may follow: we pass them on."""
 
     module: str
     name: str
     parameters: tuple[str, ...] | None = None
+    passes_on: bool = False
 
 
-def missing(
-    hooks: Iterable[Hook], import_: Callable[[str], Any] = import_module
-) -> list[str]:
+def missing(hooks: Iterable[Hook], import_: Callable[[str], Any] = import_module) -> list[str]:
     """One line per hook that is not as needed, saying what was found instead."""
     return [line for hook in hooks if (line := _judge(hook, import_)) is not None]
 
 
-def differs(place: str, function: Any, needed: tuple[str, ...]) -> str | None:
+def differs(
+    place: str, function: Any, needed: tuple[str, ...], *, passes_on: bool = False
+) -> str | None:
     """How a function's parameters differ from those needed; None when they do not."""
     found = tuple(inspect.signature(function).parameters)
-    if found == needed:
+    if found[: len(needed)] == needed and (passes_on or len(found) == len(needed)):
         return None
     return f"{place} takes ({', '.join(found)}), needed ({', '.join(needed)})"
 
@@ -47,4 +48,5 @@ def _judge(hook: Hook, import_: Callable[[str], Any]) -> str | None:
         return f"{hook.module} has no {hook.name}"
     if hook.parameters is None:
         return None
-    return differs(f"{hook.module}.{hook.name}", found, hook.parameters)
+    place = f"{hook.module}.{hook.name}"
+    return differs(place, found, hook.parameters, passes_on=hook.passes_on)

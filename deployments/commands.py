@@ -1,4 +1,4 @@
-"""`dspark serve`, `dspark measure` and `dspark answers`."""
+"""`dspark serve`, `dspark measure`, `dspark answers` and `dspark matrix`."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import logging
 import os
 import sys
 from pathlib import Path
+
+from deployments.hardware import GENERATIONS
 
 _DEMO = Path(__file__).parent / "configs" / "demo.yaml"
 
@@ -39,6 +41,14 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     answers.add_argument("--max-tokens", type=int, default=192, help="output tokens per answer")
     answers.add_argument("--seed", type=int, default=0)
     answers.set_defaults(run=_answers)
+
+    matrix = subparsers.add_parser(
+        "matrix", help="which placements of which models work on which GPUs and engine"
+    )
+    matrix.add_argument("--model", help="one model's rows (default: all)")
+    matrix.add_argument("--gpu", choices=GENERATIONS, help="one generation's rows (default: all)")
+    matrix.add_argument("--json", action="store_true", help="for programs")
+    matrix.set_defaults(run=_matrix)
 
 
 def _serve(args: argparse.Namespace) -> int:
@@ -82,5 +92,17 @@ def _answers(args: argparse.Namespace) -> int:
         )
     except (OSError, ValueError) as error:
         print(f"dspark answers: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _matrix(args: argparse.Namespace) -> int:
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+    from deployments.matrix_command import matrix
+
+    try:
+        print(matrix(args.model, args.gpu, as_json=args.json))
+    except ValueError as error:
+        print(f"dspark matrix: {error}", file=sys.stderr)
         return 2
     return 0

@@ -16,8 +16,8 @@ import ray
 from ray import serve
 
 from deployments.compatibility import accept_software
-from deployments.preflight import check_models
 from deployments.errors import ConfigError
+from deployments.preflight import check_models
 from deployments.serve_file import ServeFile, read_serve_file
 
 _POLL_S = 1.0

@@ -45,11 +45,7 @@ class RankMemory:
     @property
     def total(self) -> int:
         return (
-            self.weights
-            + self.kv_cache
-            + self.drafter_weights
-            + self.draft_context
-            + self.reserve
+            self.weights + self.kv_cache + self.drafter_weights + self.draft_context + self.reserve
         )
 
     @property

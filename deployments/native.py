@@ -61,9 +61,7 @@ def block_size_in_target(target: Mapping[str, Any], field: str) -> int:
     return block_size
 
 
-def block_size_of_drafter(
-    drafter: Mapping[str, Any], target: Mapping[str, Any], field: str
-) -> int:
+def block_size_of_drafter(drafter: Mapping[str, Any], target: Mapping[str, Any], field: str) -> int:
     """Draft tokens per block of a drafter's checkpoint. Raises ConfigError."""
     architectures = drafter.get("architectures") or []
     if not any(name in ARCHITECTURES for name in architectures):
@@ -86,4 +84,3 @@ def block_size_of_drafter(
     if not isinstance(block_size, int) or block_size < 1:
         raise ConfigError(f"{field}: block_size is {block_size!r}; needed: a positive integer")
     return block_size
-

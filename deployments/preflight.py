@@ -17,9 +17,7 @@ def check_models(settings: AppSpec) -> None:
     for model in settings.models:
         check_memory(model)
     for model in settings.models:
-        read_config(
-            model.target.source, f"model {model.id}: target.source", model.target.revision
-        )
+        read_config(model.target.source, f"model {model.id}: target.source", model.target.revision)
         if model.placement == "native":
             speculative_config(model)
         else:

@@ -79,9 +79,8 @@ CAPABILITIES: Mapping[str, tuple[Hook, ...]] = {
                 "target_logits",
                 "bonus_token_ids",
                 "sampling_metadata",
-                "synthetic_mode",
-                "synthetic_conditional_rates",
             ),
+            passes_on=True,
         ),
         Hook(
             _SAMPLER,
