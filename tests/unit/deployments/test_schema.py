@@ -58,3 +58,52 @@ def test_every_wrong_field_is_named_at_once():
         parse_settings(changed(placement="x", policy={}))
     assert "models.0.placement" in str(caught.value)
     assert "models.0.policy" in str(caught.value)
+
+
+CUDA = {"source": "x", "device": "cuda"}
+DRAFTER = {"source": "y", "device": "cuda"}
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        ({"placement": "native", "drafter": None}, "own drafting on GPUs; set target.device"),
+        (
+            {"placement": "native", "target": CUDA, "policy": {"kind": "causal"}},
+            "native vLLM decides what to verify; remove policy",
+        ),
+        (
+            {
+                "placement": "native",
+                "target": CUDA,
+                "drafter": {"device": "cuda", "random": {"target_layer_ids": [1]}},
+            },
+            "loads a checkpoint; give drafter.source",
+        ),
+        (
+            {"placement": "colocated", "target": CUDA, "drafter": {"source": "y"}},
+            "on the target's device; set drafter.device: cuda",
+        ),
+        ({"target": CUDA, "drafter": DRAFTER}, "set drafter.num_gpus, 1 or less"),
+        ({"target": CUDA | {"tensor_parallel": 3, "nodes": 2}}, "evenly over 2 nodes"),
+        ({"target": {"source": "x", "tensor_parallel": 2, "nodes": 2}}, "stay on one node"),
+        ({"target": {"source": "x", "gpu_memory_gib": 24}}, "needs device: cuda"),
+        (
+            {"target": CUDA | {"gpus_per_rank": 0.5, "tensor_parallel": 2}},
+            "cannot share a GPU; set gpus_per_rank: 1",
+        ),
+        ({"target": CUDA | {"revision": "main"}}, r"models\.0\.target\.revision"),
+        ({"target": CUDA | {"resources": {"GPU": 1}}}, "GPU is counted already"),
+        ({"target": CUDA | {"resources": {"spark": 0}}}, r"target\.resources\.spark"),
+        ({"drafter": {"source": "y", "num_gpus": 1}}, "num_gpus needs device: cuda"),
+    ],
+)
+def test_devices_and_placements_that_do_not_go_together_are_refused(model, message):
+    with pytest.raises(ConfigError, match=message):
+        parse_settings(changed(**model))
+
+
+def test_native_needs_no_drafter_where_the_target_carries_it():
+    (model,) = parse_settings(changed(placement="native", target=CUDA, drafter=None)).models
+    assert (model.placement, model.drafter) == ("native", None)
+    assert not model.native.adaptive_verification

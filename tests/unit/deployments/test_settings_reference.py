@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from autoscale.controls import Controls
-from deployments.schema import DrafterSpec, ModelSpec, TargetSpec
+from deployments.schema import DrafterSpec, ModelSpec, NativeSpec, TargetSpec
 
 REFERENCE = Path("deployments/configs/README.md")
 ROW = re.compile(r"^\| `([\w.]+)` \|[^|]*\| (hot|restart) \|", re.MULTILINE)
@@ -14,9 +14,10 @@ ROW = re.compile(r"^\| `([\w.]+)` \|[^|]*\| (hot|restart) \|", re.MULTILINE)
 
 def test_every_setting_is_listed_once_as_hot_or_restart():
     listed = dict(ROW.findall(REFERENCE.read_text()))
-    settings = {name for name in ModelSpec.model_fields if name not in ("target", "drafter")}
-    settings |= {f"target.{name}" for name in TargetSpec.model_fields}
-    settings |= {f"drafter.{name}" for name in DrafterSpec.model_fields}
+    parts = {"target": TargetSpec, "drafter": DrafterSpec, "native": NativeSpec}
+    settings = set(ModelSpec.model_fields) - parts.keys()
+    for part, spec in parts.items():
+        settings |= {f"{part}.{name}" for name in spec.model_fields}
     assert listed.keys() == settings
 
 
