@@ -70,7 +70,8 @@ def num_parameters(config: dict[str, Any]) -> int:
         return total
     rank = config["markov_rank"]
     features = len(config["target_layer_ids"]) * hidden * hidden + hidden
-    return total + features + 2 * config["vocab_size"] * rank + (hidden + rank) + 1
+    heads_after = 2 * config["vocab_size"] * rank + (hidden + rank) + 1  # Markov, confidence
+    return int(total + features + heads_after)
 
 
 def _layer_parameters(config: dict[str, Any], kind: str) -> int:
@@ -80,8 +81,8 @@ def _layer_parameters(config: dict[str, Any], kind: str) -> int:
     kv_heads = config["num_global_key_value_heads" if full else "num_key_value_heads"]
     projections = 2 * config["num_attention_heads"] + kv_heads * (1 if full else 2)  # k is v
     norms = 4 * hidden + 2 * head_dim + 1
-    weights: int = hidden * head_dim * projections + 3 * hidden * config["intermediate_size"]
-    return weights + norms
+    weights = hidden * head_dim * projections + 3 * hidden * config["intermediate_size"]
+    return int(weights + norms)
 
 
 GEMMA4_12B = ModelFacts(

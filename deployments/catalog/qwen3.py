@@ -68,7 +68,7 @@ def num_parameters(config: Any) -> int:
     rank = config["markov_rank"]
     features = len(config["target_layer_ids"]) * hidden * hidden + hidden  # fc, hidden_norm
     heads_after = 2 * config["vocab_size"] * rank + (hidden + rank) + 1  # Markov, confidence
-    return total + features + heads_after
+    return int(total + features + heads_after)
 
 
 def _facts(
