@@ -17,8 +17,9 @@ from autoscale.controls import Controls
 from autoscale.policies import Off, Policy
 from autoscale.policy_settings import make_policy
 from autoscale.step_cost import StepCostTable
-from deployments.engine.adapter import EngineStep, SpeculationAdapter
-from deployments.engine.eligibility import GREEDY_TEMPERATURE, ineligible_reason
+from deployments.engine.adapter import SpeculationAdapter
+from deployments.engine.eligibility import terms_of
+from deployments.engine.engine_step import EngineStep
 from deployments.engine.patches import (
     install_logits_processors,
     mend_cpu_rejection_sampler,
@@ -30,8 +31,6 @@ from deployments.engine.seeded import SeededCPUModelRunner
 from deployments.engine.settings import WorkerSettings
 from deployments.engine.source import make_source
 from drafters.sources import RemoteDraftSource
-
-_UNBOUNDED_OUTPUT = 1 << 30
 
 
 class DrafterInRunner:
@@ -86,6 +85,7 @@ class DraftingRunner:
             num_context_tokens=settings.num_context_tokens,
             max_model_len=vllm_config.model_config.max_model_len,
             vocab_size=vllm_config.model_config.get_vocab_size(),
+            feature_dtype=getattr(torch, settings.dtype),
         )
 
     def start_drafting(self, step_cost: StepCostTable) -> None:
@@ -139,10 +139,12 @@ class DraftingRunner:
         return super().sample_tokens(grammar_output)  # type: ignore[misc]
 
     def _update_states(self, scheduler_output: Any) -> Any:
+        drafts = scheduler_output.scheduled_spec_decode_tokens
+        self.adapter.begin_step(scheduler_output.num_scheduled_tokens, drafts)
         self.adapter.close_requests(scheduler_output.finished_req_ids)
         self.adapter.suspend_requests(scheduler_output.preempted_req_ids or ())
         for request in scheduler_output.scheduled_new_reqs:
-            self.adapter.open_request(request.req_id, ineligible_reason(request))
+            self.adapter.open_request(request.req_id, terms_of(request))
         if not scheduler_output.total_num_scheduled_tokens:
             self.adapter.flush()
         return super()._update_states(scheduler_output)  # type: ignore[misc]
@@ -170,8 +172,6 @@ class DraftingRunner:
                 num_computed=batch.num_computed_tokens_cpu,
                 sampled=sampled_token_ids,
                 token_ids=batch.token_ids_cpu,
-                num_output_left=[self._num_output_left(id_) for id_ in batch.req_ids],
-                temperatures=[self._temperature(id_) for id_ in batch.req_ids],
                 features=aux_hidden_states,
             )
         )
@@ -183,16 +183,6 @@ class DraftingRunner:
         if self._group.world_size == 1 or batch.sampling_metadata.all_greedy:
             return q
         return broadcast_distribution(q, self._group)
-
-    def _temperature(self, request_id: str) -> float:
-        params = self.requests[request_id].sampling_params  # type: ignore[attr-defined]
-        sampled = params is not None and params.temperature >= GREEDY_TEMPERATURE
-        return params.temperature if sampled else 0.0
-
-    def _num_output_left(self, request_id: str) -> int:
-        state = self.requests[request_id]  # type: ignore[attr-defined]
-        limit = state.sampling_params.max_tokens if state.sampling_params else None
-        return _UNBOUNDED_OUTPUT if limit is None else limit - len(state.output_token_ids)
 
 
 class DSparkCPUModelRunner(DraftingRunner, SeededCPUModelRunner):
