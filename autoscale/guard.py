@@ -97,6 +97,8 @@ class Guard:
             self._drafted_steps += 1
             if (self._drafted_steps - 1) % _BASELINE_EVERY < _BASELINE_LENGTH:
                 return ()
+            if self.achieved.num_drafts < _PROBE_DRAFTS:  # nothing is known yet: a probe too
+                return candidates[:_MAX_PROBED]
             return [id_ for id_ in candidates if self._pays(id_, expected)]
         if self._probe is None:
             self._plain_steps += 1

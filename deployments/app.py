@@ -15,7 +15,7 @@ from cluster.versions import check_versions
 from deployments.controller import ControllerKeeper
 from deployments.draft_model import DraftShape, check_drafter
 from deployments.drafter import DrafterServer
-from deployments.engine.vllm_engine import UniprocEngine
+from deployments.engine.vllm_engine import TargetEngine
 from deployments.engine_args import MIB, engine_kwargs, target_directory
 from deployments.ingress import make_ingress
 from deployments.schema import AppSpec, ModelSpec, parse_settings
@@ -69,7 +69,7 @@ def _bind_model(model: ModelSpec) -> Any:
     return build_llm_deployment(
         _llm_config(model, shape),
         name_prefix="Target:",
-        bind_kwargs={"placement": model.placement, "engine_cls": UniprocEngine},
+        bind_kwargs={"placement": model.placement, "engine_cls": TargetEngine},
     )
 
 

@@ -240,10 +240,10 @@ class SpeculationAdapter:
         known = [self._drawn_from[id_] for id_, _ in drafted if id_ in self._drawn_from]
         if not known:
             return None
-        width = known[0].probs.shape[-1]
+        width, device = known[0].probs.shape[-1], known[0].probs.device
         ids, probs = [], []
         for request_id, tokens in drafted:
-            q = self._drawn_from.get(request_id) or one_hot(tokens, width)
+            q = self._drawn_from.get(request_id) or one_hot(tokens, width, device)
             ids.append(q.token_ids[: len(tokens)])
             probs.append(q.probs[: len(tokens)])
         return SparseDistribution(torch.cat(ids), torch.cat(probs))

@@ -34,9 +34,9 @@ def is_well_formed(drafts: DraftBatch, shape: tuple[int, int], vocab_size: int) 
     return bool(lowest >= 0 and highest < vocab_size and sums_to_one and could_be_drawn)
 
 
-def one_hot(tokens: Sequence[int], width: int) -> SparseDistribution:
+def one_hot(tokens: Sequence[int], width: int, device: torch.device) -> SparseDistribution:
     """All probability on each of `tokens`, [len(tokens), width]."""
-    ids = torch.tensor(tokens).unsqueeze(-1).repeat(1, width)
-    probs = torch.zeros(len(tokens), width)
+    ids = torch.tensor(tokens, device=device).unsqueeze(-1).repeat(1, width)
+    probs = torch.zeros(len(tokens), width, device=device)
     probs[:, 0] = 1.0
     return SparseDistribution(ids, probs)

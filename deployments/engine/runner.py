@@ -20,14 +20,9 @@ from autoscale.step_cost import StepCostTable
 from deployments.engine.adapter import SpeculationAdapter
 from deployments.engine.eligibility import terms_of
 from deployments.engine.engine_step import EngineStep
-from deployments.engine.patches import (
-    install_logits_processors,
-    mend_cpu_rejection_sampler,
-    use_sparse_sampler,
-)
+from deployments.engine.patches import install_logits_processors, use_sparse_sampler
 from deployments.engine.placeholders import padded_requests, strip_bitmask, strip_placeholders
 from deployments.engine.ranks import CommittedDigest, Follower, broadcast_distribution
-from deployments.engine.seeded import SeededCPUModelRunner
 from deployments.engine.settings import WorkerSettings
 from deployments.engine.source import make_source
 from drafters.sources import RemoteDraftSource
@@ -45,17 +40,18 @@ class DrafterInRunner:
     def propose(self, *args: Any, **kwargs: Any) -> list[list[int]]:
         raise RuntimeError(
             "vLLM asked the proposer instead of the runner: its worker must be "
-            "deployments.engine.worker.DSparkCPUWorker"
+            "one of deployments.engine's"
         )
 
 
 class DraftingRunner:
-    """Mixin for a `GPUModelRunner`: the same code drives CPU and CUDA runners."""
+    """Mixin for a `GPUModelRunner` (V1): the same code drives CPU and CUDA runners."""
 
     def __init__(self, vllm_config: Any, device: torch.device) -> None:
         super().__init__(vllm_config, device)  # type: ignore[call-arg]
         settings = WorkerSettings.from_config(vllm_config.additional_config)
         install_logits_processors(self, vllm_config, device)
+        use_sparse_sampler(rejection_sampler)
         self.use_aux_hidden_state_outputs = True
         self._scheduled_drafts: dict[str, list[int]] = {}
         self._verified_drafts: dict[str, list[int]] = {}
@@ -180,15 +176,6 @@ class DraftingRunner:
         # Not vLLM's [N, V] tensor: what `patches.use_sparse_sampler` takes in its place.
         batch: Any = self.input_batch  # type: ignore[attr-defined]
         q = self.adapter.draft_distribution(batch.req_ids, self._verified_drafts)
-        if self._group.world_size == 1 or batch.sampling_metadata.all_greedy:
-            return q
-        return broadcast_distribution(q, self._group)
-
-
-class DSparkCPUModelRunner(DraftingRunner, SeededCPUModelRunner):
-    """The CPU runner; its rejection sampler is mended before the first step."""
-
-    def __init__(self, vllm_config: Any, device: torch.device) -> None:
-        super().__init__(vllm_config, device)
-        mend_cpu_rejection_sampler(rejection_sampler)
-        use_sparse_sampler(rejection_sampler)
+        if self._group.world_size > 1 and not batch.sampling_metadata.all_greedy:
+            q = broadcast_distribution(q, self._group)
+        return None if q is None else q.to(self.device)  # type: ignore[attr-defined]

@@ -1,4 +1,4 @@
-"""`ray.serve.llm`'s vLLM engine, with a single worker kept in the engine's own process."""
+"""`ray.serve.llm`'s vLLM engine, with the executor that fits the target's ranks."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from ray.llm._internal.serve.engines.vllm.vllm_engine import VLLMEngine
 from deployments.engine.frontend import mend_frontend
 
 
-class UniprocEngine(VLLMEngine):  # type: ignore[misc]
+class TargetEngine(VLLMEngine):  # type: ignore[misc]
     """On processors `ray.serve.llm` always asks for the multi-process executor.
 
-    For one worker that is a process more to start, imports and all, and a
-    message there and back in every step; vLLM's own default is the worker in-process.
+    For one rank that is a process more to start, imports and all, and a message there and
+    back in every step; vLLM's own default is the worker in-process. For ranks on several
+    nodes it cannot work: there the executor is Ray's, if `engine_kwargs` say so.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -22,6 +23,10 @@ class UniprocEngine(VLLMEngine):  # type: ignore[misc]
 
     def _prepare_engine_config(self, callback_ctx: Any) -> tuple[Any, Any, Any]:
         engine_args, frontend_args, config = super()._prepare_engine_config(callback_ctx)
-        if config.parallel_config.world_size == 1:
-            config.parallel_config.distributed_executor_backend = "uni"
+        parallel = config.parallel_config
+        asked = self.llm_config.engine_kwargs.get("distributed_executor_backend")
+        if parallel.world_size == 1 and asked is None:
+            parallel.distributed_executor_backend = "uni"
+        elif asked == "ray":
+            parallel.distributed_executor_backend = "ray"
         return engine_args, frontend_args, config
