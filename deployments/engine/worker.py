@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import torch
 import vllm.v1.sample.rejection_sampler as rejection_sampler
 import vllm.v1.worker.cpu_worker as cpu_worker
 from vllm.v1.worker.cpu_model_runner import CPUModelRunner
@@ -16,8 +19,8 @@ from deployments.engine.seeded import SeededCPUModelRunner
 class DSparkCPUModelRunner(DraftingRunner, SeededCPUModelRunner):
     """The CPU runner that drafts; its rejection sampler is mended before the first step."""
 
-    def __init__(self, *args: object, **kwargs: object) -> None:
-        super().__init__(*args, **kwargs)
+    def __init__(self, vllm_config: Any, device: torch.device) -> None:
+        super().__init__(vllm_config, device)
         mend_cpu_rejection_sampler(rejection_sampler)
 
 

@@ -1,11 +1,9 @@
 """The CUDA worker as far as a machine without a GPU can look at it."""
 
 import pytest
-
-gpu_worker = pytest.importorskip("vllm.v1.worker.gpu_worker")
-
 import torch
 import vllm.v1.worker.gpu_model_runner as gpu_model_runner
+import vllm.v1.worker.gpu_worker as gpu_worker
 
 from deployments.engine import cuda_worker, worker
 from deployments.engine.drafting_worker import DraftingWorker
