@@ -31,6 +31,11 @@ class Causal:
         self._guard = Guard()
         self._num_requests = 0
 
+    def pauses(self, num_requests: int) -> bool:
+        """Whether the guard has stopped drafting and no probe is due."""
+        self._num_requests = num_requests
+        return self._guard.pauses(self.gain)
+
     def choose(self, candidates: Sequence[str], num_requests: int) -> Collection[str]:
         """Those for whom drafting pays, from earlier steps alone."""
         self._num_requests = num_requests

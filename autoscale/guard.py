@@ -76,6 +76,18 @@ class Guard:
         self._probe: Achieved | None = None  # what the one in progress has seen
         self._probe_steps = 0
 
+    def pauses(self, gain: Gain) -> bool:
+        """Whether drafting has stopped, stays so at the present load, and no probe is due.
+
+        Where it pauses, the step counts as a plain one.
+        """
+        if not self.drafting:
+            self._decide(gain)
+        if self.drafting or self._probe is not None or self._plain_steps + 1 >= self._probe_after:
+            return False
+        self._plain_steps += 1
+        return True
+
     def choose(self, candidates: Sequence[str], gain: Gain) -> Sequence[str]:
         """For which requests to ask for drafts now."""
         if not candidates:
@@ -85,6 +97,8 @@ class Guard:
             self._drafted_steps += 1
             if (self._drafted_steps - 1) % _BASELINE_EVERY < _BASELINE_LENGTH:
                 return ()
+            if self.achieved.num_drafts < _PROBE_DRAFTS:  # nothing is known yet: a probe too
+                return candidates[:_MAX_PROBED]
             return [id_ for id_ in candidates if self._pays(id_, expected)]
         if self._probe is None:
             self._plain_steps += 1

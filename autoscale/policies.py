@@ -39,6 +39,12 @@ class StepOutcome:
 class Policy(Protocol):
     """The verify schedule of one engine."""
 
+    def pauses(self, num_requests: int) -> bool:
+        """Whether nothing is drafted after a step of `num_requests`, whoever they are.
+
+        Asked first; `choose` is asked where it is False.
+        """
+
     def choose(self, candidates: Sequence[str], num_requests: int) -> Collection[str]:
         """For which of `candidates` to request drafts, in a step of `num_requests` requests."""
 
@@ -83,6 +89,9 @@ class _Stateless:
 class Off(_Stateless):
     """No drafts: plain decoding. Features keep flowing, so drafting can resume warm."""
 
+    def pauses(self, num_requests: int) -> bool:
+        return True
+
     def choose(self, candidates: Sequence[str], num_requests: int) -> Collection[str]:
         return ()
 
@@ -97,6 +106,9 @@ class Fixed(_Stateless):
     """The first `k` draft tokens of every request, whatever the load."""
 
     k: int
+
+    def pauses(self, num_requests: int) -> bool:
+        return False
 
     def choose(self, candidates: Sequence[str], num_requests: int) -> Collection[str]:
         return candidates

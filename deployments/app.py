@@ -14,7 +14,7 @@ from ray.serve.llm import LLMConfig, build_llm_deployment
 from deployments.compatibility import accept_software
 from deployments.controller import ControllerKeeper
 from deployments.drafter import DrafterServer
-from deployments.engine.vllm_engine import MendedEngine, NativeEngine
+from deployments.engine.vllm_engine import NativeEngine, TargetEngine
 from deployments.engine_args import MIB, engine_kwargs, target_source
 from deployments.ingress import make_ingress
 from deployments.placement import drafter_actor_options, placement_group, target_env
@@ -65,7 +65,7 @@ def _max_ongoing(settings: AppSpec) -> int:
 
 
 def _bind_target(model: ModelSpec, config: LLMConfig) -> Any:
-    engine = NativeEngine if model.placement == "native" else MendedEngine
+    engine = NativeEngine if model.placement == "native" else TargetEngine
     return build_llm_deployment(
         config,
         name_prefix="Target:",

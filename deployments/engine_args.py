@@ -36,6 +36,8 @@ def engine_kwargs(model: ModelSpec, shape: DraftShape | None) -> dict[str, Any]:
     }
     if target.revision is not None:
         kwargs |= {"revision": target.revision, "tokenizer_revision": target.revision}
+    if target.nodes > 1:
+        kwargs["distributed_executor_backend"] = "ray"
     if target.device == "cpu":
         kwargs |= {"enforce_eager": True, "worker_cls": PLAIN_CPU_WORKER}
     if shape is not None:

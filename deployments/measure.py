@@ -9,7 +9,8 @@ import torch
 
 from autoscale.policies import Fixed
 from deployments.draft_model import check_drafter, make_draft_engine
-from deployments.engine.adapter import EngineStep, SpeculationAdapter
+from deployments.engine.adapter import SpeculationAdapter
+from deployments.engine.engine_step import EngineStep
 from deployments.engine_args import MIB, target_directory
 from deployments.errors import ConfigError
 from deployments.schema import ModelSpec
@@ -87,8 +88,6 @@ def adapter_ms(model: ModelSpec, feature_size: int, repeats: int) -> float:
                 num_computed=np.full(_REQUESTS, step * _TOKENS, dtype=np.int32),
                 sampled=[[1] * _TOKENS if step else [1]] * _REQUESTS,
                 token_ids=token_ids,
-                num_output_left=[1000] * _REQUESTS,
-                temperatures=[0.0] * _REQUESTS,
                 features=[hidden] * layers,
             )
         )

@@ -1,21 +1,23 @@
 """Where replicas run and with what environment, as Ray takes it. Pure.
 
-`ray.serve.llm` runs ranks on processors in the replica's own node (vLLM's multi-process
-executor) and ranks on GPUs as Ray actors (vLLM's Ray executor), one bundle each, whether
-they share a node or not.
+`ray.serve.llm` runs ranks on GPUs as Ray actors (vLLM's Ray executor), one bundle each,
+whether they share a node or not. Ranks on processors are processes of the replica's node
+(vLLM's multi-process executor); over several nodes they are Ray actors too, which takes
+nodes with pretended GPUs, one per rank (`deployments.engine.ray_platform`).
 """
 
 from __future__ import annotations
 
 from typing import Any
 
+from deployments.engine.ray_platform import SWITCH as CPU_OVER_RAY
 from deployments.schema import DRAFTED_BY_US, ModelSpec
 from deployments.specs import DrafterSpec, TargetSpec
 
 
 def placement_group(target: TargetSpec) -> dict[str, Any]:
     """Bundles and strategy of one target replica; the replica itself shares the first."""
-    if target.device == "cpu":
+    if target.device == "cpu" and target.nodes == 1:
         bundle = {"CPU": target.num_cpus * target.tensor_parallel, **target.resources}
         return {"bundles": [bundle]}
     bundle = {"CPU": target.num_cpus, "GPU": target.gpus_per_rank, **target.resources}
@@ -37,6 +39,8 @@ def target_env(model: ModelSpec) -> dict[str, str]:
     env = {"OMP_NUM_THREADS": str(model.target.threads), "VLLM_NO_USAGE_STATS": "1"}
     if model.target.device == "cpu":
         env["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"
+        if model.target.nodes > 1:
+            env[CPU_OVER_RAY] = "1"
     elif model.placement in DRAFTED_BY_US:
         env["VLLM_USE_V2_MODEL_RUNNER"] = "0"  # our adapter hooks into the V1 runner
     return env | model.target.env

@@ -72,11 +72,8 @@ class TargetSpec(ReplicaSpec):
                 f"tensor_parallel {self.tensor_parallel} cannot be spread evenly over "
                 f"{self.nodes} nodes; give a multiple of nodes"
             )
-        if self.device == "cpu":
-            if self.nodes > 1:
-                raise ValueError("ranks on processors stay on one node; set nodes: 1")
-            if self.gpu_memory_gib is not None:
-                raise ValueError("gpu_memory_gib needs device: cuda")
+        if self.device == "cpu" and self.gpu_memory_gib is not None:
+            raise ValueError("gpu_memory_gib needs device: cuda")
         if self.gpus_per_rank < 1 and self.tensor_parallel > 1:
             raise ValueError(
                 "ranks of one replica cannot share a GPU; set gpus_per_rank: 1, or "

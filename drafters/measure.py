@@ -103,7 +103,7 @@ def round_trip_ms(
 ) -> tuple[float, float]:
     """Median and 99th percentile of a step to a drafter in another process and back.
 
-    Every row carries 8 feature rows, float32 here and `dtype` on the way.
+    Every row carries 8 feature rows of `dtype`.
     """
     server = subprocess.Popen([sys.executable, "-c", _SERVER], stdout=subprocess.PIPE, text=True)
     assert server.stdout is not None
@@ -111,11 +111,10 @@ def round_trip_ms(
         source = RemoteDraftSource(
             deadline_s=5,
             secret="s",
-            feature_dtype=dtype,
             address=server.stdout.readline().strip(),
         )
         rows = tuple(StepRow(f"r{i}", 0, 0, 8, anchor=5) for i in range(num_rows))
-        batch = StepBatch("t", rows, torch.randn(8 * num_rows, feature_size))
+        batch = StepBatch("t", rows, torch.randn(8 * num_rows, feature_size).to(dtype))
         times = []
         for _ in range(repeats + 20):
             began = time.perf_counter()

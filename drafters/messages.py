@@ -84,6 +84,10 @@ class SparseDistribution:
     token_ids: torch.Tensor
     probs: torch.Tensor
 
+    def to(self, device: torch.device) -> SparseDistribution:
+        """The same on `device`."""
+        return SparseDistribution(self.token_ids.to(device), self.probs.to(device))
+
     def prob_of(self, tokens: torch.Tensor) -> torch.Tensor:
         """Float32 [...]: the probability of `tokens` int64 [...]."""
         hits = self.token_ids == tokens.unsqueeze(-1)

@@ -139,9 +139,6 @@ class RemoteDraftSource:
     Rows that want no draft travel behind the request, so that drafting does not wait
     for them. Names in `closed` that could not be sent travel with the next message.
 
-    Features travel as `feature_dtype`, where given: the drafter's, which it would make of
-    them anyway.
-
     A drafter that refuses the hello, as its `shape` is another, is not asked again until
     the address changes.
     """
@@ -153,7 +150,6 @@ class RemoteDraftSource:
         secret: str,
         target_id: str = "",
         shape: DraftShape | None = None,
-        feature_dtype: torch.dtype | None = None,
         address: str | None = None,
         max_misses: int = 3,
         clock: Callable[[], float] = time.monotonic,
@@ -164,7 +160,6 @@ class RemoteDraftSource:
         self._secret = secret
         self._target_id = target_id
         self._shape = shape
-        self._feature_dtype = feature_dtype
         self._server_key: str | None = None
         self._hello_seq = 0
         self._max_misses = max_misses
@@ -278,8 +273,6 @@ class RemoteDraftSource:
         """Hand a step to the socket by copy; False where it cannot be sent now."""
         assert self._socket is not None
         self._seq += 1
-        if self._feature_dtype is not None:
-            batch = replace(batch, features=batch.features.to(self._feature_dtype))
         try:
             frames = encode_step(batch, seq=self._seq, want_reply=want_reply, secret=self._secret)
             self._socket.send_multipart(frames, zmq.NOBLOCK)

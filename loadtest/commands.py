@@ -1,10 +1,11 @@
-"""`dspark bench`: the arms of an application side by side."""
+"""`dspark bench`: the arms of an application side by side. `dspark divergence`: their outputs."""
 
 from __future__ import annotations
 
 import argparse
 import sys
 from pathlib import Path
+from typing import Any
 
 
 def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -29,6 +30,20 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     bench.add_argument("--temperature", type=float, default=0.0)
     bench.add_argument("--output", type=Path, help="also write every run as JSON")
     bench.set_defaults(run=_bench)
+
+    divergence = subparsers.add_parser(
+        "divergence", help="where greedy outputs part from those without speculation"
+    )
+    divergence.add_argument("--url", default="http://127.0.0.1:8000", help="a running server")
+    divergence.add_argument("--reference", required=True, help="the model without speculation")
+    divergence.add_argument("--models", nargs="+", required=True, help="the models to compare")
+    divergence.add_argument("--prompts", type=int, default=60, help="how many, of mixed domains")
+    divergence.add_argument("--max-tokens", type=int, default=128)
+    divergence.add_argument("--concurrency", type=int, default=8)
+    divergence.add_argument(
+        "--control", type=int, default=3, help="concurrency at which the reference is asked again"
+    )
+    divergence.set_defaults(run=_divergence)
 
 
 def _bench(args: argparse.Namespace) -> int:
@@ -58,4 +73,37 @@ def _bench(args: argparse.Namespace) -> int:
         return 1
     if args.output is not None:
         write_json(cells, args.output)
+    return 0
+
+
+def _divergence(args: argparse.Namespace) -> int:
+    """0: compared; 1: a server that refuses or is not there."""
+    import httpx
+
+    from loadtest.divergence import compare_traces, format_report, greedy_traces
+    from loadtest.side_by_side import mixed_prompts
+
+    prompts = mixed_prompts(args.prompts)
+
+    def ask(model: str, concurrency: int, *, margins: bool = False) -> list[Any]:
+        return greedy_traces(
+            args.url,
+            model,
+            prompts,
+            max_tokens=args.max_tokens,
+            concurrency=concurrency,
+            with_margins=margins,
+        )
+
+    try:
+        reference = ask(args.reference, args.concurrency, margins=True)
+        arms = [(f"{args.reference} at {args.control} (control)", args.reference, args.control)]
+        arms += [
+            (f"{model} at {args.concurrency}", model, args.concurrency) for model in args.models
+        ]
+        reports = [compare_traces(name, reference, ask(model, c)) for name, model, c in arms]
+    except (ValueError, httpx.HTTPError) as error:
+        print(f"dspark divergence: {error}", file=sys.stderr)
+        return 1
+    print(format_report(reports))
     return 0

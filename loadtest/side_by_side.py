@@ -63,13 +63,24 @@ def _wait_until_up(server: subprocess.Popen[bytes], url: str) -> None:
     while time.monotonic() < deadline:
         if server.poll() is not None:
             raise RuntimeError(f"the server ended with status {server.returncode}; see above")
-        try:
-            if httpx.get(f"{url}/v1/models", timeout=5).is_success:
-                return
-        except httpx.TransportError:
-            pass
+        if _is_up(url):
+            return
         time.sleep(1)
     raise RuntimeError(f"nothing serves {url} after {_START_TIMEOUT_S:.0f} s")
+
+
+def _is_up(url: str) -> bool:
+    """Whether every model that the server lists has a target; the list alone comes earlier."""
+    try:
+        listed = httpx.get(f"{url}/v1/models", timeout=5)
+        fleet = httpx.get(f"{url}/fleet", timeout=5)
+    except httpx.TransportError:
+        return False
+    if not (listed.is_success and fleet.is_success):
+        return False
+    models = fleet.json()["models"]
+    ids = [model["id"] for model in listed.json()["data"]]
+    return all(models.get(id_, {}).get("targets") for id_ in ids)
 
 
 def mixed_prompts(count: int) -> list[str]:

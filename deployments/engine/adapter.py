@@ -9,7 +9,6 @@ import logging
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import chain, pairwise
 
 import numpy as np
 import torch
@@ -18,54 +17,17 @@ from numpy.typing import NDArray
 from autoscale.policies import Policy, StepOutcome, Verified
 from deployments.engine.accounting import RowAccount, account
 from deployments.engine.backlog import FeatureBacklog
+from deployments.engine.engine_step import AdapterStats, EngineStep, RequestTerms
+from deployments.engine.features import gather_features
+from deployments.engine.plain_run import PlainRun, RunBuffer
 from deployments.engine.prefix_hash import extend_prefix_hashes
+from deployments.engine.reply import is_well_formed, one_hot
 from drafters.messages import DraftBatch, DraftSource, SparseDistribution, StepBatch, StepRow
 
 log = logging.getLogger(__name__)
 
-_SUM_TOLERANCE = 1e-3  # how far from 1 the probabilities of a draft distribution may add up
-
-
-@dataclass(frozen=True, slots=True)
-class EngineStep:
-    """One finished target step, as the engine's batch lists it.
-
-    Per request i of `request_ids`: it had `num_computed[i]` tokens computed before the
-    step, `num_scheduled[id]` were computed in it, `drafts[id]` of them (missing: none)
-    draft tokens, and `sampled[i]` were committed. `token_ids[i]` are all its tokens,
-    `num_output_left[i]` how many more it may emit, `temperatures[i]` is 0 where it is
-    greedy. `features` holds one tensor
-    `[>= sum(num_scheduled), hidden_size]` per auxiliary layer, rows in request order.
-    """
-
-    request_ids: Sequence[str]
-    num_scheduled: Mapping[str, int]
-    drafts: Mapping[str, Sequence[int]]
-    num_computed: NDArray[np.int32]
-    sampled: Sequence[Sequence[int]]
-    token_ids: NDArray[np.int32]
-    num_output_left: Sequence[int]
-    temperatures: Sequence[float]
-    features: Sequence[torch.Tensor]
-
-
-@dataclass(slots=True)
-class AdapterStats:
-    """Totals since the worker started; `accepted_by_position[k]` counts draft token k."""
-
-    steps: int = 0
-    committed_tokens: int = 0
-    verified_drafts: int = 0
-    draft_tokens: int = 0
-    accepted_tokens: int = 0
-    steps_without_reply: int = 0
-    malformed_replies: int = 0
-    feature_rows: int = 0
-    gaps: int = 0
-    adapter_s: float = 0.0
-    draft_s: float = 0.0
-    accepted_by_position: list[int] = field(default_factory=list)
-    ineligible: dict[str, int] = field(default_factory=dict)
+_MAX_RUN_ROWS = 1024  # feature rows that a run of plain steps keeps to itself
+_DEFAULT_TERMS = RequestTerms()
 
 
 @dataclass(slots=True)
@@ -95,7 +57,9 @@ class SpeculationAdapter:
         num_context_tokens: int,
         max_model_len: int,
         vocab_size: int,
+        feature_dtype: torch.dtype = torch.float32,
     ) -> None:
+        """`feature_dtype` is the drafter's, which it would make of the features anyway."""
         self.source = source
         self.policy = policy
         self.max_draft_tokens: int | None = None  # of a request, in a step
@@ -107,8 +71,9 @@ class SpeculationAdapter:
         self._num_context_tokens = num_context_tokens
         self._max_model_len = max_model_len
         self._vocab_size = vocab_size
+        self._feature_dtype = feature_dtype
+        self._terms: dict[str, RequestTerms] = {}
         self._tracked: dict[str, _Tracked] = {}
-        self._ineligible: dict[str, str] = {}
         self._closed: list[str] = []
         self._num_epochs = 0
         self._drawn_from: dict[str, SparseDistribution] = {}
@@ -116,22 +81,31 @@ class SpeculationAdapter:
         self._backlog = FeatureBacklog()
         self._ended_s = 0.0
         self._drafted: set[str] = set()  # for whom drafts came after the last step
+        self._run: PlainRun | None = None
+        self._run_buffer = RunBuffer(_MAX_RUN_ROWS, feature_dtype)
 
     @property
     def num_sessions(self) -> int:
         return len(self._tracked)
 
-    def open_request(self, request_id: str, ineligible_reason: str | None) -> None:
-        """A request arrived. With a reason it is never drafted for, and counted under it."""
-        if ineligible_reason is not None:
-            self._ineligible[request_id] = ineligible_reason
+    def begin_step(
+        self, num_scheduled: Mapping[str, int], drafts: Mapping[str, Sequence[int]]
+    ) -> None:
+        """What the coming step computes, told while the engine's rows are still the last one's."""
+        if self._run is not None and not self._run.goes_on(num_scheduled, drafts):
+            self._end_run()
+
+    def open_request(self, request_id: str, terms: RequestTerms) -> None:
+        """A request arrived. One that is never drafted for is counted by its reason."""
+        self._terms[request_id] = terms
+        if terms.ineligible is not None:
             counts = self.stats.ineligible
-            counts[ineligible_reason] = counts.get(ineligible_reason, 0) + 1
+            counts[terms.ineligible] = counts.get(terms.ineligible, 0) + 1
 
     def close_requests(self, request_ids: Iterable[str]) -> None:
         """Requests that finished or were aborted; their sessions end with the next batch."""
         for request_id in request_ids:
-            self._ineligible.pop(request_id, None)
+            self._terms.pop(request_id, None)
             self.policy.forget(request_id)
             self.suspend_requests((request_id,))
 
@@ -149,6 +123,13 @@ class SpeculationAdapter:
     def step(self, step: EngineStep) -> list[list[int]]:
         """Draft tokens to verify next, per request; an empty list is plain decoding."""
         began = time.perf_counter()
+        self.stats.steps += 1
+        if self._run is not None:
+            if self._goes_on_plain(self._run, step, began):
+                self._ended_s = time.perf_counter()
+                self.stats.adapter_s += self._ended_s - began
+                return [[] for _ in step.request_ids]
+            self._end_run(step.request_ids)
         accounts = self._account(step)
         self.policy.record_step(self._outcome(step, accounts, began))
         batch, limits, may_wait = self._describe(step, accounts)
@@ -158,12 +139,59 @@ class SpeculationAdapter:
         if batch.num_drafts:
             self.policy.record_draft(batch.num_drafts, answered - described)
             self.stats.steps_without_reply += drafts is None
-        self.stats.steps += 1
         tokens = self._admit(step, batch, drafts, limits)
+        if not self._drafted:
+            self._run = self._begin_run(step, accounts)
         self._ended_s = time.perf_counter()
         self.stats.draft_s += answered - described
         self.stats.adapter_s += described - began + self._ended_s - answered
         return tokens
+
+    def _begin_run(self, step: EngineStep, accounts: list[RowAccount]) -> PlainRun | None:
+        """What goes on as a run if the next step is a plain one; None while prompts are read."""
+        too_many = len(accounts) > _MAX_RUN_ROWS
+        if not accounts or too_many or any(row.anchor is None for row in accounts):
+            return None
+        start = step.num_computed[: len(accounts)] + np.array([row.num_valid for row in accounts])
+        kept = [(i, id_) for i, id_ in enumerate(step.request_ids) if id_ in self._tracked]
+        return PlainRun(step.request_ids, start, kept, step.token_ids, self._run_buffer)
+
+    def _goes_on_plain(self, run: PlainRun, step: EngineStep, now_s: float) -> bool:
+        """Whether the step is one more of the run and the policy wants no drafts after it."""
+        num_requests = len(run.request_ids)
+        if not (run.is_next(step.request_ids, step.num_computed) and all(step.sampled)):
+            return False
+        if not self.policy.pauses(num_requests):
+            return False
+        self.policy.record_step(StepOutcome(num_requests, now_s - self._ended_s, ()))
+        self.stats.committed_tokens += num_requests
+        run.append(step.features)
+        if run.is_full(self._num_context_tokens):
+            self._end_run()
+            self._run = run.rest()
+        return True
+
+    def _end_run(self, request_ids: Sequence[str] | None = None) -> None:
+        """Tell the drafter what the run computed, without asking for anything.
+
+        `request_ids` are the engine's rows now, where they may not be the run's any more.
+        """
+        run, self._run = self._run, None
+        if run is None or not (run.kept and run.num_steps):
+            return
+        row_of = {id_: i for i, id_ in enumerate(request_ids or run.request_ids)}
+        num_valid = run.num_steps
+        rows = tuple(
+            self._row(id_, int(run.start[i]), num_valid, None, run.token_ids[row_of[id_]])
+            for i, id_ in run.kept
+        )
+        features = run.take_features()
+        shortest = min(row.num_rows for row in rows)
+        if shortest < num_valid:  # a row begins with its session's window
+            parts = torch.split(features, num_valid)
+            features = torch.cat([p[-r.num_rows :] for p, r in zip(parts, rows, strict=True)])
+        self.stats.feature_rows += len(features)
+        self._ask(StepBatch(self._target_id, rows, features, self._take_closed()), may_wait=True)
 
     def _outcome(self, step: EngineStep, accounts: list[RowAccount], now_s: float) -> StepOutcome:
         """What the step did, for the policy."""
@@ -187,10 +215,7 @@ class SpeculationAdapter:
         return drafts
 
     def _ask(self, batch: StepBatch, may_wait: bool) -> DraftBatch | None:
-        """The source's drafts, or None when it fails or answers what no drafter may.
-
-        A token outside the vocabulary would take the engine down with it.
-        """
+        """The source's drafts, or None when it fails or answers what no drafter may."""
         try:
             drafts = self._send(batch, may_wait=may_wait)
         except Exception:
@@ -198,29 +223,10 @@ class SpeculationAdapter:
             return None
         if drafts is None or not drafts.tokens.numel():
             return drafts
-        if not self._is_well_formed(batch, drafts):
+        if not is_well_formed(drafts, (batch.num_drafts, self._block_size), self._vocab_size):
             self.stats.malformed_replies += 1
             return None
         return drafts
-
-    def _is_well_formed(self, batch: StepBatch, drafts: DraftBatch) -> bool:
-        shape = (batch.num_drafts, self._block_size)
-        if drafts.tokens.shape != shape or drafts.confidences.shape != shape:
-            return False
-        tokens, confidences = drafts.tokens.numpy(force=True), drafts.confidences.numpy(force=True)
-        if tokens.min() < 0 or tokens.max() >= self._vocab_size:
-            return False
-        if not (confidences.min() >= 0 and confidences.max() <= 1):  # also where one is NaN
-            return False
-        q = drafts.distribution
-        if q is None:
-            return True
-        if q.token_ids.shape[:2] != shape or q.probs.shape != q.token_ids.shape:
-            return False
-        lowest, highest = q.token_ids.aminmax()
-        sums_to_one = (q.probs.sum(-1) - 1).abs().max() < _SUM_TOLERANCE
-        could_be_drawn = (q.prob_of(drafts.tokens) > 0).all()
-        return bool(lowest >= 0 and highest < self._vocab_size and sums_to_one and could_be_drawn)
 
     def draft_distribution(
         self, request_ids: Sequence[str], drafts: Mapping[str, Sequence[int]]
@@ -234,10 +240,10 @@ class SpeculationAdapter:
         known = [self._drawn_from[id_] for id_, _ in drafted if id_ in self._drawn_from]
         if not known:
             return None
-        width = known[0].probs.shape[-1]
+        width, device = known[0].probs.shape[-1], known[0].probs.device
         ids, probs = [], []
         for request_id, tokens in drafted:
-            q = self._drawn_from.get(request_id) or _one_hot(tokens, width)
+            q = self._drawn_from.get(request_id) or one_hot(tokens, width, device)
             ids.append(q.token_ids[: len(tokens)])
             probs.append(q.probs[: len(tokens)])
         return SparseDistribution(torch.cat(ids), torch.cat(probs))
@@ -268,9 +274,9 @@ class SpeculationAdapter:
         """
         num_computed = step.num_computed[: len(accounts)].tolist()
         room = {
-            id_: self._limit(step, i, num_computed[i] + accounts[i].num_valid)
+            id_: self._limit(id_, num_computed[i] + accounts[i].num_valid)
             for i, id_ in enumerate(step.request_ids)
-            if id_ not in self._ineligible and accounts[i].anchor is not None
+            if accounts[i].anchor is not None and self._is_eligible(id_)
         }
         candidates = [id_ for id_, limit in room.items() if limit > 0]
         # Prompts that are prefilled now decode soon: they count, or a load that rises
@@ -285,48 +291,49 @@ class SpeculationAdapter:
         kept: list[range] = []
         first_row = 0
         for i, request_id in enumerate(step.request_ids):
-            if request_id not in self._ineligible:
+            if self._is_eligible(request_id):
                 computed = num_computed[i]
+                anchor = accounts[i].anchor if request_id in wanted else None
                 row = self._row(
-                    request_id,
-                    computed,
-                    accounts[i],
-                    step.token_ids[i],
-                    request_id in wanted,
-                    step.temperatures[i],
+                    request_id, computed, accounts[i].num_valid, anchor, step.token_ids[i]
                 )
                 skipped = row.start - computed
                 kept.append(range(first_row + skipped, first_row + skipped + row.num_rows))
                 rows.append(row)
             first_row += step.num_scheduled[request_id]
-        features = _gather_features(step.features, kept)
+        features = gather_features(step.features, kept, self._feature_dtype)
         self._no_features = features[:0]
         self.stats.feature_rows += len(features)
         batch = StepBatch(self._target_id, tuple(rows), features, self._take_closed())
         limits = np.array([limit for id_, limit in room.items() if id_ in wanted], dtype=np.int64)
         return batch, limits, bool(room) and not wanted
 
-    def _limit(self, step: EngineStep, i: int, anchor_position: int) -> int:
+    def _is_eligible(self, request_id: str) -> bool:
+        return self._terms.get(request_id, _DEFAULT_TERMS).ineligible is None
+
+    def _limit(self, request_id: str, anchor_position: int) -> int:
         """Draft tokens worth verifying at all: inside the model's length and max_tokens."""
-        room = self._max_model_len - anchor_position - 1
         most = self._block_size if self.max_draft_tokens is None else self.max_draft_tokens
-        return min(self._block_size, most, room, step.num_output_left[i] - 1)
+        room = self._max_model_len - anchor_position - 1
+        # The bonus token behind the drafts counts as output too.
+        left = self._terms.get(request_id, _DEFAULT_TERMS).max_positions - anchor_position - 2
+        return min(self._block_size, most, room, left)
 
     def _row(
         self,
         request_id: str,
         computed: int,
-        row: RowAccount,
+        num_valid: int,
+        anchor: int | None,
         token_ids: NDArray[np.int32],
-        wants_draft: bool,
-        temperature: float,
     ) -> StepRow:
+        """The next `num_valid` positions of a request, its session opened where needed."""
         tracked = self._tracked.get(request_id)
         if tracked is None or tracked.fed != computed:
             self.stats.gaps += tracked is not None
             self._num_epochs += 1
             tracked = self._tracked[request_id] = _Tracked(epoch=self._num_epochs, fed=computed)
-        end = computed + row.num_valid
+        end = computed + num_valid
         first_block = len(tracked.hashes)
         extend_prefix_hashes(tracked.hashes, token_ids, end, self._block_tokens)
         tracked.fed = end
@@ -336,10 +343,10 @@ class SpeculationAdapter:
             epoch=tracked.epoch,
             start=start,
             num_rows=end - start,
-            anchor=row.anchor if wants_draft else None,
+            anchor=anchor,
             first_block=first_block,
             block_hashes=tuple(tracked.hashes[first_block:]),
-            temperature=temperature,
+            temperature=self._terms.get(request_id, _DEFAULT_TERMS).temperature,
         )
 
     def _window_start(self, end: int) -> int:
@@ -381,25 +388,3 @@ class SpeculationAdapter:
                 if sampled[i]
             }
         return [admitted.get(request_id, []) for request_id in step.request_ids]
-
-
-def _gather_features(layers: Sequence[torch.Tensor], kept: Sequence[range]) -> torch.Tensor:
-    """The `kept` rows of all layers, side by side; copied once."""
-    if all(a.stop == b.start for a, b in pairwise(kept)):  # as in every step without drafts
-        first, last = (kept[0].start, kept[-1].stop) if kept else (0, 0)
-        return torch.cat([layer[first:last] for layer in layers], dim=-1)
-    rows = list(chain.from_iterable(kept))
-    index = torch.tensor(rows, device=layers[0].device)
-    widths = [layer.shape[1] for layer in layers]
-    features = layers[0].new_empty(len(rows), sum(widths))
-    for layer, part in zip(layers, torch.split(features, widths, dim=1), strict=True):
-        torch.index_select(layer, 0, index, out=part)
-    return features
-
-
-def _one_hot(tokens: Sequence[int], width: int) -> SparseDistribution:
-    """All probability on each of `tokens`, [len(tokens), width]."""
-    ids = torch.tensor(tokens).unsqueeze(-1).repeat(1, width)
-    probs = torch.zeros(len(tokens), width)
-    probs[:, 0] = 1.0
-    return SparseDistribution(ids, probs)

@@ -75,6 +75,8 @@ class FeatureBacklog:
 
 def _merge(batches: list[StepBatch], closed: tuple[str, ...]) -> StepBatch:
     """Consecutive steps of one target as one, without anchors."""
+    if len(batches) == 1:
+        return replace(batches[0], closed=closed)
     rows: dict[str, list[StepRow]] = {}
     sources: dict[str, list[range]] = {}
     first = 0

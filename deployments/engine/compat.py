@@ -55,6 +55,7 @@ DRAFTING = "drafting in the model runner"
 SAMPLING = "exact verification of sampled drafts"
 FRONTEND = "text of tokens committed together"
 PROCESSORS = "workers on processors"
+GPUS = "workers on GPUs"
 NATIVE = "vLLM's own method: dspark"
 ADAPTIVE = "adaptive verification"
 
@@ -108,6 +109,11 @@ CAPABILITIES: Mapping[str, tuple[Hook, ...]] = {
         Hook("vllm.v1.worker.cpu_worker", "CPUWorker.init_device", ("self",)),
         Hook("vllm.v1.worker.cpu_worker", "CPUWorker.compile_or_warm_up_model", ("self",)),
     ),
+    GPUS: (
+        Hook(_RUNNER, "GPUModelRunner"),
+        Hook("vllm.v1.worker.gpu_worker", "Worker.init_device", ("self",)),
+        Hook("vllm.v1.worker.gpu_worker", "Worker.compile_or_warm_up_model", ("self",)),
+    ),
     NATIVE: (
         Hook(_SPECULATIVE, "SpeculativeConfig.use_dspark", ("self",)),
         Hook(_SPECULATIVE, "SpeculativeConfig.draft_sample_method"),
@@ -149,9 +155,12 @@ def check_signatures(cls: Any, hooks: dict[str, tuple[str, ...]]) -> None:
             )
 
 
-def check_engine_hooks(capabilities: tuple[str, ...] = (*NEEDED, PROCESSORS)) -> None:
-    """Raise CompatibilityError when this vLLM cannot be hooked as we hook it."""
-    for capability in capabilities:
+def check_engine_hooks(workers: str) -> None:
+    """Raise CompatibilityError when this vLLM cannot be hooked as we hook it.
+
+    `workers` is the capability that the workers build on: `PROCESSORS` or `GPUS`.
+    """
+    for capability in (*NEEDED, workers):
         lacking = missing(CAPABILITIES[capability])
         if lacking:
             raise CompatibilityError(

@@ -7,9 +7,24 @@ from __future__ import annotations
 
 from typing import Any
 
+from deployments.engine.engine_step import RequestTerms
+
 GREEDY_TEMPERATURE = 1e-5  # vLLM treats anything below as greedy
 MIN_P_EPSILON = 1e-5  # and any min_p below as none
 SWITCH = "dspark"  # of a request's vllm_xargs: "off" runs it without speculation
+
+
+def terms_of(request: Any) -> RequestTerms:
+    """What drafting has to respect of a request, vLLM's `NewRequestData`."""
+    params = request.sampling_params
+    reason = ineligible_reason(request)
+    if params is None or params.max_tokens is None:
+        return RequestTerms(reason)
+    sampled = params.temperature >= GREEDY_TEMPERATURE
+    num_prompt = len(request.prompt_token_ids or ())
+    return RequestTerms(
+        reason, params.temperature if sampled else 0.0, num_prompt + params.max_tokens
+    )
 
 
 def ineligible_reason(request: Any) -> str | None:

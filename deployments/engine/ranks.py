@@ -12,14 +12,19 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 from zlib import crc32
 
-from deployments.engine.adapter import EngineStep
+from deployments.engine.engine_step import EngineStep, RequestTerms
 from drafters.messages import SparseDistribution
 
 
 class Follower:
     """In place of the adapter on the ranks that do not draft: no source, no sessions."""
 
-    def open_request(self, request_id: str, ineligible_reason: str | None) -> None:
+    def begin_step(
+        self, num_scheduled: Mapping[str, int], drafts: Mapping[str, Sequence[int]]
+    ) -> None:
+        """Nothing is held back."""
+
+    def open_request(self, request_id: str, terms: RequestTerms) -> None:
         """Rank 0 keeps count."""
 
     def close_requests(self, request_ids: Iterable[str]) -> None:

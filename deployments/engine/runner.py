@@ -17,21 +17,15 @@ from autoscale.controls import Controls
 from autoscale.policies import Off, Policy
 from autoscale.policy_settings import make_policy
 from autoscale.step_cost import StepCostTable
-from deployments.engine.adapter import EngineStep, SpeculationAdapter
-from deployments.engine.eligibility import GREEDY_TEMPERATURE, ineligible_reason
-from deployments.engine.patches import (
-    install_logits_processors,
-    mend_cpu_rejection_sampler,
-    use_sparse_sampler,
-)
+from deployments.engine.adapter import SpeculationAdapter
+from deployments.engine.eligibility import terms_of
+from deployments.engine.engine_step import EngineStep
+from deployments.engine.patches import install_logits_processors, use_sparse_sampler
 from deployments.engine.placeholders import padded_requests, strip_bitmask, strip_placeholders
 from deployments.engine.ranks import CommittedDigest, Follower, broadcast_distribution
-from deployments.engine.seeded import SeededCPUModelRunner
 from deployments.engine.settings import WorkerSettings
 from deployments.engine.source import make_source
 from drafters.sources import RemoteDraftSource
-
-_UNBOUNDED_OUTPUT = 1 << 30
 
 
 class DrafterInRunner:
@@ -46,17 +40,18 @@ class DrafterInRunner:
     def propose(self, *args: Any, **kwargs: Any) -> list[list[int]]:
         raise RuntimeError(
             "vLLM asked the proposer instead of the runner: its worker must be "
-            "deployments.engine.worker.DSparkCPUWorker"
+            "one of deployments.engine's"
         )
 
 
 class DraftingRunner:
-    """Mixin for a `GPUModelRunner`: the same code drives CPU and CUDA runners."""
+    """Mixin for a `GPUModelRunner` (V1): the same code drives CPU and CUDA runners."""
 
     def __init__(self, vllm_config: Any, device: torch.device) -> None:
         super().__init__(vllm_config, device)  # type: ignore[call-arg]
         settings = WorkerSettings.from_config(vllm_config.additional_config)
         install_logits_processors(self, vllm_config, device)
+        use_sparse_sampler(rejection_sampler)
         self.use_aux_hidden_state_outputs = True
         self._scheduled_drafts: dict[str, list[int]] = {}
         self._verified_drafts: dict[str, list[int]] = {}
@@ -86,6 +81,7 @@ class DraftingRunner:
             num_context_tokens=settings.num_context_tokens,
             max_model_len=vllm_config.model_config.max_model_len,
             vocab_size=vllm_config.model_config.get_vocab_size(),
+            feature_dtype=getattr(torch, settings.dtype),
         )
 
     def start_drafting(self, step_cost: StepCostTable) -> None:
@@ -139,10 +135,12 @@ class DraftingRunner:
         return super().sample_tokens(grammar_output)  # type: ignore[misc]
 
     def _update_states(self, scheduler_output: Any) -> Any:
+        drafts = scheduler_output.scheduled_spec_decode_tokens
+        self.adapter.begin_step(scheduler_output.num_scheduled_tokens, drafts)
         self.adapter.close_requests(scheduler_output.finished_req_ids)
         self.adapter.suspend_requests(scheduler_output.preempted_req_ids or ())
         for request in scheduler_output.scheduled_new_reqs:
-            self.adapter.open_request(request.req_id, ineligible_reason(request))
+            self.adapter.open_request(request.req_id, terms_of(request))
         if not scheduler_output.total_num_scheduled_tokens:
             self.adapter.flush()
         return super()._update_states(scheduler_output)  # type: ignore[misc]
@@ -170,8 +168,6 @@ class DraftingRunner:
                 num_computed=batch.num_computed_tokens_cpu,
                 sampled=sampled_token_ids,
                 token_ids=batch.token_ids_cpu,
-                num_output_left=[self._num_output_left(id_) for id_ in batch.req_ids],
-                temperatures=[self._temperature(id_) for id_ in batch.req_ids],
                 features=aux_hidden_states,
             )
         )
@@ -180,25 +176,6 @@ class DraftingRunner:
         # Not vLLM's [N, V] tensor: what `patches.use_sparse_sampler` takes in its place.
         batch: Any = self.input_batch  # type: ignore[attr-defined]
         q = self.adapter.draft_distribution(batch.req_ids, self._verified_drafts)
-        if self._group.world_size == 1 or batch.sampling_metadata.all_greedy:
-            return q
-        return broadcast_distribution(q, self._group)
-
-    def _temperature(self, request_id: str) -> float:
-        params = self.requests[request_id].sampling_params  # type: ignore[attr-defined]
-        sampled = params is not None and params.temperature >= GREEDY_TEMPERATURE
-        return params.temperature if sampled else 0.0
-
-    def _num_output_left(self, request_id: str) -> int:
-        state = self.requests[request_id]  # type: ignore[attr-defined]
-        limit = state.sampling_params.max_tokens if state.sampling_params else None
-        return _UNBOUNDED_OUTPUT if limit is None else limit - len(state.output_token_ids)
-
-
-class DSparkCPUModelRunner(DraftingRunner, SeededCPUModelRunner):
-    """The CPU runner; its rejection sampler is mended before the first step."""
-
-    def __init__(self, vllm_config: Any, device: torch.device) -> None:
-        super().__init__(vllm_config, device)
-        mend_cpu_rejection_sampler(rejection_sampler)
-        use_sparse_sampler(rejection_sampler)
+        if self._group.world_size > 1 and not batch.sampling_metadata.all_greedy:
+            q = broadcast_distribution(q, self._group)
+        return None if q is None else q.to(self.device)  # type: ignore[attr-defined]

@@ -20,7 +20,6 @@ def make_source(settings: WorkerSettings, vllm_config: Any, device: torch.device
             secret="",
             target_id=str(vllm_config.instance_id),
             shape=DraftShape(feature_size, settings.block_size),
-            feature_dtype=getattr(torch, settings.dtype),
         )
     from deployments.draft_model import make_draft_engine
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from typing import Any
 
+import torch
+
 from autoscale.step_cost import StepCostTable
 
 N_TOKENS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
@@ -28,4 +30,6 @@ def _step_s(runner: Any, n_tokens: int) -> float:
     began = time.perf_counter()
     hidden, _ = runner._dummy_run(n_tokens)
     runner.model.compute_logits(hidden[:n_tokens])
+    if runner.device.type != "cpu":
+        torch.accelerator.synchronize(runner.device)
     return time.perf_counter() - began

@@ -1,4 +1,4 @@
-"""`ray.serve.llm`'s vLLM engine, mended, and on processors kept in one process."""
+"""`ray.serve.llm`'s vLLM engine, with the executor that fits the target's ranks."""
 
 from __future__ import annotations
 
@@ -9,12 +9,14 @@ from ray.llm._internal.serve.engines.vllm.vllm_engine import VLLMEngine
 from deployments.engine.frontend import mend_frontend, mend_text
 
 
-class MendedEngine(VLLMEngine):  # type: ignore[misc]
+class TargetEngine(VLLMEngine):  # type: ignore[misc]
     """The engine where our adapter drafts, or nobody does.
 
-    On processors `ray.serve.llm` always asks for the multi-process executor. For one worker
+    On processors `ray.serve.llm` always asks for the multi-process executor. For one rank
     that is a process more to start, imports and all, and a message there and back in every
-    step; vLLM's own default is the worker in-process.
+    step; vLLM's own default is the worker in-process. For ranks on several nodes it cannot
+    work: there the executor is Ray's, if the engine's arguments say so. On GPUs it is always
+    Ray's: the replica itself has none.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -23,9 +25,13 @@ class MendedEngine(VLLMEngine):  # type: ignore[misc]
 
     def _prepare_engine_config(self, callback_ctx: Any) -> tuple[Any, Any, Any]:
         engine_args, frontend_args, config = super()._prepare_engine_config(callback_ctx)
+        parallel = config.parallel_config
+        asked = self.llm_config.engine_kwargs.get("distributed_executor_backend")
         on_processors = self.llm_config.accelerator_config.kind == "cpu"
-        if on_processors and config.parallel_config.world_size == 1:
-            config.parallel_config.distributed_executor_backend = "uni"
+        if on_processors and parallel.world_size == 1 and asked is None:
+            parallel.distributed_executor_backend = "uni"
+        elif asked == "ray":
+            parallel.distributed_executor_backend = "ray"
         return engine_args, frontend_args, config
 
 

@@ -18,7 +18,8 @@ CHATS = [[{"role": "user", "content": prompt}] for prompt in PROMPTS[:16]]
 def two_ranks() -> Iterator[Any]:
     engine = make_engine("colocated", tensor_parallel_size=2, distributed_executor_backend="mp")
     yield engine
-    engine.llm_engine.engine_core.shutdown()
+    # Its ranks alone: the engine's own shutdown would take the other engines' groups along.
+    engine.llm_engine.engine_core.engine_core.model_executor.shutdown()
 
 
 def run(engine: Any, params: SamplingParams) -> list[list[int]]:

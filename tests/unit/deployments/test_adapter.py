@@ -3,7 +3,8 @@ import pytest
 import torch
 
 from autoscale.policies import Fixed, Off
-from deployments.engine.adapter import EngineStep, SpeculationAdapter
+from deployments.engine.adapter import SpeculationAdapter
+from deployments.engine.engine_step import EngineStep, RequestTerms
 from deployments.engine.prefix_hash import extend_prefix_hashes
 from drafters.messages import DraftBatch
 
@@ -51,7 +52,7 @@ def make_adapter(source, policy=None):
     )
 
 
-def engine_step(*requests, left=50):
+def engine_step(*requests):
     """Requests as (id, tokens computed before, scheduled, drafts, sampled)."""
     total = sum(r[2] for r in requests)
     return EngineStep(
@@ -61,8 +62,6 @@ def engine_step(*requests, left=50):
         num_computed=np.array([r[1] for r in requests], dtype=np.int32),
         sampled=[r[4] for r in requests],
         token_ids=np.tile(np.arange(64, dtype=np.int32), (len(requests), 1)),
-        num_output_left=[left] * len(requests),
-        temperatures=[0.0] * len(requests),
         features=[
             torch.arange(total)[:, None].float(),
             1000 + torch.arange(total)[:, None].float(),
@@ -170,12 +169,15 @@ def test_drafts_end_at_the_models_length(adapter):
 
 
 def test_drafts_end_at_max_tokens(adapter):
-    assert adapter.step(engine_step(("a", 0, 4, [], [7]), left=3)) == [[100, 101]]
-    assert adapter.step(engine_step(("b", 0, 4, [], [7]), left=1)) == [[]]
+    # Of 8 positions the anchor is at 4: three more, the last for the bonus token.
+    adapter.open_request("a", RequestTerms(max_positions=8))
+    assert adapter.step(engine_step(("a", 0, 4, [], [7]))) == [[100, 101]]
+    adapter.open_request("b", RequestTerms(max_positions=6))
+    assert adapter.step(engine_step(("b", 0, 4, [], [7]))) == [[]]
 
 
 def test_an_ineligible_request_has_no_session_and_is_counted(adapter, source):
-    adapter.open_request("a", "seed")
+    adapter.open_request("a", RequestTerms("seed"))
     assert adapter.step(engine_step(("a", 0, 4, [], [7]), ("b", 0, 3, [], [8]))) == [
         [],
         [100, 101, 102],

@@ -13,6 +13,7 @@ from deployments.memory import GIB, check_memory
 from deployments.placement import drafter_actor_options, placement_group, target_env
 from deployments.preflight import draft_shape
 from deployments.serve_file import read_serve_file
+from deployments.specs import TargetSpec
 from tests.unit.deployments.real_models import CONFIGS, REAL_FILES, on_disk, real_model
 
 OTHERS = {"bench", "demo", "demo-colocated", "demo-off", "demo-tp2"}
@@ -87,6 +88,8 @@ def test_engine_arguments_are_built_from_the_files_checkpoints(name, tmp_path):
     assert kwargs["tensor_parallel_size"] == model.target.tensor_parallel
     assert kwargs["kv_cache_memory_bytes"] == model.target.kv_cache_mib << 20
     assert "revision" not in kwargs
+    over_ray = kwargs.get("distributed_executor_backend") == "ray"
+    assert over_ray == (model.target.nodes > 1)
     speculative = kwargs["speculative_config"]
     if model.placement == "native":
         assert speculative["method"] == "dspark"
@@ -177,6 +180,17 @@ def test_where_the_ranks_go(name, group):
 def test_several_ranks_per_node_are_packed():
     target = real_model("deepseek-v4-pro").target.model_copy(update={"nodes": 2})
     assert placement_group(target)["strategy"] == "PACK"
+
+
+def test_ranks_on_processors_of_several_nodes_are_ray_actors_with_pretended_gpus():
+    model = real_model("qwen3-14b-2x-dgx-spark-tp2")
+    target = TargetSpec(source="x", tensor_parallel=2, nodes=2)
+    assert placement_group(target) == {
+        "bundles": [{"CPU": 0.5, "GPU": 1}] * 2,
+        "strategy": "STRICT_SPREAD",
+    }
+    env = target_env(model.model_copy(update={"target": target}))
+    assert env["DSPARK_CPU_OVER_RAY"] == "1"
 
 
 def test_the_split_drafter_goes_to_the_other_spark():

@@ -86,7 +86,6 @@ DRAFTER = {"source": "y", "device": "cuda"}
         ),
         ({"target": CUDA, "drafter": DRAFTER}, "set drafter.num_gpus, 1 or less"),
         ({"target": CUDA | {"tensor_parallel": 3, "nodes": 2}}, "evenly over 2 nodes"),
-        ({"target": {"source": "x", "tensor_parallel": 2, "nodes": 2}}, "stay on one node"),
         ({"target": {"source": "x", "gpu_memory_gib": 24}}, "needs device: cuda"),
         (
             {"target": CUDA | {"gpus_per_rank": 0.5, "tensor_parallel": 2}},

@@ -1,0 +1,85 @@
+"""What every worker of ours does, on a processor or on CUDA: only the base classes differ."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from typing import Any
+
+from vllm.utils.torch_utils import set_random_seed
+
+from autoscale.controls import Controls
+from deployments.engine.compat import check_engine_hooks
+from deployments.engine.ranks import Follower
+from deployments.engine.step_time import measure_step_cost
+from drafters.sources import RemoteDraftSource
+
+
+@contextmanager
+def replaced(module: Any, name: str, value: object) -> Iterator[None]:
+    """`module`'s global `name` is `value` for as long as the context lasts.
+
+    vLLM's workers name their runner class inside `init_device`: the one hook of ours
+    without an official door.
+    """
+    original = getattr(module, name)
+    setattr(module, name, value)
+    try:
+        yield
+    finally:
+        setattr(module, name, original)
+
+
+class DraftingWorker:
+    """Mixin for a vLLM worker whose runner is a `DraftingRunner`."""
+
+    capability: str  # what the worker below builds on, see `deployments.engine.compat`
+
+    def init_device(self) -> None:
+        check_engine_hooks(self.capability)
+        super().init_device()  # type: ignore[misc]
+
+    def compile_or_warm_up_model(self) -> Any:
+        times = super().compile_or_warm_up_model()  # type: ignore[misc]
+        runner: Any = self.model_runner  # type: ignore[attr-defined]
+        runner.start_drafting(measure_step_cost(runner))
+        # As vLLM's own part ends: nothing measured may have moved the generators.
+        set_random_seed(self.model_config.seed)  # type: ignore[attr-defined]
+        return times
+
+    def dspark_stats(self) -> dict[str, Any]:
+        """Totals of the adapter and of its draft source, and what is open now.
+
+        Ranks that do not draft give `committed_digest` alone: it has to be rank 0's.
+        """
+        runner: Any = self.model_runner  # type: ignore[attr-defined]
+        adapter = runner.adapter
+        digest = {"committed_digest": runner.committed.value}
+        if isinstance(adapter, Follower):
+            return digest
+        return digest | {
+            **asdict(adapter.stats),
+            "requests": len(runner.requests),
+            "sessions": adapter.num_sessions,
+            "policy": runner.policy_settings,
+            "controls": runner.controls.model_dump(exclude_none=True),
+            "schedule": adapter.policy.snapshot(),
+            "source": asdict(adapter.source.stats),
+        }
+
+    def dspark_apply_plan(
+        self,
+        drafter_address: str | None,
+        secret: str,
+        drafter_key: str | None,
+        controls: dict[str, Any],
+    ) -> None:
+        """Use this drafter and these controls from the next step on; no address: no drafter."""
+        runner: Any = self.model_runner  # type: ignore[attr-defined]
+        if isinstance(runner.adapter, Follower):
+            return
+        source = runner.adapter.source
+        if isinstance(source, RemoteDraftSource):
+            source.set_address(drafter_address, secret, drafter_key)
+        runner.set_controls(Controls.model_validate(controls))

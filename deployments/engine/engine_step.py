@@ -1,0 +1,64 @@
+"""What the runner tells the adapter: of a request when it arrives, of every step when it ends."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+_UNBOUNDED = 1 << 30
+
+
+@dataclass(frozen=True, slots=True)
+class RequestTerms:
+    """What drafting has to respect of a request.
+
+    With an `ineligible` reason it is never drafted for. `temperature` is 0 where it is
+    greedy. It ends with `max_positions` tokens, prompt included, at the latest.
+    """
+
+    ineligible: str | None = None
+    temperature: float = 0.0
+    max_positions: int = _UNBOUNDED
+
+
+@dataclass(frozen=True, slots=True)
+class EngineStep:
+    """One finished target step, as the engine's batch lists it.
+
+    Per request i of `request_ids`: it had `num_computed[i]` tokens computed before the
+    step, `num_scheduled[id]` were computed in it, `drafts[id]` of them (missing: none)
+    draft tokens, and `sampled[i]` were committed. `token_ids[i]` are all its tokens.
+    `features` holds one tensor `[>= sum(num_scheduled), hidden_size]` per auxiliary layer,
+    rows in request order. All of it may change once the step is answered.
+    """
+
+    request_ids: Sequence[str]
+    num_scheduled: Mapping[str, int]
+    drafts: Mapping[str, Sequence[int]]
+    num_computed: NDArray[np.int32]
+    sampled: Sequence[Sequence[int]]
+    token_ids: NDArray[np.int32]
+    features: Sequence[torch.Tensor]
+
+
+@dataclass(slots=True)
+class AdapterStats:
+    """Totals since the worker started; `accepted_by_position[k]` counts draft token k."""
+
+    steps: int = 0
+    committed_tokens: int = 0
+    verified_drafts: int = 0
+    draft_tokens: int = 0
+    accepted_tokens: int = 0
+    steps_without_reply: int = 0
+    malformed_replies: int = 0
+    feature_rows: int = 0
+    gaps: int = 0
+    adapter_s: float = 0.0
+    draft_s: float = 0.0
+    accepted_by_position: list[int] = field(default_factory=list)
+    ineligible: dict[str, int] = field(default_factory=dict)
