@@ -122,9 +122,19 @@ def _wait_until_running(deploying: Future[None], stop: threading.Event, began: f
         if deploying.done():
             error = deploying.exception()
             if error is not None:
-                say(f"the application did not start: {error}")
+                say("\n".join([f"the application did not start: {error}", *_reasons()]))
             return error is None
     return False
+
+
+def _reasons() -> list[str]:
+    """Why deployments failed: the last lines of what their replicas raised."""
+    return [
+        f"  {name}: {deployment.message.strip().splitlines()[-1]}"
+        for app in serve.status().applications.values()
+        for name, deployment in sorted(app.deployments.items())
+        if deployment.status.value in ("DEPLOY_FAILED", "UNHEALTHY") and deployment.message.strip()
+    ]
 
 
 def _print_ready(file: ServeFile, host: str, port: int, seconds: float) -> None:

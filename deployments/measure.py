@@ -15,6 +15,7 @@ from deployments.engine_args import MIB, target_directory
 from deployments.errors import ConfigError
 from deployments.schema import ModelSpec
 from deployments.serve_file import read_serve_file
+from drafters.footprint import measure_footprint
 from drafters.measure import Instant, draft_times_ms, round_trip_ms
 from drafters.sources import ColocatedDraftSource
 
@@ -43,7 +44,9 @@ def measure(config: Path, threads: int, repeats: int) -> str:
     drafts = draft_times_ms(engine, model.drafter.num_context_tokens, SESSIONS, repeats)
     feature_size = engine.model.config.feature_size
     dtype = engine.model.dtype
-    median, p99 = round_trip_ms(_REQUESTS, feature_size, dtype, repeats * 5)
+    wire = [round_trip_ms(_REQUESTS, feature_size, dtype, repeats * 5, encrypted=e) for e in (0, 1)]
+    (median, p99), (curve, curve_p99) = wire
+    footprint = measure_footprint(engine, model.target.block_tokens)
     columns = " ".join(f"{count:>7}" for count in SESSIONS)
     values = " ".join(f"{drafts[count]:>7.2f}" for count in SESSIONS)
     return "\n".join(
@@ -52,7 +55,12 @@ def measure(config: Path, threads: int, repeats: int) -> str:
             f"adapter per step, {_REQUESTS} requests x {_TOKENS} tokens, drafting excluded: "
             f"{adapter_ms(model, feature_size, repeats * 5):.3f} ms",
             f"split round trip beyond draft compute, {_REQUESTS} requests x {_TOKENS} rows: "
-            f"{median:.2f} ms, p99 {p99:.2f} ms",
+            f"{median:.2f} ms, p99 {p99:.2f} ms; under CURVE {curve:.2f} ms, p99 {curve_p99:.2f} ms",
+            f"drafter memory: {footprint.session_bytes / 1024:.1f} KiB per session, "
+            f"{footprint.context_bytes / MIB:.2f} MiB per 1,000 context tokens",
+            f"bytes on the wire per token: prompt {footprint.prefill_bytes:.0f}, decode "
+            f"{footprint.decode_bytes:.0f}; per draft token back: greedy "
+            f"{footprint.greedy_draft_bytes:.0f}, sampled {footprint.sampled_draft_bytes:.0f}",
             f"draft step, a full window of {model.drafter.num_context_tokens} tokens each:",
             f"  sessions {columns}",
             f"  ms       {values}",

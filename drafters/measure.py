@@ -92,27 +92,27 @@ _SERVER = """
 import sys
 from drafters.measure import Instant
 from drafters.server import DraftServer
-server = DraftServer(Instant(7), host="127.0.0.1", secret="s")
-print(server.address, flush=True)
+encrypted = sys.argv[1] == "encrypted"
+server = DraftServer(Instant(7), host="127.0.0.1", secret="s", encrypted=encrypted)
+print(server.address, server.public_key or "", flush=True)
 server.serve_forever()
 """
 
 
 def round_trip_ms(
-    num_rows: int, feature_size: int, dtype: torch.dtype, repeats: int
+    num_rows: int, feature_size: int, dtype: torch.dtype, repeats: int, *, encrypted: bool = False
 ) -> tuple[float, float]:
     """Median and 99th percentile of a step to a drafter in another process and back.
 
-    Every row carries 8 feature rows of `dtype`.
+    Every row carries 8 feature rows of `dtype`. `encrypted`: under CURVE.
     """
-    server = subprocess.Popen([sys.executable, "-c", _SERVER], stdout=subprocess.PIPE, text=True)
+    command = [sys.executable, "-c", _SERVER, "encrypted" if encrypted else "plain"]
+    server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert server.stdout is not None
     try:
-        source = RemoteDraftSource(
-            deadline_s=5,
-            secret="s",
-            address=server.stdout.readline().strip(),
-        )
+        address, *key = server.stdout.readline().split()
+        source = RemoteDraftSource(deadline_s=5, secret="s")
+        source.set_address(address, server_key=key[0] if key else None)
         rows = tuple(StepRow(f"r{i}", 0, 0, 8, anchor=5) for i in range(num_rows))
         batch = StepBatch("t", rows, torch.randn(8 * num_rows, feature_size).to(dtype))
         times = []
