@@ -17,6 +17,7 @@ from deployments.drafter import DrafterServer
 from deployments.engine.vllm_engine import NativeEngine, TargetEngine
 from deployments.engine_args import MIB, engine_kwargs, target_source
 from deployments.ingress import make_ingress
+from deployments.loras import adapter_ids
 from deployments.placement import drafter_actor_options, placement_group, target_env
 from deployments.preflight import draft_shape
 from deployments.schema import AppSpec, ModelSpec, parse_settings
@@ -52,7 +53,10 @@ def build_app(args: dict[str, Any]) -> Application:
     )
     drafters = [_bind_drafters(m) for m in settings.models if m.placement == "split"]
     return ingress.bind(
-        llm_deployments=targets, model_cards=cards, dependencies=[keeper, *drafters]
+        llm_deployments=targets,
+        model_cards=cards,
+        adapters=[id_ for model in settings.models for id_ in adapter_ids(model)],
+        dependencies=[keeper, *drafters],
     )
 
 

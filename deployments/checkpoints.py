@@ -49,6 +49,19 @@ def checkpoint_directory(source: str, field: str, revision: str | None = None) -
     return Path(_from_hub(source, field, revision, filename=None))
 
 
+def adapter_directory(source: str, field: str) -> Path:
+    """A local directory with a LoRA adapter, fetched from the hub when it is an id there.
+
+    Raises ConfigError naming `field` when there is no such adapter.
+    """
+    directory = local_directory(source)
+    if directory is None:
+        return Path(_from_hub(source, field, None, filename=None))
+    if not (directory / "adapter_config.json").is_file():
+        raise ConfigError(f"{field}: {directory} has no adapter_config.json; it is no LoRA adapter")
+    return directory
+
+
 def config_directory(source: str, field: str, revision: str | None = None) -> Path:
     """A local directory with the checkpoint's config.json, and perhaps no weights.
 

@@ -7,6 +7,7 @@ from typing import Any
 from deployments.checkpoints import checkpoint_directory, checkpoint_source
 from deployments.draft_model import DraftShape
 from deployments.engine.settings import WorkerSettings
+from deployments.loras import lora_kwargs
 from deployments.native import speculative_config
 from deployments.schema import ModelSpec
 
@@ -44,7 +45,7 @@ def engine_kwargs(model: ModelSpec, shape: DraftShape | None) -> dict[str, Any]:
         kwargs |= _drafting(model, shape)
     elif model.placement == "native":
         kwargs["speculative_config"] = speculative_config(model)
-    return kwargs | target.engine_kwargs
+    return kwargs | lora_kwargs(model) | target.engine_kwargs
 
 
 def _drafting(model: ModelSpec, shape: DraftShape) -> dict[str, Any]:

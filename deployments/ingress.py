@@ -19,13 +19,31 @@ from deployments.controller import find_controller
 class FleetIngress(OpenAiIngress):  # type: ignore[misc]
     """Adds `GET /fleet` and `PATCH /fleet/models/{id}` to the OpenAI endpoints.
 
-    Serve deploys what the ingress is bound to; controller and drafters are bound to it
-    as `dependencies` for that alone.
+    `adapters` are the LoRA adapters, `MODEL:NAME`, that every target of the model has
+    loaded. Serve deploys what the ingress is bound to; controller and drafters are bound to
+    it as `dependencies` for that alone.
     """
 
-    def __init__(self, *, dependencies: list[Any], **kwargs: Any) -> None:
+    def __init__(self, *, adapters: list[str], dependencies: list[Any], **kwargs: Any) -> None:
         del dependencies
         super().__init__(**kwargs)
+        for adapter in adapters:
+            model_id, _, _ = adapter.partition(":")
+            # To the model's own handle: loaded everywhere, so any replica will do.
+            self._configured_serve_handles[adapter] = self._get_configured_serve_handle(model_id)
+            card = self._model_cards[model_id]
+            self._model_cards[adapter] = card.model_copy(update={"id": adapter})
+        self._adapters = frozenset(adapters)
+
+    async def _get_model_id(self, model: str | None) -> str:
+        """The model asked for, or the only one. Raises 404 for one that is not served."""
+        if model is None:
+            models = self._model_cards.keys() - self._adapters
+            model = next(iter(models)) if len(models) == 1 else None
+        model_id: str = await super()._get_model_id(model)
+        if model_id not in self._model_cards:
+            raise HTTPException(404, f"The model {model_id!r} does not exist.")
+        return model_id
 
     async def fleet(self) -> dict[str, Any]:
         """Replicas, drafter assignments and speculation totals; 503 without a controller."""

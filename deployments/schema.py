@@ -30,7 +30,7 @@ DRAFTED_BY_US: tuple[Placement, ...] = ("split", "colocated")
 class ModelSpec(Settings):
     """One served model: its id in the API, its target, and how it is drafted for."""
 
-    id: str = Field(min_length=1)
+    id: str = Field(min_length=1, pattern=r"^[^:\s]+$")  # a colon names a LoRA adapter
     target: TargetSpec
     placement: Placement = "split"
     drafter: DrafterSpec | None = None
@@ -68,6 +68,8 @@ def _refusal(model: ModelSpec) -> str | None:
         return f"placement {placement} needs a drafter; or set placement: off"
     if placement == "native" and model.target.device == "cpu":
         return "placement native is vLLM's own drafting on GPUs; set target.device: cuda, or split"
+    if placement == "native" and model.target.loras:
+        return "vLLM's own drafting would draft for adapters too; use another placement for loras"
     if placement == "native" and "policy" in model.model_fields_set:
         return "with placement native vLLM decides what to verify; remove policy, see native"
     if drafter is None or placement == "off":

@@ -45,7 +45,8 @@ class TargetSpec(ReplicaSpec):
     `gpus_per_rank` and `kv_cache_mib` are per rank. `gpu_memory_gib` is what one GPU has:
     when given, settings that cannot fit are refused before anything is fetched.
     `block_tokens` is vLLM's KV block size and the drafter's context block size.
-    `engine_kwargs` go to vLLM as they are, over ours.
+    `loras` are LoRA adapters by name, directories or hub ids; in the API they are
+    `MODEL:NAME`. `engine_kwargs` go to vLLM as they are, over ours.
     """
 
     source: str
@@ -63,6 +64,7 @@ class TargetSpec(ReplicaSpec):
     threads: int = Field(default=1, ge=1)
     num_cpus: float = Field(default=0.5, ge=0)
     max_queued_requests: int = Field(default=256, ge=0)
+    loras: dict[Annotated[str, Field(pattern=r"^[\w.-]+$")], str] = Field(default_factory=dict)
     engine_kwargs: dict[str, Any] = Field(default_factory=dict)
 
     @model_validator(mode="after")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ray.llm._internal.serve.engines.vllm.vllm_engine import VLLMEngine
+from vllm.entrypoints.openai.models.protocol import LoRAModulePath
 
 from deployments.engine.frontend import mend_frontend, mend_text
 
@@ -32,6 +33,8 @@ class TargetEngine(VLLMEngine):  # type: ignore[misc]
             parallel.distributed_executor_backend = "uni"
         elif asked == "ray":
             parallel.distributed_executor_backend = "ray"
+        if frontend_args.lora_modules:
+            frontend_args.lora_modules = [LoRAModulePath(**m) for m in frontend_args.lora_modules]
         return engine_args, frontend_args, config
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
 import subprocess
@@ -35,11 +36,13 @@ def serve_command(config: Path, port: int) -> list[str]:
 
 
 @contextmanager
-def serving(config: Path, log: Path) -> Iterator[str]:
+def serving(config: Path, log: Path, **env: str) -> Iterator[str]:
     """The base URL of an application that is up; it is interrupted at the end."""
     port = free_port()
     with log.open("wb") as out:
-        server = subprocess.Popen(serve_command(config, port), stdout=out, stderr=out)
+        server = subprocess.Popen(
+            serve_command(config, port), stdout=out, stderr=out, env=os.environ | env
+        )
         try:
             wait_for(
                 lambda: server.poll() is not None or b"ready after" in log.read_bytes(),

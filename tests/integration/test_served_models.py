@@ -1,0 +1,163 @@
+"""Several models in one application: LoRA adapters, one that embeds, the rest of the API."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import torch
+import yaml
+from safetensors.torch import save_file
+from transformers import AutoTokenizer
+
+from loadtest.prompts import PROMPTS
+from tests.integration.demo import DEMO_TARGET
+from tests.integration.served import demo_config, fleet, serving, wait_for
+
+HIDDEN, LAYERS, RANK = 384, 8, 4
+CHAT = [{"role": "user", "content": PROMPTS[0]}]
+TEMPLATE = "{% for m in messages %}[{{ m.content }}]{% endfor %}{{ extra | default('') }}"
+
+
+def write_adapter(directory: Path) -> Path:
+    """A LoRA adapter of the demo target that changes what it says."""
+    config = json.loads(Path("models/demo-target/config.json").read_text())
+    assert (config["hidden_size"], config["num_hidden_layers"]) == (HIDDEN, LAYERS)
+    width = config["num_attention_heads"] * config["head_dim"]
+    random = torch.Generator().manual_seed(3)
+    weights = {}
+    for layer in range(LAYERS):
+        name = f"base_model.model.model.layers.{layer}.self_attn.q_proj"
+        weights[f"{name}.lora_A.weight"] = torch.randn(RANK, HIDDEN, generator=random)
+        weights[f"{name}.lora_B.weight"] = torch.randn(width, RANK, generator=random)
+    directory.mkdir()
+    save_file(weights, directory / "adapter_model.safetensors")
+    fields = {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "r": RANK,
+        "lora_alpha": RANK,
+        "target_modules": ["q_proj"],
+        "bias": "none",
+    }
+    (directory / "adapter_config.json").write_text(json.dumps(fields))
+    return directory
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    folder: Path = tmp_path_factory.mktemp("models")
+    adapter = str(write_adapter(folder / "adapter"))
+    config = demo_config(
+        folder / "serve.yaml",
+        models={"plain": "off", "split": "split"},
+        loras={"odd": adapter},
+        engine_kwargs={
+            "enable_auto_tool_choice": True,
+            "tool_call_parser": "hermes",
+            "trust_request_chat_template": True,
+        },
+    )
+    document = yaml.safe_load(config.read_text())
+    models = document["applications"][0]["args"]["models"]
+    pooling = {"engine_kwargs": {"runner": "pooling", "convert": "embed"}}
+    models.append({"id": "embedder", "placement": "off", "target": DEMO_TARGET | pooling})
+    config.write_text(yaml.safe_dump(document))
+    with serving(config, folder / "log") as base:
+        yield base
+
+
+def post(url: str, path: str, **body: Any) -> Any:
+    reply = httpx.post(url + path, json=body, timeout=120)
+    assert reply.status_code == 200, reply.text
+    return reply.json()
+
+
+def said(url: str, model: str, **options: Any) -> str:
+    body = {"model": model, "messages": CHAT, "temperature": 0, "max_tokens": 24} | options
+    return str(post(url, "/v1/chat/completions", **body)["choices"][0]["message"]["content"])
+
+
+def test_an_adapter_says_the_same_as_without_speculation_and_is_counted(url):
+    adapted = said(url, "plain:odd")
+    assert adapted != said(url, "plain")
+    assert said(url, "split:odd") == adapted
+    assert said(url, "split") == said(url, "plain")
+    without = wait_for(lambda: fleet(url, "split")["speculation"]["without_speculation"])
+    assert without == {"lora": 1}
+
+
+def test_every_model_and_adapter_is_listed_and_described(url):
+    listed = [m["id"] for m in httpx.get(f"{url}/v1/models").json()["data"]]
+    assert sorted(listed) == ["embedder", "plain", "plain:odd", "split", "split:odd"]
+    for id_ in listed:
+        assert httpx.get(f"{url}/v1/models/{id_}").json()["id"] == id_
+
+
+@pytest.mark.parametrize("model", ["nobody", "plain:nobody", "nobody:odd"])
+def test_an_unknown_model_or_adapter_is_404_in_the_openai_shape(url, model):
+    reply = httpx.post(f"{url}/v1/completions", json={"model": model, "prompt": "x"})
+    assert reply.status_code == 404
+    assert reply.json()["error"]["message"]
+    assert httpx.get(f"{url}/v1/models/{model}").status_code == 404
+
+
+def test_embeddings_come_from_a_model_that_has_them(url):
+    found = post(url, "/v1/embeddings", model="embedder", input=["apples", "pears"])
+    assert [len(row["embedding"]) for row in found["data"]] == [HIDDEN, HIDDEN]
+    refused = httpx.post(f"{url}/v1/embeddings", json={"model": "split", "input": "apples"})
+    assert 400 <= refused.status_code < 500
+    assert refused.json()["error"]["message"]
+
+
+@pytest.mark.parametrize("model", ["plain", "split"])
+def test_tokenise_and_detokenise_as_the_models_tokenizer(url, model):
+    tokenizer = AutoTokenizer.from_pretrained("models/demo-target")
+    text = "Find the value of 2^10 - 2^8."
+    expected = tokenizer(text)["input_ids"]
+    found = post(url, "/tokenize", model=model, prompt=text)
+    assert (found["tokens"], found["count"]) == (expected, len(expected))
+    assert post(url, "/detokenize", model=model, tokens=expected)["prompt"] == text
+
+
+def test_a_requests_own_template_and_its_arguments_reach_the_prompt(url):
+    options = {"chat_template": TEMPLATE, "chat_template_kwargs": {"extra": "Once upon"}}
+    changed = said(url, "split", **options)
+    assert changed == said(url, "plain", **options)
+    assert changed != said(url, "plain", chat_template=TEMPLATE)
+
+
+TOOL = {
+    "type": "function",
+    "function": {
+        "name": "add",
+        "description": "Add two numbers.",
+        "parameters": {
+            "type": "object",
+            "properties": {"a": {"type": "integer"}, "b": {"type": "integer"}},
+            "required": ["a", "b"],
+            "additionalProperties": False,
+        },
+    },
+}
+
+
+@pytest.mark.parametrize(
+    "choice", ["auto", "none", "required", {"type": "function", "function": {"name": "add"}}]
+)
+def test_tool_choices_give_the_same_message_as_without_speculation(url, choice):
+    def answer(model: str) -> tuple[Any, ...]:
+        body = {"messages": CHAT, "temperature": 0, "max_tokens": 60, "tools": [TOOL]}
+        reply = post(url, "/v1/chat/completions", model=model, tool_choice=choice, **body)
+        (first,) = reply["choices"]
+        calls = [call["function"] for call in first["message"].get("tool_calls") or []]
+        return first["message"]["content"], calls, first["finish_reason"]
+
+    content, calls, reason = answer("split")
+    assert (content, calls, reason) == answer("plain")
+    if isinstance(choice, dict):
+        assert [call["name"] for call in calls] == ["add"]

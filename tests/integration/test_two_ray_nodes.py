@@ -1,0 +1,71 @@
+"""A target whose two ranks run on two Ray nodes: placed by Serve, exact, rank 0 drafts."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from vllm import SamplingParams
+
+from loadtest.prompts import PROMPTS
+from tests.integration.served import demo_config, fleet, serving, wait_for
+
+CHATS = [[{"role": "user", "content": prompt}] for prompt in PROMPTS[:12]]
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    from ray.cluster_utils import Cluster
+
+    folder: Path = tmp_path_factory.mktemp("two-nodes")
+    config = demo_config(
+        folder / "serve.yaml", models={"two": "split"}, tensor_parallel=2, nodes=2, threads=1
+    )
+    patch = pytest.MonkeyPatch()
+    patch.setenv("RAY_AUTH_MODE", "token")
+    patch.setenv("RAY_AUTH_TOKEN", secrets.token_hex(16))
+    # A pretended GPU each: a node has room for one rank, so two nodes it has to be.
+    node: dict[str, Any] = {"num_cpus": 4, "num_gpus": 1}
+    cluster = Cluster(initialize_head=True, head_node_args=node | {"include_dashboard": False})
+    cluster.add_node(**node)
+    try:
+        with serving(config, folder / "log", RAY_ADDRESS=cluster.address) as base:
+            yield base
+    finally:
+        cluster.shutdown()
+        patch.undo()
+
+
+def say(url: str, chat: Any, **options: Any) -> str:
+    body = {"model": "two", "messages": chat, "max_tokens": 40} | options
+    reply = httpx.post(f"{url}/v1/chat/completions", json=body, timeout=300).raise_for_status()
+    return str(reply.json()["choices"][0]["message"]["content"])
+
+
+def stats(url: str) -> dict[str, Any]:
+    found: dict[str, Any] = fleet(url, "two")["targets"][0]["stats"]
+    return found
+
+
+def test_greedy_answers_are_those_of_one_rank_without_speculation(url, plain):
+    wait_for(lambda: fleet(url, "two")["targets"][0]["drafter"])
+    results = plain.chat(CHATS, SamplingParams(temperature=0, max_tokens=40), use_tqdm=False)
+    with ThreadPoolExecutor(4) as pool:
+        answers = list(pool.map(lambda chat: say(url, chat, temperature=0), CHATS))
+    assert answers == [result.outputs[0].text for result in results]
+    wait_for(lambda: stats(url)["verified_drafts"] > 50)
+
+
+def test_sampled_without_seed_both_nodes_emit_the_same_tokens_for_200_steps(url):
+    before = stats(url)["steps"]
+    options = {"temperature": 0.8, "max_tokens": 300, "ignore_eos": True}
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda chat: say(url, chat, **options), CHATS[:4]))
+    wait_for(lambda: stats(url)["steps"] >= before + 200)
+    wait_for(lambda: stats(url)["requests"] == 0)
+    assert stats(url)["ranks_agree"] is True
