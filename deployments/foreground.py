@@ -13,11 +13,12 @@ from concurrent.futures import Future
 from pathlib import Path
 
 import ray
+import torch
 from ray import serve
 
 from deployments.compatibility import accept_software
 from deployments.errors import ConfigError
-from deployments.preflight import check_models
+from deployments.preflight import check_models, check_one_machine
 from deployments.serve_file import ServeFile, read_serve_file
 
 _POLL_S = 1.0
@@ -41,6 +42,8 @@ def serve_in_foreground(config: Path, host: str | None, port: int | None) -> int
     file = read_serve_file(config)
     host, port = host or file.host, port or file.port
     check_port_free(host, port)
+    if not os.environ.get("RAY_ADDRESS"):
+        check_one_machine(file.settings, torch.cuda.device_count())
     check_models(file.settings)
     stop = threading.Event()
     for signum in (signal.SIGINT, signal.SIGTERM):

@@ -27,7 +27,7 @@ def matrix(model: str | None, generation: str | None, *, as_json: bool) -> str:
     ]
     if not rows:
         names = ", ".join(dict.fromkeys(row.model for row in every))
-        raise ValueError(f"no rows for model {model} on GPU {generation}; models: {names}")
+        raise ValueError(f"no rows for model {model or 'any'}; there are {names}")
     return (matrix_report.as_json if as_json else matrix_report.as_markdown)(engine, rows)
 
 

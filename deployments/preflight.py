@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from deployments.checkpoints import read_config
 from deployments.draft_model import DraftShape, check_drafter
+from deployments.errors import ConfigError
 from deployments.memory import check_memory
 from deployments.native import speculative_config
 from deployments.schema import DRAFTED_BY_US, AppSpec, ModelSpec
@@ -27,3 +28,32 @@ def check_models(settings: AppSpec) -> None:
 def draft_shape(model: ModelSpec) -> DraftShape | None:
     """The shape our adapter drafts in; None where it does not draft. Raises ConfigError."""
     return check_drafter(model) if model.placement in DRAFTED_BY_US else None
+
+
+def check_one_machine(settings: AppSpec, num_gpus: int) -> None:
+    """Raise ConfigError for what a Ray of one machine with `num_gpus` would wait for forever."""
+    for model in settings.models:
+        parts = [part for part in (model.target, model.drafter) if part is not None]
+        if model.target.nodes > 1 or any(part.resources for part in parts):
+            raise ConfigError(
+                f"model {model.id} is placed on nodes of a cluster; start Ray on them and set "
+                "RAY_ADDRESS, or use `serve deploy`"
+            )
+    needed = sum(gpus_of(model) for model in settings.models)
+    if needed > num_gpus:
+        raise ConfigError(
+            f"the replicas take {needed:g} GPUs and this machine has {num_gpus}; set "
+            "target.device and drafter.device: cpu, lower replicas or tensor_parallel, or set "
+            "RAY_ADDRESS for a cluster that has them"
+        )
+
+
+def gpus_of(model: ModelSpec) -> float:
+    """GPUs that Ray sets aside for all replicas of a model."""
+    target, drafter = model.target, model.drafter
+    gpus = 0.0
+    if target.device == "cuda":
+        gpus += target.replicas * target.tensor_parallel * target.gpus_per_rank
+    if model.placement == "split" and drafter is not None:
+        gpus += drafter.replicas * drafter.num_gpus
+    return gpus
