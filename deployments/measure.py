@@ -44,8 +44,10 @@ def measure(config: Path, threads: int, repeats: int) -> str:
     drafts = draft_times_ms(engine, model.drafter.num_context_tokens, SESSIONS, repeats)
     feature_size = engine.model.config.feature_size
     dtype = engine.model.dtype
-    wire = [round_trip_ms(_REQUESTS, feature_size, dtype, repeats * 5, encrypted=e) for e in (0, 1)]
-    (median, p99), (curve, curve_p99) = wire
+    open_wire, encrypted = (
+        round_trip_ms(_REQUESTS, feature_size, dtype, repeats * 5, encrypted=encrypted)
+        for encrypted in (False, True)
+    )
     footprint = measure_footprint(engine, model.target.block_tokens)
     columns = " ".join(f"{count:>7}" for count in SESSIONS)
     values = " ".join(f"{drafts[count]:>7.2f}" for count in SESSIONS)
@@ -55,7 +57,8 @@ def measure(config: Path, threads: int, repeats: int) -> str:
             f"adapter per step, {_REQUESTS} requests x {_TOKENS} tokens, drafting excluded: "
             f"{adapter_ms(model, feature_size, repeats * 5):.3f} ms",
             f"split round trip beyond draft compute, {_REQUESTS} requests x {_TOKENS} rows: "
-            f"{median:.2f} ms, p99 {p99:.2f} ms; under CURVE {curve:.2f} ms, p99 {curve_p99:.2f} ms",
+            "{:.2f} ms, p99 {:.2f} ms; ".format(*open_wire)
+            + "under CURVE {:.2f} ms, p99 {:.2f} ms".format(*encrypted),
             f"drafter memory: {footprint.session_bytes / 1024:.1f} KiB per session, "
             f"{footprint.context_bytes / MIB:.2f} MiB per 1,000 context tokens",
             f"bytes on the wire per token: prompt {footprint.prefill_bytes:.0f}, decode "

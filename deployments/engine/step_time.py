@@ -29,7 +29,12 @@ def measure_step_cost(runner: Any) -> StepCostTable:
 def _step_s(runner: Any, n_tokens: int) -> float:
     began = time.perf_counter()
     hidden, _ = runner._dummy_run(n_tokens)
-    runner.model.compute_logits(hidden[:n_tokens])
+    runner.model.compute_logits(hidden[: _num_logits(runner, n_tokens)])
     if runner.device.type != "cpu":
         torch.accelerator.synchronize(runner.device)
     return time.perf_counter() - began
+
+
+def _num_logits(runner: Any, n_tokens: int) -> int:
+    """With LoRA adapters vLLM's dummy run is prepared for the logits of one token a request."""
+    return n_tokens if runner.lora_config is None else min(n_tokens, runner.max_num_reqs)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import secrets
+import subprocess
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,27 +22,52 @@ from tests.integration.served import demo_config, fleet, serving, wait_for
 CHATS = [[{"role": "user", "content": prompt}] for prompt in PROMPTS[:12]]
 
 
+# A pretended GPU each: a node has room for one rank, so two nodes it has to be.
+TWO_NODES = """
+import sys
+from ray.cluster_utils import Cluster
+node = {"num_cpus": 4, "num_gpus": 1}
+cluster = Cluster(initialize_head=True, head_node_args=node | {"include_dashboard": False})
+cluster.add_node(**node)
+print("at", cluster.address, flush=True)
+sys.stdin.read()
+cluster.shutdown()
+"""
+
+
+@contextmanager
+def two_nodes(**env: str) -> Iterator[str]:
+    """The address of a Ray cluster of two nodes on this machine, in a process of its own."""
+    nodes = subprocess.Popen(
+        [sys.executable, "-c", TWO_NODES],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | env,
+    )
+    assert nodes.stdin is not None
+    assert nodes.stdout is not None
+    try:
+        said = next((line for line in nodes.stdout if line.startswith("at ")), None)
+        assert said is not None, "the nodes did not start"
+        yield said.split()[1]
+    finally:
+        nodes.stdin.close()
+        nodes.wait(60)
+
+
 @pytest.fixture(scope="module")
 def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    from ray.cluster_utils import Cluster
-
     folder: Path = tmp_path_factory.mktemp("two-nodes")
     config = demo_config(
         folder / "serve.yaml", models={"two": "split"}, tensor_parallel=2, nodes=2, threads=1
     )
-    patch = pytest.MonkeyPatch()
-    patch.setenv("RAY_AUTH_MODE", "token")
-    patch.setenv("RAY_AUTH_TOKEN", secrets.token_hex(16))
-    # A pretended GPU each: a node has room for one rank, so two nodes it has to be.
-    node: dict[str, Any] = {"num_cpus": 4, "num_gpus": 1}
-    cluster = Cluster(initialize_head=True, head_node_args=node | {"include_dashboard": False})
-    cluster.add_node(**node)
-    try:
-        with serving(config, folder / "log", RAY_ADDRESS=cluster.address) as base:
-            yield base
-    finally:
-        cluster.shutdown()
-        patch.undo()
+    token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(16)}
+    with (
+        two_nodes(**token) as address,
+        serving(config, folder / "log", RAY_ADDRESS=address, **token) as base,
+    ):
+        yield base
 
 
 def say(url: str, chat: Any, **options: Any) -> str:
