@@ -41,14 +41,16 @@ class Causal:
         self._num_requests = num_requests
         return self._guard.choose(candidates, self.gain)
 
-    def gain(self, accepted: float, verified: float) -> float:
+    def gain(self, accepted: float, verified: float, share: float) -> float:
         """Tokens per second with drafting over those without, at the present load.
 
-        `accepted` and `verified` are draft tokens per request and step.
+        `accepted` and `verified` are draft tokens per step of a request with drafts, `share`
+        is the share of such requests.
         """
         n = self._num_requests
-        drafted_s = self._drafted.at(round(n * (1 + verified))) + self._draft_cost.at(n)
-        return (1 + accepted) * self._plain.at(n) / drafted_s
+        n_tokens = round(n * (1 + share * verified))
+        drafted_s = self._drafted.at(n_tokens) + self._draft_cost.at(max(1, round(share * n)))
+        return (1 + share * accepted) * self._plain.at(n) / drafted_s
 
     def admit(
         self, confidences: NDArray[np.float64], limits: NDArray[np.int64], num_requests: int
@@ -69,7 +71,7 @@ class Causal:
         self._draft_cost.record(num_drafts, draft_s)
 
     def record_step(self, outcome: StepOutcome) -> None:
-        self._guard.record(outcome.verified)
+        self._guard.record(outcome.verified, outcome.num_requests)
         if outcome.step_s is not None:
             has_drafts = any(request.num_drafts for request in outcome.verified)
             cost = self._drafted if has_drafts else self._plain
@@ -86,6 +88,7 @@ class Causal:
             "probes": self._guard.num_probes,
             "accepted_per_draft": round(achieved.accepted, 3),
             "verified_per_draft": round(achieved.verified, 3),
+            "drafted_share": round(achieved.share, 3),
             "plain_cost": self._plain.snapshot(),
             "drafted_cost": self._drafted.snapshot(),
             "draft_cost_s": round(self._draft_cost.at(self._num_requests), 6),

@@ -27,18 +27,23 @@ _MIN_OWN_DRAFTS = 12  # of a request, before its own acceptance decides
 _OWN_STOP_GAIN = 0.8  # its few drafts say little: only a clear loss counts
 _OWN_PAUSE_STEPS = 64
 
-Gain = Callable[[float, float], float]
+Gain = Callable[[float, float, float], float]
 """Tokens per second with drafting over those without, from what a drafted request has
-accepted and verified per step on average."""
+accepted and verified per step on average, and the share of requests that is drafted for."""
 
 
 @dataclass(slots=True)
 class Achieved:
-    """Moving means per draft: its tokens accepted, and its tokens verified."""
+    """Moving means per draft: its tokens accepted, and its tokens verified.
+
+    `share` of the requests had a draft: those that are left out commit no more than plain
+    decoding does.
+    """
 
     accepted: float = 0.0
     verified: float = 0.0
     num_drafts: int = 0
+    share: float = 1.0
 
     def record(self, outcomes: Sequence[tuple[str, int, int]]) -> None:
         """The drafts of one step: (request, verified, accepted)."""
@@ -110,10 +115,14 @@ class Guard:
         self._probe_steps += 1
         return candidates[:_MAX_PROBED]
 
-    def record(self, outcomes: Sequence[tuple[str, int, int]]) -> None:
+    def record(self, outcomes: Sequence[tuple[str, int, int]], num_requests: int) -> None:
         """Draft tokens verified and accepted in a step: (request, verified, accepted)."""
         if not outcomes:
             return
+        is_sample = self._probe is not None or self.achieved.num_drafts < _PROBE_DRAFTS
+        if not is_sample:  # of few requests, that stand for all
+            share = min(len(outcomes) / num_requests, 1.0)
+            self.achieved.share += _MAX_WEIGHT * (share - self.achieved.share)
         for request_id, verified, accepted in outcomes:
             own = self._own.get(request_id)
             if own is None:
@@ -135,9 +144,9 @@ class Guard:
         seen = self.achieved
         if not seen.num_drafts:
             return math.inf
-        expected = gain(seen.accepted, seen.verified)
+        expected = gain(seen.accepted, seen.verified, seen.share)
         if self.drafting:
-            if gain(seen.accepted + seen.doubt, seen.verified) <= _STOP_GAIN:
+            if gain(seen.accepted + seen.doubt, seen.verified, seen.share) <= _STOP_GAIN:
                 self.drafting = False
                 self._plain_steps = 0
         elif expected >= _RESUME_GAIN:
@@ -154,7 +163,7 @@ class Guard:
         """Resume where the probe saw a gain, else wait twice as long for the next."""
         self._probe = None
         self._plain_steps = 0
-        found = gain(probe.accepted, probe.verified) if probe.num_drafts else 0.0
+        found = gain(probe.accepted, probe.verified, 1.0) if probe.num_drafts else 0.0
         if found >= _RESUME_GAIN:
             self.drafting = True
             self.achieved = probe  # the text is of another kind than before

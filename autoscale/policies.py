@@ -25,13 +25,14 @@ class Verified(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class StepOutcome:
-    """A finished target step.
+    """A finished target step of `num_requests`.
 
     `step_s` is its wall time, drafting excluded, or None where that would say nothing: the
     engine was idle before it, or a prompt was prefilled in it.
     """
 
     n_tokens: int
+    num_requests: int
     step_s: float | None
     verified: Sequence[Verified]
 

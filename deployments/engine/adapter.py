@@ -79,7 +79,7 @@ class SpeculationAdapter:
         self._drawn_from: dict[str, SparseDistribution] = {}
         self._no_features = torch.empty(0, 0)  # [0, feature_size] from the first step on
         self._backlog = FeatureBacklog()
-        self._ended_s = 0.0
+        self._step_began_s = 0.0  # what the engine has done since, drafting aside
         self._drafted: set[str] = set()  # for whom drafts came after the last step
         self._run: PlainRun | None = None
         self._run_buffer = RunBuffer(_MAX_RUN_ROWS, feature_dtype)
@@ -126,8 +126,8 @@ class SpeculationAdapter:
         self.stats.steps += 1
         if self._run is not None:
             if self._goes_on_plain(self._run, step, began):
-                self._ended_s = time.perf_counter()
-                self.stats.adapter_s += self._ended_s - began
+                self._step_began_s = began
+                self.stats.adapter_s += time.perf_counter() - began
                 return [[] for _ in step.request_ids]
             self._end_run(step.request_ids)
         accounts = self._account(step)
@@ -142,9 +142,9 @@ class SpeculationAdapter:
         tokens = self._admit(step, batch, drafts, limits)
         if not self._drafted:
             self._run = self._begin_run(step, accounts)
-        self._ended_s = time.perf_counter()
+        self._step_began_s = began + answered - described
         self.stats.draft_s += answered - described
-        self.stats.adapter_s += described - began + self._ended_s - answered
+        self.stats.adapter_s += described - began + time.perf_counter() - answered
         return tokens
 
     def _begin_run(self, step: EngineStep, accounts: list[RowAccount]) -> PlainRun | None:
@@ -163,7 +163,8 @@ class SpeculationAdapter:
             return False
         if not self.policy.pauses(num_requests):
             return False
-        self.policy.record_step(StepOutcome(num_requests, now_s - self._ended_s, ()))
+        step_s = now_s - self._step_began_s
+        self.policy.record_step(StepOutcome(num_requests, num_requests, step_s, ()))
         self.stats.committed_tokens += num_requests
         run.append(step.features)
         if run.is_full(self._num_context_tokens):
@@ -205,8 +206,8 @@ class SpeculationAdapter:
         only_decodes = n_tokens == len(num_drafts) + sum(num_drafts)
         # A request that was there before has kept the engine busy since.
         was_busy = any(id_ in self._tracked for id_ in step.request_ids)
-        step_s = now_s - self._ended_s if only_decodes and was_busy else None
-        return StepOutcome(n_tokens, step_s, verified)
+        step_s = now_s - self._step_began_s if only_decodes and was_busy else None
+        return StepOutcome(n_tokens, len(accounts), step_s, verified)
 
     def _send(self, batch: StepBatch, *, may_wait: bool = False) -> DraftBatch | None:
         drafts = None

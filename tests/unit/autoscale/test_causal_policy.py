@@ -38,7 +38,7 @@ class Service:
         outcomes = [
             Verified(id_, drafts[id_], accepted[id_]) for id_ in request_ids if id_ in self.asked
         ]
-        self.policy.record_step(StepOutcome(n_tokens, step_s, outcomes))
+        self.policy.record_step(StepOutcome(n_tokens, len(request_ids), step_s, outcomes))
         self.num_tokens += len(request_ids) + sum(accepted.values())
         self.seconds += step_s
         paused = self.policy.pauses(len(request_ids))
@@ -122,6 +122,16 @@ def test_it_is_never_much_slower_than_plain_decoding(accept, n):
     assert service.num_tokens / service.seconds > 0.99 * n / plain_s
 
 
+@pytest.mark.parametrize("accept", [0.3, 0.5, 0.6, 0.7, 0.8])
+@pytest.mark.parametrize("n", [4, 16])
+def test_what_half_of_the_requests_gain_is_not_taken_for_the_gain_of_all(accept, n):
+    service = Service(accept, overhead_s=0.002)
+    ids = [f"hopeless{i}" if i % 2 else f"r{i}" for i in range(n)]
+    service.run(ids, 2000)
+    plain_s = TABLE.at_one(n) + service.overhead_s
+    assert service.num_tokens / service.seconds > 0.99 * n / plain_s
+
+
 def test_a_request_that_does_not_pay_is_left_out():
     service = Service(accept=0.8)
     asked = [service.step(["r0", "hopeless"]) for _ in range(60)]
@@ -138,7 +148,7 @@ def test_a_request_left_out_is_tried_again():
 
 def test_requests_that_ended_are_forgotten():
     policy = Causal(TABLE)
-    policy.record_step(StepOutcome(8, 0.01, [Verified("r0", 7, 3)]))
+    policy.record_step(StepOutcome(8, 1, 0.01, [Verified("r0", 7, 3)]))
     assert policy._guard._own
     policy.forget("r0")
     policy.forget("never seen")
