@@ -7,6 +7,7 @@ import pytest
 
 from autoscale.causal_policy import Causal
 from autoscale.draft_cost import DraftCost
+from autoscale.guard import Guard
 from autoscale.live_step_cost import LiveStepCost
 from autoscale.policies import StepOutcome, Verified
 from autoscale.step_cost import StepCostTable
@@ -122,14 +123,24 @@ def test_it_is_never_much_slower_than_plain_decoding(accept, n):
     assert service.num_tokens / service.seconds > 0.99 * n / plain_s
 
 
-@pytest.mark.parametrize("accept", [0.3, 0.5, 0.6, 0.7, 0.8])
-@pytest.mark.parametrize("n", [4, 16])
-def test_what_half_of_the_requests_gain_is_not_taken_for_the_gain_of_all(accept, n):
-    service = Service(accept, overhead_s=0.002)
-    ids = [f"hopeless{i}" if i % 2 else f"r{i}" for i in range(n)]
-    service.run(ids, 2000)
-    plain_s = TABLE.at_one(n) + service.overhead_s
-    assert service.num_tokens / service.seconds > 0.99 * n / plain_s
+def test_what_half_of_the_requests_gain_is_not_taken_for_the_gain_of_all():
+    guard = Guard()
+    seen = []
+
+    def gain(accepted: float, verified: float, share: float) -> float:
+        seen.append((accepted, verified, share))
+        return 2.0
+
+    for _ in range(200):
+        guard.choose(requests(16), gain)
+        guard.record([Verified(id_, 4, 2) for id_ in requests(8)], 16)
+    accepted, verified, share = seen[-1]
+    assert (accepted, verified) == (2, 4)
+    assert share == pytest.approx(0.5, abs=1e-6)
+    policy = Causal(TABLE)
+    policy.pauses(16)
+    half = policy.gain(accepted=2, verified=4, share=0.5)
+    assert half == pytest.approx((1 + 1) * TABLE.at_one(16) / TABLE.at_one(16 + 8 * 4))
 
 
 def test_a_request_that_does_not_pay_is_left_out():
