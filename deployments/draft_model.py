@@ -12,9 +12,12 @@ from deployments.errors import ConfigError
 from deployments.schema import AppSpec, DrafterSpec, ModelSpec
 from drafters.checkpoint import load_drafter, random_drafter
 from drafters.config import DrafterConfig, check_fit
-from drafters.dspark import DSparkModel
 from drafters.engine import DraftEngine
 from drafters.errors import CheckpointError
+from drafters.interface import DraftModel
+
+# What n-gram lookup, at eight bytes per token, would otherwise have far too many of.
+MAX_CONTEXT_BLOCKS = 1 << 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,11 +79,9 @@ def make_draft_engine(
     """
     spec = DrafterSpec.model_validate(drafter)
     model = _load(spec, target_dir, getattr(torch, dtype), device)
-    config = model.config
-    bytes_per_token = (
-        2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim
-    ) * torch.empty((), dtype=getattr(torch, dtype)).element_size()
+    bytes_per_token = model.serving().layout.bytes_per_token
     num_blocks = max(1, context_bytes // (bytes_per_token * block_tokens))
+    num_blocks = min(num_blocks, MAX_CONTEXT_BLOCKS)
     return DraftEngine(
         model,
         num_blocks=num_blocks,
@@ -91,7 +92,7 @@ def make_draft_engine(
 
 def _load(
     spec: DrafterSpec, target_dir: str, dtype: torch.dtype, device: torch.device
-) -> DSparkModel:
+) -> DraftModel:
     if spec.random is not None:
         return random_drafter(target_dir, dtype=dtype, device=device, **spec.random.model_dump())
     directory = checkpoint_directory(spec.source or "", "drafter.source")

@@ -41,7 +41,9 @@ def target_dir(tmp_path: Path) -> Path:
     return directory
 
 
-@pytest.mark.parametrize("kind", ["dspark_vanilla", "dflash"])
+@pytest.mark.parametrize(
+    "kind", ["dspark_vanilla", "dspark_gated", "dspark_rnn", "dflash", "eagle3"]
+)
 def test_parity_with_golden_outputs(kind: str, capsys: pytest.CaptureFixture[str]) -> None:
     if not (GOLDEN / kind).is_dir():
         pytest.skip("golden checkpoints are not on this machine")
@@ -169,9 +171,10 @@ def test_wrong_target_is_refused(change: dict[str, int], message: str, nested: b
         ({"target_layer_ids": [-2]}, "from -1"),
         ({"target_layer_ids": [3]}, r"\[3\].* to 2"),
         ({"target_layer_ids": []}, "target_layer_ids is"),
-        ({"markov_head_type": "gated"}, r"markov_head_type is 'gated'.*\['vanilla'\]"),
+        ({"markov_head_type": "cubic"}, r"markov_head_type is 'cubic'.*'gated', 'rnn'\]"),
         ({"enable_confidence_head": 1}, "enable_confidence_head is 1; needed: true or false"),
-        ({"architectures": ["Gemma4DSparkModel"]}, "architectures is"),
+        ({"architectures": ["Qwen9DSparkModel"]}, r"architectures is .*\['Gemma4DSparkModel'\]"),
+        ({"architectures": ["Qwen3DSparkModel"] * 2}, "architectures is"),
         ({"rope_parameters": {"rope_type": "yarn", "rope_theta": 1.0}}, "rope_type 'default'"),
         ({"rope_parameters": None}, "rope_theta is missing"),
     ],
