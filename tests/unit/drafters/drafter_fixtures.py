@@ -105,7 +105,7 @@ def small_drafter(kind: str, **changes: Any) -> Any:
         return NgramModel(config, "cpu")
     model = empty_model(config).to_empty(device="cpu")
     for buffer in model.buffers():
-        torch.nn.init.ones_(buffer)
+        torch.nn.init.constant_(buffer, 0.7)  # a Gemma 4 layer's scalar
     fill(model)
     return model.requires_grad_(False).eval()
 
