@@ -27,6 +27,7 @@ from drafters.interface import DraftModel
 from drafters.layouts import DEFAULT_ARCHITECTURE, read_layout
 from drafters.module import DrafterModule
 from drafters.ngram import NgramModel
+from drafters.own_layout import NGRAM_ARCHITECTURE
 from drafters.paired import Eagle3Model, MTPModel
 from drafters.tensor_files import TARGET_TENSORS, TensorFiles, target_tensors
 
@@ -145,6 +146,27 @@ def random_drafter(
     model = random_model(fields, target_dir, seed=seed, dtype=dtype, device=device)
     assert isinstance(model, DSparkModel)
     return model
+
+
+def ngram_drafter(
+    target_dir: str | Path,
+    *,
+    block_size: int,
+    min_match: int | None = None,
+    max_match: int | None = None,
+    device: torch.device | str,
+) -> NgramModel:
+    """N-gram lookup over a target's vocabulary, without a checkpoint. Raises CheckpointError."""
+    fields = {
+        "architectures": [NGRAM_ARCHITECTURE],
+        "vocab_size": text_config(read_config(target_dir)).get("vocab_size"),
+        "block_size": block_size,
+        "min_match": min_match,
+        "max_match": max_match,
+    }
+    config = DrafterConfig.from_dict(fields, f"n-gram drafter for {target_dir}")
+    assert isinstance(config, NgramConfig)
+    return NgramModel(config, device)
 
 
 def random_model(

@@ -203,7 +203,9 @@ def decode(frames: Sequence[Buffer], secret: str) -> Message:
         _check_secret(header, secret)
         if kind == "hello":
             _expect_frames(frames, 1)
-            return HelloMessage(seq, _text(header, "target"), _unpack_shape(header))
+            sizes = (_int(header, name, MAX_POSITION) for name in ("feature_size", "block_size"))
+            shape = DraftShape(*sizes, needs_tokens=_bool(header, "needs_tokens"))
+            return HelloMessage(seq, _text(header, "target"), shape)
         if kind == "welcome":
             _expect_frames(frames, 1)
             return WelcomeMessage(seq)
@@ -263,14 +265,6 @@ def _check_secret(header: dict[str, Any], secret: str) -> None:
 def _expect_frames(frames: Sequence[Buffer], count: int) -> None:
     if len(frames) != count:
         raise WireError("frames", f"{len(frames)} frames, expected {count}")
-
-
-def _unpack_shape(header: dict[str, Any]) -> DraftShape:
-    return DraftShape(
-        _int(header, "feature_size", MAX_POSITION),
-        _int(header, "block_size", MAX_POSITION),
-        _bool(header, "needs_tokens"),
-    )
 
 
 def _unpack_step(header: dict[str, Any], seq: int, frame: Buffer) -> StepMessage:

@@ -195,7 +195,7 @@ def test_a_drafter_fits_its_target_and_no_other(kind: str) -> None:
             check_fit(config, {**target, field: 5})
     if kind != "ngram":
         with pytest.raises(
-            CheckpointError, match="num_target_layers is ., .*num_hidden_layers is 9"
+            CheckpointError, match=r"num_target_layers is ., .*num_hidden_layers is 9"
         ):
             check_fit(config, {**target, "num_hidden_layers": 9})
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-import torch.nn.functional as F
+import torch.nn.functional as F  # noqa: N812 (torch's own name for it)
 from drafter_fixtures import engine_of, small_drafter, step_of, text, wide_features
 from torch import Tensor
 
