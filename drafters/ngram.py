@@ -21,9 +21,10 @@ _UNKNOWN = -1  # a position without context, equal to no token
 class NgramModel:
     """Proposes the continuation of the most recent longest match of the last tokens.
 
-    Among the matches of n = max_match tokens, then n - 1, down to min_match, the most recent
-    one counts. A continuation that reaches the anchor goes on with itself, as if the text
-    were periodic. Where nothing matches, or the text is unknown, confidences are 0.
+    Among the matches of n = max_match tokens, then n - 1, and so on, the most recent one
+    counts. A continuation that reaches the anchor goes on with itself, as if the text were
+    periodic. Where fewer than min_match tokens match, or the text is unknown, confidences
+    are 0.
     """
 
     dtype = torch.float32
@@ -49,7 +50,7 @@ class NgramModel:
     def draft(self, inputs: DraftInputs, *, with_logits: bool = False) -> Draft:
         """Nothing is drawn and there are no logits, whatever is asked for."""
         texts = _texts(inputs)
-        follows, match = _latest_match(texts, self.config.min_match, self.config.max_match)
+        follows, match = _latest_match(texts, self.config.max_match)
         period = texts.shape[1] - follows  # from the match's end to the text's
         offsets = torch.arange(self.config.block_size, device=texts.device) % period.unsqueeze(1)
         found = texts.gather(1, follows.unsqueeze(1) + offsets)
@@ -75,7 +76,7 @@ def _texts(inputs: DraftInputs) -> Tensor:
     return texts
 
 
-def _latest_match(texts: Tensor, shortest: int, longest: int) -> tuple[Tensor, Tensor]:
+def _latest_match(texts: Tensor, longest: int) -> tuple[Tensor, Tensor]:
     """Where the text went on, int64 [R], after the best match, and its length, 0 for none.
 
     A position's match length is how many tokens before it equal the text's last ones.
@@ -88,7 +89,6 @@ def _latest_match(texts: Tensor, shortest: int, longest: int) -> tuple[Tensor, T
         before = F.pad(texts, (n, 0), value=_UNKNOWN)[:, :length]  # the token n before i
         equal = equal & (before == last) & (last != _UNKNOWN)
         ends += equal
-    ends = torch.where(ends >= shortest, ends, 0)
     latest = torch.arange(length, device=texts.device)
     follows = (ends * length + latest).argmax(1)
     return follows, ends.gather(1, follows.unsqueeze(1)).squeeze(1)
