@@ -12,17 +12,24 @@ from deployments.errors import ConfigError
 from deployments.schema import DrafterSpec, ModelSpec
 from drafters.checkpoint import TARGET_TENSORS, TensorFiles, load_drafter, random_drafter
 from drafters.config import DrafterConfig, check_fit
-from drafters.dspark import DSparkModel
 from drafters.engine import DraftEngine
 from drafters.errors import CheckpointError
+from drafters.interface import DraftModel
+
+# What n-gram lookup, at eight bytes per token, would otherwise have far too many of.
+MAX_CONTEXT_BLOCKS = 1 << 16
 
 
 @dataclass(frozen=True, slots=True)
 class DraftShape:
-    """What a target's worker has to know of its drafter."""
+    """What a target's worker has to know of its drafter.
+
+    `needs_tokens`: its rows carry token ids beside features.
+    """
 
     block_size: int
     target_layer_ids: tuple[int, ...]
+    needs_tokens: bool = False
 
 
 def check_drafter(model: ModelSpec) -> DraftShape:
@@ -50,7 +57,8 @@ def check_drafter(model: ModelSpec) -> DraftShape:
         check_fit(config, target_config)
     except CheckpointError as error:
         raise ConfigError(f"{field}: {error}") from None
-    return DraftShape(config.block_size, tuple(config.target_layer_ids))
+    needs_tokens = config.shape.needs_tokens
+    return DraftShape(config.block_size, tuple(config.target_layer_ids), needs_tokens)
 
 
 def make_draft_engine(
@@ -73,11 +81,9 @@ def make_draft_engine(
     """
     spec = DrafterSpec.model_validate(drafter)
     model = _load(spec, (target_dir, target_revision), getattr(torch, dtype), device)
-    config = model.config
-    bytes_per_token = (
-        2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim
-    ) * torch.empty((), dtype=getattr(torch, dtype)).element_size()
+    bytes_per_token = model.serving().layout.bytes_per_token
     num_blocks = max(1, context_bytes // (bytes_per_token * block_tokens))
+    num_blocks = min(num_blocks, MAX_CONTEXT_BLOCKS)
     return DraftEngine(
         model,
         num_blocks=num_blocks,
@@ -91,7 +97,7 @@ def _load(
     target: tuple[str, str | None],
     dtype: torch.dtype,
     device: torch.device,
-) -> DSparkModel:
+) -> DraftModel:
     source, revision = target
     if spec.random is not None:
         target_dir = checkpoint_directory(source, "target.source", revision)

@@ -15,7 +15,6 @@ from ray import serve
 from cluster.controller import DrafterReport
 from deployments.controller import INTERVAL_S, find_controller
 from deployments.draft_model import make_draft_engine
-from drafters.messages import DraftShape
 from drafters.server import DraftServer
 
 logger = logging.getLogger(__name__)
@@ -43,12 +42,11 @@ class DrafterServer:
         self._app_name = context.app_name
         self._replica_id = context.replica_id.unique_id
         self._engine = make_draft_engine(**engine, device=torch.device(device))
-        config = self._engine.model.config
         self._server = DraftServer(
             self._engine,
             host=ray.util.get_node_ip_address(),
             secret="",
-            shape=DraftShape(config.feature_size, config.block_size),
+            shape=self._engine.model.config.shape,
             encrypted=encrypted,
         )
         self._server.start()

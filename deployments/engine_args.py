@@ -66,6 +66,7 @@ def _drafting(model: ModelSpec, shape: DraftShape) -> dict[str, Any]:
             target_dir=target_source(model),
             target_revision=model.target.revision,
             target_layer_ids=shape.target_layer_ids,
+            needs_tokens=shape.needs_tokens,
             block_size=shape.block_size,
             block_tokens=model.target.block_tokens,
             num_context_tokens=drafter.num_context_tokens,

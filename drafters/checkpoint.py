@@ -1,29 +1,36 @@
-"""Drafters from files: trained ones in DeepSpec's layout, and random ones for a target."""
+"""Drafters from files, in whichever layout, and random ones for a target."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from drafters.config import ARCHITECTURE, DrafterConfig, check_fit, read_config, text_config
+from drafters.confidence import FILE_NAME as CONFIDENCE_FILE
+from drafters.confidence import TopProbConfidence
+from drafters.config import (
+    DrafterConfig,
+    DSparkConfig,
+    Eagle3Config,
+    MTPConfig,
+    NgramConfig,
+    check_fit,
+    read_config,
+    text_config,
+)
 from drafters.dspark import DSparkModel
 from drafters.errors import CheckpointError
+from drafters.interface import DraftModel
+from drafters.layouts import DEFAULT_ARCHITECTURE, read_layout
+from drafters.module import DrafterModule
+from drafters.ngram import NgramModel
+from drafters.own_layout import NGRAM_ARCHITECTURE
+from drafters.paired import Eagle3Model, MTPModel
+from drafters.tensor_files import TARGET_TENSORS, TensorFiles, target_tensors
 
-# What a drafter may leave to its target, and what the target calls it.
-TARGET_TENSORS = {
-    "embed_tokens.weight": (
-        "model.embed_tokens.weight",
-        "model.language_model.embed_tokens.weight",
-        "language_model.model.embed_tokens.weight",
-    ),
-    "lm_head.weight": ("lm_head.weight", "language_model.lm_head.weight"),
-}
 MASK_TOKEN = "<|mask|>"
 RANDOM_INIT_STD = 0.02
 
@@ -34,38 +41,48 @@ def load_drafter(
     dtype: torch.dtype,
     device: torch.device | str,
     target_dir: str | Path | None = None,
-) -> DSparkModel:
-    """Load a DSpark or DFlash drafter, ready to draft.
+) -> DraftModel:
+    """Load the drafter that `directory`/config.json describes, ready to draft.
 
     With `target_dir` the drafter must fit that target, and takes the embedding and LM head
     from it where its own files lack them. Raises CheckpointError naming the file and the
     field or tensor.
     """
-    config = DrafterConfig.load(directory)
-    files = TensorFiles(directory)
-    model = _empty_model(config)
-    needed = model.state_dict()
-    for name in files.names:
-        if name not in needed:
-            raise CheckpointError(
-                f"{files.path_of(name)}: tensor {name} is not one of the tensors "
-                f"that {config.source} calls for"
-            )
-    state = {name: files.read(name) for name in files.names}
+    layout = read_layout(read_config(directory), str(Path(directory) / "config.json"))
+    config = layout.config
     if target_dir is not None:
         check_fit(config, read_config(target_dir))
+    if isinstance(config, NgramConfig):
+        return NgramModel(config, device)
+    files = TensorFiles(directory)
+    stored_as = {
+        name: stored for stored in files.names if (name := layout.name_of(stored)) is not None
+    }
+    model = empty_model(config)
+    needed = model.state_dict()
+    for name, stored in stored_as.items():
+        if name not in needed:
+            raise CheckpointError(
+                f"{files.path_of(stored)}: tensor {stored} is not one of the tensors "
+                f"that {config.source} calls for"
+            )
+    state = {name: files.read(stored) for name, stored in stored_as.items()}
+    if target_dir is not None:
         missing = [name for name in TARGET_TENSORS if name not in state]
-        state |= _target_tensors(target_dir, missing)
+        state |= _from_target(target_dir, missing, state.get("d2t"))
     for name, parameter in needed.items():
         if name not in state:
             raise CheckpointError(f"{files.source}: tensor {name} is missing{_mend(name)}")
         if state[name].shape != parameter.shape:
-            where = files.path_of(name) if name in files.names else target_dir
+            where = files.path_of(stored_as[name]) if name in stored_as else target_dir
             raise CheckpointError(
                 f"{where}: tensor {name} is {list(state[name].shape)}; config.json needs "
                 f"{list(parameter.shape)}"
             )
-    return _assembled(model, state, dtype, device)
+    _assemble(model, state, dtype, device)
+    _check_draft_vocabulary(model)
+    _read_confidence(model, directory)
+    return model
 
 
 def fields_for_target(
@@ -76,6 +93,7 @@ def fields_for_target(
     markov_rank: int,
     target_layer_ids: tuple[int, ...],
     mask_token_id: int | None = None,
+    markov_head_type: str = "vanilla",
 ) -> dict[str, Any]:
     """The config.json of a DSpark drafter of a target's sizes. Raises CheckpointError.
 
@@ -87,14 +105,14 @@ def fields_for_target(
         mask_token_id = _mask_token_id(Path(target_dir))
     return {
         **target,
-        "architectures": [ARCHITECTURE],
+        "architectures": [DEFAULT_ARCHITECTURE],
         "layer_types": None,
         "num_hidden_layers": num_layers,
         "num_target_layers": target.get("num_hidden_layers"),
         "block_size": block_size,
         "mask_token_id": mask_token_id,
         "markov_rank": markov_rank,
-        "markov_head_type": "vanilla",
+        "markov_head_type": markov_head_type,
         "target_layer_ids": list(target_layer_ids),
         "enable_confidence_head": True,
         "confidence_head_with_markov": markov_rank > 0,
@@ -113,7 +131,7 @@ def random_drafter(
     dtype: torch.dtype,
     device: torch.device | str,
 ) -> DSparkModel:
-    """An untrained drafter of a target's sizes, with the target's embedding and LM head.
+    """An untrained DSpark drafter of a target's sizes, with the target's embedding and LM head.
 
     It drafts nothing useful, at a trained drafter's cost. Raises CheckpointError.
     """
@@ -125,10 +143,48 @@ def random_drafter(
         target_layer_ids=target_layer_ids,
         mask_token_id=mask_token_id,
     )
+    model = random_model(fields, target_dir, seed=seed, dtype=dtype, device=device)
+    assert isinstance(model, DSparkModel)
+    return model
+
+
+def ngram_drafter(
+    target_dir: str | Path,
+    *,
+    block_size: int,
+    min_match: int | None = None,
+    max_match: int | None = None,
+    device: torch.device | str,
+) -> NgramModel:
+    """N-gram lookup over a target's vocabulary, without a checkpoint. Raises CheckpointError."""
+    fields = {
+        "architectures": [NGRAM_ARCHITECTURE],
+        "vocab_size": text_config(read_config(target_dir)).get("vocab_size"),
+        "block_size": block_size,
+        "min_match": min_match,
+        "max_match": max_match,
+    }
+    config = DrafterConfig.from_dict(fields, f"n-gram drafter for {target_dir}")
+    assert isinstance(config, NgramConfig)
+    return NgramModel(config, device)
+
+
+def random_model(
+    fields: dict[str, Any],
+    target_dir: str | Path,
+    *,
+    seed: int,
+    dtype: torch.dtype,
+    device: torch.device | str,
+) -> DrafterModule:
+    """Whichever drafter the config `fields` describe, with random weights.
+
+    Embedding and LM head are the target's. Raises CheckpointError.
+    """
     config = DrafterConfig.from_dict(fields, f"random drafter for {target_dir}")
-    model = _empty_model(config)
+    model = empty_model(config)
     generator = torch.Generator().manual_seed(seed)
-    state = _target_tensors(target_dir, list(TARGET_TENSORS))
+    state = target_tensors(target_dir, list(TARGET_TENSORS))
     for name, parameter in model.state_dict().items():
         if name not in state:
             state[name] = _random_weight(name, parameter.shape, generator)
@@ -137,97 +193,65 @@ def random_drafter(
                 f"{target_dir}: tensor {name} is {list(state[name].shape)}; config.json needs "
                 f"{list(parameter.shape)}"
             )
-    return _assembled(model, state, dtype, device)
+    _assemble(model, state, dtype, device)
+    return model
 
 
-class TensorFiles:
-    """The tensors of a checkpoint directory, in one safetensors file or in shards."""
-
-    def __init__(self, directory: str | Path) -> None:
-        """Raises CheckpointError when there is no readable checkpoint."""
-        self._directory = Path(directory)
-        index = self._directory / "model.safetensors.index.json"
-        self.source = index if index.is_file() else self._directory / "model.safetensors"
-        self._file_of = self._read_index(index) if index.is_file() else self._read_single()
-
-    @property
-    def names(self) -> list[str]:
-        """All tensor names."""
-        return list(self._file_of)
-
-    def path_of(self, name: str) -> Path:
-        """The file that holds a tensor."""
-        return self._file_of[name]
-
-    def read(self, name: str) -> Tensor:
-        """Raises CheckpointError when the file cannot be read or lacks the tensor."""
-        path = self._file_of[name]
-        try:
-            with safe_open(str(path), framework="pt") as file:
-                tensor: Tensor = file.get_tensor(name)
-                return tensor
-        except (OSError, SafetensorError) as error:
-            raise CheckpointError(f"{path}: tensor {name} cannot be read: {error}") from error
-
-    def _read_index(self, index: Path) -> dict[str, Path]:
-        try:
-            weight_map: Mapping[str, str] = json.loads(index.read_text("utf-8"))["weight_map"]
-            return {name: self._directory / file for name, file in weight_map.items()}
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise CheckpointError(f"{index}: no usable weight_map: {error!r}") from error
-
-    def _read_single(self) -> dict[str, Path]:
-        if not self.source.is_file():
-            raise CheckpointError(
-                f"{self._directory}: neither model.safetensors nor its index is there"
-            )
-        try:
-            with safe_open(str(self.source), framework="pt") as file:
-                return dict.fromkeys(file.keys(), self.source)
-        except (OSError, SafetensorError) as error:
-            raise CheckpointError(f"{self.source}: not a safetensors file: {error}") from error
-
-
-def _empty_model(config: DrafterConfig) -> DSparkModel:
+def empty_model(config: DrafterConfig) -> DrafterModule:
+    """The model of a config, without memory for its weights. Raises CheckpointError."""
     with torch.device("meta"):
-        return DSparkModel(config)
+        if isinstance(config, DSparkConfig):
+            return DSparkModel(config)
+        if isinstance(config, Eagle3Config):
+            return Eagle3Model(config)
+        if isinstance(config, MTPConfig):
+            return MTPModel(config)
+    raise CheckpointError(f"{config.source}: {type(config).__name__} has no weights to read")
 
 
-def _assembled(
-    model: DSparkModel, state: dict[str, Tensor], dtype: torch.dtype, device: torch.device | str
-) -> DSparkModel:
-    """Give an empty model its weights; tied tensors stay one."""
+def _assemble(
+    model: DrafterModule, state: dict[str, Tensor], dtype: torch.dtype, device: torch.device | str
+) -> None:
+    """Give an empty model its weights; tied tensors stay one, integers stay integers."""
     moved: dict[int, Tensor] = {}
     for tensor in state.values():
         if id(tensor) not in moved:
-            moved[id(tensor)] = tensor.to(device, dtype).contiguous()
+            as_dtype = dtype if tensor.is_floating_point() else tensor.dtype
+            moved[id(tensor)] = tensor.to(device, as_dtype).contiguous()
     weights = {name: moved[id(tensor)] for name, tensor in state.items()}
     model.load_state_dict(weights, assign=True)
-    return model.requires_grad_(False).eval()
+    model.requires_grad_(False).eval()
 
 
-def _target_tensors(target_dir: str | Path, names: list[str]) -> dict[str, Tensor]:
-    """The target's tensors under the drafter's names; a tied LM head is the embedding.
-
-    A target that lacks one leaves it out; the caller notices.
-    """
-    if not names:
-        return {}
-    files = TensorFiles(target_dir)
-    target = read_config(target_dir)
-    tied = text_config(target).get("tie_word_embeddings", target.get("tie_word_embeddings"))
-    found: dict[str, Tensor] = {}
-    for name in sorted(names):
-        candidates = TARGET_TENSORS[name]
-        if name == "lm_head.weight" and tied:
-            candidates += TARGET_TENSORS["embed_tokens.weight"]
-        present = [candidate for candidate in candidates if candidate in files.names]
-        if not present:
-            continue
-        shared = found.get("embed_tokens.weight")
-        is_embedding = present[0] in TARGET_TENSORS["embed_tokens.weight"]
-        found[name] = shared if is_embedding and shared is not None else files.read(present[0])
+def _from_target(
+    target_dir: str | Path, missing: list[str], d2t: Tensor | None
+) -> dict[str, Tensor]:
+    """The target's embedding and LM head, of that only the rows of the draft vocabulary."""
+    found = target_tensors(target_dir, missing)
+    if d2t is not None and "lm_head.weight" in found:
+        head = found["lm_head.weight"]
+        rows = torch.arange(len(d2t)) + d2t
+        found["lm_head.weight"] = head[rows.clamp(0, len(head) - 1)]
     return found
+
+
+def _check_draft_vocabulary(model: DrafterModule) -> None:
+    ids, config = model.target_ids, model.config
+    if ids is not None and not (int(ids.min()) >= 0 and int(ids.max()) < config.vocab_size):
+        raise CheckpointError(
+            f"{config.source}: d2t leads to tokens {int(ids.min())} to {int(ids.max())}; "
+            f"vocab_size is {config.vocab_size}"
+        )
+
+
+def _read_confidence(model: DrafterModule, directory: str | Path) -> None:
+    if not model.has_confidence_head:
+        model.confidence = TopProbConfidence.load(directory, model.config.block_size)
+    elif (Path(directory) / CONFIDENCE_FILE).exists():
+        raise CheckpointError(
+            f"{Path(directory) / CONFIDENCE_FILE}: the drafter has a confidence head; this file "
+            "is for those without, so remove it"
+        )
 
 
 def _mend(name: str) -> str:
@@ -237,10 +261,12 @@ def _mend(name: str) -> str:
 
 
 def _random_weight(name: str, shape: torch.Size, generator: torch.Generator) -> Tensor:
-    if "norm" in name:
+    if "norm" in name or "scalar" in name:
         return torch.ones(shape)
     if name.endswith("bias"):
         return torch.zeros(shape)
+    if name == "d2t":
+        return torch.zeros(shape, dtype=torch.int64)
     return torch.randn(shape, generator=generator) * RANDOM_INIT_STD
 
 

@@ -1,4 +1,4 @@
-"""The drafter's architecture, read from a `config.json` in DeepSpec's layout."""
+"""What a drafter of each kind is made of, whatever layout its checkpoint has."""
 
 from __future__ import annotations
 
@@ -7,94 +7,99 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, ClassVar, Literal, cast
 
 from drafters.errors import CheckpointError
+from drafters.messages import DraftShape
 
-ARCHITECTURE = "Qwen3DSparkModel"
-MARKOV_HEAD_TYPES = ("vanilla",)
+Family = Literal["qwen3", "llama", "gemma4"]
+MARKOV_HEAD_TYPES = ("vanilla", "gated", "rnn")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DrafterConfig:
-    """Sizes of a DSpark drafter; `markov_rank` 0 is plain DFlash.
+    """What target, engine and wire have to know of any drafter.
 
-    `target_layer_ids` name the target's decoder layers whose outputs are the features, -1
-    being the embedding output.
+    `block_size` is gamma, the tokens of a draft; `vocab_size` the target's. Feature rows
+    hold the outputs of the target's decoder layers `target_layer_ids`, -1 being the
+    embedding output; `num_target_layers` is None where the checkpoint does not say it.
     """
 
+    block_size: int
+    vocab_size: int
+    target_layer_ids: tuple[int, ...] = ()
+    num_target_layers: int | None = None
+    source: str = "config"
+
+    needs_tokens: ClassVar[bool] = False  # whether rows carry `StepRow.tokens`
+    reads_last_layer: ClassVar[bool] = False
+
+    @property
+    def feature_size(self) -> int:
+        """Numbers per feature row: the named layers' hidden states side by side."""
+        return 0
+
+    @property
+    def shape(self) -> DraftShape:
+        """What a target has to agree to."""
+        return DraftShape(self.feature_size, self.block_size, self.needs_tokens)
+
+    @staticmethod
+    def load(directory: str | Path) -> DrafterConfig:
+        """Read `directory`/config.json. Raises CheckpointError."""
+        return DrafterConfig.from_dict(read_config(directory), str(Path(directory) / "config.json"))
+
+    @staticmethod
+    def from_dict(fields: Mapping[str, Any], source: str) -> DrafterConfig:
+        """The config of whichever drafter the fields describe; `source` names their file.
+
+        Raises CheckpointError naming the first field that cannot be served.
+        """
+        from drafters.layouts import read_layout  # the layouts build on this module
+
+        return read_layout(fields, source).config
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TransformerConfig(DrafterConfig):
+    """A drafter of decoder layers in the target's style.
+
+    `rotary_fraction` is the part of a head's frequencies that turn with the position.
+    `keys_are_values` (Gemma 4) has one projection for both. `draft_vocab_size`, where
+    given, is the size of a reduced vocabulary that only drafted tokens come from.
+    """
+
+    family: Family = "qwen3"
     hidden_size: int
     num_hidden_layers: int
     num_attention_heads: int
     num_key_value_heads: int
     head_dim: int
     intermediate_size: int
-    vocab_size: int
     rms_norm_eps: float
     rope_theta: float
-    block_size: int
-    mask_token_id: int
-    target_layer_ids: tuple[int, ...]
-    num_target_layers: int
-    markov_rank: int
-    markov_head_type: str = "vanilla"
-    enable_confidence_head: bool = False
-    confidence_head_with_markov: bool = False
+    rotary_fraction: float = 1.0
     attention_bias: bool = False
-    source: str = "config"
+    keys_are_values: bool = False
+    logit_softcap: float | None = None
+    draft_vocab_size: int | None = None
 
     @property
     def feature_size(self) -> int:
-        """Numbers per feature row: the named layers' hidden states side by side."""
         return len(self.target_layer_ids) * self.hidden_size
 
     @property
-    def confidence_size(self) -> int:
-        """Inputs of the confidence head: the hidden state, and W1[x] where it reads that."""
-        with_markov = self.confidence_head_with_markov and self.markov_rank > 0
-        return self.hidden_size + (self.markov_rank if with_markov else 0)
+    def num_logits(self) -> int:
+        """Tokens that can be drafted."""
+        return self.draft_vocab_size or self.vocab_size
 
-    @classmethod
-    def load(cls, directory: str | Path) -> DrafterConfig:
-        """Read `directory`/config.json. Raises CheckpointError."""
-        return cls.from_dict(read_config(directory), str(Path(directory) / "config.json"))
+    @property
+    def embedding_scale(self) -> float:
+        """What token embeddings are multiplied with."""
+        return self.hidden_size**0.5 if self.family == "gemma4" else 1.0
 
-    @classmethod
-    def from_dict(cls, fields: Mapping[str, Any], source: str) -> DrafterConfig:
-        """Check the fields and build the config; `source` names the file in messages.
-
-        Raises CheckpointError naming the first field that cannot be served.
-        """
-        read = _Fields(fields, source)
-        read.refuse_unsupported()
-        hidden_size = read.size("hidden_size")
-        num_heads = read.size("num_attention_heads")
-        markov_rank = read.integer("markov_rank", at_least=0)
-        config = cls(
-            hidden_size=hidden_size,
-            num_hidden_layers=read.size("num_hidden_layers"),
-            num_attention_heads=num_heads,
-            num_key_value_heads=read.size("num_key_value_heads"),
-            head_dim=read.size("head_dim", default=hidden_size // num_heads),
-            intermediate_size=read.size("intermediate_size"),
-            vocab_size=read.size("vocab_size"),
-            rms_norm_eps=read.positive("rms_norm_eps"),
-            rope_theta=read.rope_theta(),
-            block_size=read.size("block_size"),
-            mask_token_id=read.integer("mask_token_id", at_least=0),
-            target_layer_ids=read.layer_ids(),
-            num_target_layers=read.size("num_target_layers"),
-            markov_rank=markov_rank,
-            markov_head_type=read.markov_head_type() if markov_rank else "vanilla",
-            enable_confidence_head=read.flag("enable_confidence_head"),
-            confidence_head_with_markov=read.flag("confidence_head_with_markov"),
-            attention_bias=read.flag("attention_bias"),
-            source=source,
-        )
-        config._check_consistency()
-        return config
-
-    def _check_consistency(self) -> None:
+    def check_sizes(self) -> None:
+        """Raise CheckpointError for sizes that do not go together."""
         if self.num_attention_heads % self.num_key_value_heads:
             raise CheckpointError(
                 f"{self.source}: num_key_value_heads is {self.num_key_value_heads}; it must "
@@ -104,12 +109,93 @@ class DrafterConfig:
             raise CheckpointError(
                 f"{self.source}: head_dim is {self.head_dim}; rotary positions need an even one"
             )
+        if self.num_logits > self.vocab_size:
+            raise CheckpointError(
+                f"{self.source}: draft_vocab_size is {self.draft_vocab_size}; it must be at most "
+                f"vocab_size, {self.vocab_size}"
+            )
+        check_layer_ids(self, self.num_target_layers)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DSparkConfig(TransformerConfig):
+    """A DSpark drafter; `markov_rank` 0 is plain DFlash.
+
+    With `anchor_is_bonus` a block has one slot more than it drafts tokens: the anchor's own
+    slot predicts nothing, and each mask's slot predicts the token in its place. Without it,
+    every slot predicts the token after it.
+    """
+
+    mask_token_id: int
+    markov_rank: int
+    markov_head_type: str = "vanilla"
+    enable_confidence_head: bool = False
+    confidence_head_with_markov: bool = False
+    anchor_is_bonus: bool = False
+
+    @property
+    def num_slots(self) -> int:
+        """Positions of a block in the forward pass."""
+        return self.block_size + self.anchor_is_bonus
+
+    @property
+    def confidence_size(self) -> int:
+        """Inputs of the confidence head: the hidden state, and W1[x] where it reads that."""
+        with_markov = self.confidence_head_with_markov and self.markov_rank > 0
+        return self.hidden_size + (self.markov_rank if with_markov else 0)
+
+    def check_mask(self) -> None:
+        """Raise CheckpointError for a mask token outside the vocabulary."""
         if self.mask_token_id >= self.vocab_size:
             raise CheckpointError(
                 f"{self.source}: mask_token_id is {self.mask_token_id}; it must be below "
                 f"vocab_size, {self.vocab_size}"
             )
-        _check_layer_ids(self)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Eagle3Config(TransformerConfig):
+    """An Eagle3 drafter: one layer over pairs of features and the token after them.
+
+    The last four are the speculators package's variants: the residual starts from the
+    normed hidden state; features are normed together or each layer's alone before `fc`;
+    the normed output is fed back instead of the output.
+    """
+
+    needs_tokens: ClassVar[bool] = True
+
+    norm_before_residual: bool = False
+    norm_features: bool = False
+    norm_each_feature: bool = False
+    feed_back_normed: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MTPConfig(TransformerConfig):
+    """One next-token module over the target's last layer, applied `block_size` times.
+
+    Its feature is the output of the last decoder layer, before the target's final norm:
+    layer id `num_target_layers` - 1.
+    """
+
+    needs_tokens: ClassVar[bool] = True
+    reads_last_layer: ClassVar[bool] = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NgramConfig(DrafterConfig):
+    """Lookup of the last tokens in the session's own text: no weights, no features.
+
+    The last `max_match` tokens are looked for, then fewer, down to `min_match`.
+    `confidence_by_match[n - min_match]` is the probability that a token after a match of n
+    tokens is accepted, given the tokens before it are.
+    """
+
+    needs_tokens: ClassVar[bool] = True
+
+    min_match: int
+    max_match: int
+    confidence_by_match: tuple[float, ...]
 
 
 def read_config(directory: str | Path) -> dict[str, Any]:
@@ -138,11 +224,12 @@ def check_fit(config: DrafterConfig, target_config: Mapping[str, Any]) -> None:
     Raises CheckpointError naming the first field that differs, with both values.
     """
     target = text_config(target_config)
-    pairs = (
-        ("hidden_size", config.hidden_size, "hidden_size"),
-        ("num_target_layers", config.num_target_layers, "num_hidden_layers"),
-        ("vocab_size", config.vocab_size, "vocab_size"),
-    )
+    pairs: list[tuple[str, int, str]] = []
+    if isinstance(config, TransformerConfig):
+        pairs.append(("hidden_size", config.hidden_size, "hidden_size"))
+    if config.num_target_layers is not None:
+        pairs.append(("num_target_layers", config.num_target_layers, "num_hidden_layers"))
+    pairs.append(("vocab_size", config.vocab_size, "vocab_size"))
     for field, ours, target_field in pairs:
         theirs = target.get(target_field)
         if ours != theirs:
@@ -150,87 +237,26 @@ def check_fit(config: DrafterConfig, target_config: Mapping[str, Any]) -> None:
                 f"{config.source}: {field} is {ours}, but the target's {target_field} is "
                 f"{theirs}; use the drafter trained for this target, or the target it names"
             )
-    _check_layer_ids(config)
+    if isinstance(config, TransformerConfig):
+        check_layer_ids(config, target.get("num_hidden_layers"))
 
 
-def _check_layer_ids(config: DrafterConfig) -> None:
+def check_layer_ids(config: DrafterConfig, num_target_layers: int | None) -> None:
+    """Raise CheckpointError for layers that a target of this depth does not have."""
     ids = config.target_layer_ids
-    last = config.num_target_layers - 2
     rising = all(a < b for a, b in pairwise(ids))
+    if config.reads_last_layer:
+        last = num_target_layers - 1 if num_target_layers else ids[-1] if ids else 0
+        if ids != (last,):
+            raise CheckpointError(
+                f"{config.source}: target_layer_ids is {list(ids)}; needed is [{last}], the "
+                f"output of the last of the target's {num_target_layers} layers"
+            )
+        return
+    last = num_target_layers - 2 if num_target_layers else max(ids, default=-1)
     if not (ids and rising and ids[0] >= -1 and ids[-1] <= last):
         raise CheckpointError(
             f"{config.source}: target_layer_ids is {list(ids)}; needed are strictly increasing "
-            f"ids from -1 (the embedding output) to {last}, as num_target_layers is "
-            f"{config.num_target_layers}"
+            f"ids from -1 (the embedding output) to {last}, as the target has "
+            f"{num_target_layers} layers and the last one's output never is a feature"
         )
-
-
-class _Fields:
-    """Typed reads of a JSON object, each refusing what it cannot use."""
-
-    def __init__(self, fields: Mapping[str, Any], source: str) -> None:
-        self._fields = fields
-        self._source = source
-
-    def _refusal(self, field: str, needed: str) -> CheckpointError:
-        found = repr(self._fields[field]) if field in self._fields else "missing"
-        return CheckpointError(f"{self._source}: {field} is {found}; needed: {needed}")
-
-    def refuse_unsupported(self) -> None:
-        architectures = self._fields.get("architectures", [ARCHITECTURE])
-        if architectures != [ARCHITECTURE]:
-            raise self._refusal("architectures", f"['{ARCHITECTURE}']")
-        if self._fields.get("hidden_act", "silu") != "silu":
-            raise self._refusal("hidden_act", "'silu'")
-        layer_types = self._fields.get("layer_types") or ()
-        if any(kind != "full_attention" for kind in layer_types):
-            raise self._refusal("layer_types", "'full_attention' in every layer")
-
-    def integer(self, field: str, *, at_least: int, default: int | None = None) -> int:
-        value = self._fields.get(field)
-        value = default if value is None else value
-        if not isinstance(value, int) or isinstance(value, bool) or value < at_least:
-            raise self._refusal(field, f"an integer of at least {at_least}")
-        return value
-
-    def size(self, field: str, *, default: int | None = None) -> int:
-        return self.integer(field, at_least=1, default=default)
-
-    def positive(self, field: str) -> float:
-        value = self._fields.get(field)
-        if not isinstance(value, int | float) or isinstance(value, bool) or value <= 0:
-            raise self._refusal(field, "a positive number")
-        return float(value)
-
-    def flag(self, field: str) -> bool:
-        value = self._fields.get(field, False)
-        if not isinstance(value, bool):
-            raise self._refusal(field, "true or false")
-        return value
-
-    def layer_ids(self) -> tuple[int, ...]:
-        value = self._fields.get("target_layer_ids")
-        if not isinstance(value, list) or not all(type(i) is int for i in value):
-            raise self._refusal("target_layer_ids", "a list of integers")
-        return tuple(value)
-
-    def markov_head_type(self) -> str:
-        value = self._fields.get("markov_head_type", "vanilla")
-        if value not in MARKOV_HEAD_TYPES:
-            raise self._refusal("markov_head_type", f"one of {list(MARKOV_HEAD_TYPES)}")
-        return str(value)
-
-    def rope_theta(self) -> float:
-        """Base of the rotary frequencies; any scaling of them is refused."""
-        for field in ("rope_parameters", "rope_scaling"):
-            rope = self._fields.get(field)
-            if rope is None:
-                continue
-            if not isinstance(rope, Mapping):
-                raise self._refusal(field, "a JSON object")
-            kind = rope.get("rope_type", rope.get("type", "default"))
-            if kind != "default":
-                raise self._refusal(field, "rope_type 'default'")
-            if "rope_theta" in rope:
-                return _Fields(rope, f"{self._source}: {field}").positive("rope_theta")
-        return self.positive("rope_theta")

@@ -1,7 +1,9 @@
 """Where drafter context lives: a fixed pool of blocks, and who uses which.
 
 A block's K/V depend on nothing but the prefix up to its end, so a full block can be
-registered under that prefix's hash and shared by any session that reaches it.
+registered under that prefix's hash and shared by any session that reaches it. Where context
+lags behind its features, a block may lack its first positions and still count as full: the
+features that belong there were never sent.
 """
 
 from __future__ import annotations
@@ -12,6 +14,8 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
+
+from drafters.interface import ContextLayout
 
 
 class BlockPool:
@@ -26,6 +30,7 @@ class BlockPool:
         self._free = list(range(num_blocks - 1, -1, -1))
         self._num_users = [0] * num_blocks
         self._hash_of: dict[int, bytes] = {}
+        self._first_offset: dict[int, int] = {}  # of registered blocks that lack their first
         self._block_of: dict[bytes, int] = {}
         self._cached: dict[int, None] = {}  # in order of release
 
@@ -47,6 +52,7 @@ class BlockPool:
             block = next(iter(self._cached))
             del self._cached[block]
             del self._block_of[self._hash_of.pop(block)]
+            self._first_offset.pop(block, None)
             self.num_evictions += 1
         else:
             return None
@@ -72,11 +78,20 @@ class BlockPool:
             self._num_users[block] += 1
         return block
 
-    def register(self, block: int, prefix_hash: bytes) -> None:
-        """Name a full block; a block or hash that is already registered stays as it is."""
+    def register(self, block: int, prefix_hash: bytes, first_offset: int = 0) -> None:
+        """Name a block that is full from `first_offset` on.
+
+        A block or hash that is already registered stays as it is.
+        """
         if block not in self._hash_of and prefix_hash not in self._block_of:
             self._hash_of[block] = prefix_hash
             self._block_of[prefix_hash] = block
+            if first_offset:
+                self._first_offset[block] = first_offset
+
+    def first_offset(self, block: int) -> int:
+        """From where on a registered block is full."""
+        return self._first_offset.get(block, 0)
 
     def is_registered(self, block: int) -> bool:
         """Whether others may come to read this block, so that it must not change."""
@@ -95,20 +110,14 @@ class ContextPool:
     """The K/V of all context blocks, each tensor [L, num_blocks * block_tokens, heads, dim]."""
 
     def __init__(
-        self,
-        *,
-        num_layers: int,
-        num_kv_heads: int,
-        head_dim: int,
-        num_blocks: int,
-        block_tokens: int,
-        dtype: torch.dtype,
-        device: torch.device,
+        self, layout: ContextLayout, *, num_blocks: int, block_tokens: int, device: torch.device
     ) -> None:
         self.block_tokens = block_tokens
-        shape = (num_layers, num_blocks * block_tokens, num_kv_heads, head_dim)
-        self.k = torch.zeros(shape, dtype=dtype, device=device)
-        self.v = torch.zeros(shape, dtype=dtype, device=device)
+        self.lag = layout.lag
+        num_slots = num_blocks * block_tokens
+        shape = (layout.num_layers, num_slots, layout.num_heads, layout.head_dim)
+        self.k = torch.zeros(shape, dtype=layout.dtype, device=device)
+        self.v = torch.zeros(shape, dtype=layout.dtype, device=device)
 
     def write(self, writes: Mapping[int, Sequence[Write]], k: Tensor, v: Tensor) -> None:
         """Put rows of `k` and `v` [L, N, heads, dim] into blocks, in one copy each.

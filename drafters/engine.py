@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import accumulate, chain
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from drafters.context import BlockPool, ContextPool
-from drafters.dspark import Draft, DSparkModel
-from drafters.fused import FusedForward
+from drafters.interface import Context, ContextRows, Draft, DraftInputs, DraftModel
 from drafters.messages import DraftBatch, SparseDistribution, StepBatch, StepRow
 from drafters.sampling import DraftSampler
 from drafters.sessions import Session, SessionKey, SessionTable, index_contexts
@@ -47,7 +47,7 @@ class DraftEngine:
 
     def __init__(
         self,
-        model: DSparkModel,
+        model: DraftModel,
         *,
         num_blocks: int,
         block_tokens: int,
@@ -66,18 +66,14 @@ class DraftEngine:
                 f"num_blocks is {num_blocks}; a window of {num_context_tokens} tokens can touch "
                 f"{needed} blocks of {block_tokens}: give at least that many"
             )
-        config = model.config
         self.model = model
-        self._forward = FusedForward(model)
+        self._served = model.serving()
         self._num_context_tokens = num_context_tokens
         self._blocks = BlockPool(num_blocks)
         self._context = ContextPool(
-            num_layers=config.num_hidden_layers,
-            num_kv_heads=config.num_key_value_heads,
-            head_dim=config.head_dim,
+            self._served.layout,
             num_blocks=num_blocks,
             block_tokens=block_tokens,
-            dtype=model.dtype,
             device=model.device,
         )
         self._table = SessionTable(self._blocks, self._context, num_context_tokens)
@@ -130,28 +126,52 @@ class DraftEngine:
 
     @torch.inference_mode()
     def _run(self, batches: list[StepBatch], *, with_logits: bool = False) -> Draft:
-        projected = self._project(batches)
-        sessions = self._feed(batches)
-        writes = self._table.take_writes()
-        if projected is not None:
-            self._context.write(writes, *projected)
-        return self._draft(batches, sessions, with_logits)
-
-    def _project(self, batches: list[StepBatch]) -> tuple[Tensor, Tensor] | None:
-        """Context K/V of all new rows that fall in their session's window."""
         rows = [row for batch in batches for row in batch.rows]
         kept = [min(row.num_rows, self._num_context_tokens) for row in rows]
+        context = self._project(batches, rows, kept)
+        sessions = self._feed(batches)
+        writes = self._table.take_writes()
+        if context is not None:
+            self._context.write(writes, context.k, context.v)
+        drafting = [i for i, row in enumerate(rows) if row.anchor is not None]
+        if not drafting:
+            return self._nothing()
+        hidden = None if context is None else context.hidden
+        if hidden is not None:
+            hidden = self._newest(hidden, kept, drafting)
+        return self._draft(rows, sessions, drafting, hidden, with_logits)
+
+    def _project(
+        self, batches: list[StepBatch], rows: list[StepRow], kept: list[int]
+    ) -> Context | None:
+        """Context of all new rows that fall in their session's window: the last `kept` each."""
         if not sum(kept):
             return None
-        positions = np.concatenate(
-            [np.arange(row.end - n, row.end) for row, n in zip(rows, kept, strict=True)]
-        )
         model = self.model
+        newest = list(zip(rows, kept, strict=True))
+        positions = np.concatenate([np.arange(row.end - n, row.end) for row, n in newest])
+        next_tokens = None
+        if model.config.needs_tokens:
+            tokens = chain.from_iterable(row.tokens[row.num_rows - n :] for row, n in newest)
+            next_tokens = torch.tensor(list(tokens), device=model.device)
         features = [self._kept_features(batch).to(model.device, model.dtype) for batch in batches]
-        return self._forward.context_kv(
-            features[0] if len(features) == 1 else torch.cat(features),
-            torch.from_numpy(positions).to(model.device),
+        return self._served.context(
+            ContextRows(
+                features[0] if len(features) == 1 else torch.cat(features),
+                torch.from_numpy(positions).to(model.device),
+                next_tokens,
+            )
         )
+
+    def _newest(self, hidden: Tensor, kept: list[int], drafting: list[int]) -> Tensor:
+        """`hidden` [N, d] of the last kept row of each drafting one; zeros where it has none."""
+        ends = list(accumulate(kept))
+        last = torch.tensor([ends[i] - 1 for i in drafting], device=hidden.device)
+        newest = hidden.index_select(0, last.clamp(min=0))
+        empty = [n for n, i in enumerate(drafting) if not kept[i]]
+        if empty:
+            newest[empty] = 0.0
+        return newest
 
     def _kept_features(self, batch: StepBatch) -> Tensor:
         """A batch's features without the rows that lie before their session's window."""
@@ -178,44 +198,36 @@ class DraftEngine:
             source += min(row.num_rows, self._num_context_tokens)
         return sessions
 
-    def _draft(self, batches: list[StepBatch], sessions: list[Session], with_logits: bool) -> Draft:
-        """One forward for all rows with an anchor."""
-        rows = [row for batch in batches for row in batch.rows]
-        drafting = [
-            (session, row.anchor, row.end, row.temperature)
-            for session, row in zip(sessions, rows, strict=True)
-            if row.anchor is not None
-        ]
-        if not drafting:
-            return self._nothing()
+    def _draft(
+        self,
+        rows: list[StepRow],
+        sessions: list[Session],
+        drafting: list[int],
+        hidden: Tensor | None,
+        with_logits: bool,
+    ) -> Draft:
+        """One draft of all rows with an anchor, those of the indices `drafting`."""
         self._num_drafts += len(drafting)
         device = self.model.device
-        drafted, anchors, ends, temperatures = zip(*drafting, strict=True)
-        index = index_contexts(drafted, self._context.block_tokens)
-        first_tokens = torch.tensor(anchors, device=device)
-        hidden = self._forward.backbone(
-            first_tokens,
-            torch.tensor(ends, device=device),
-            *self._context.gather(torch.from_numpy(index.slots).to(device)),
-            torch.from_numpy(index.mask).to(device),
-        )
-        return self.model.draft_from(
-            hidden,
-            first_tokens,
+        temperatures = [rows[i].temperature for i in drafting]
+        index = index_contexts([sessions[i] for i in drafting], self._context.block_tokens)
+        context_k, context_v = self._context.gather(torch.from_numpy(index.slots).to(device))
+        inputs = DraftInputs(
+            anchors=torch.tensor([rows[i].anchor for i in drafting], device=device),
+            starts=torch.tensor([rows[i].end for i in drafting], device=device),
+            context_k=context_k,
+            context_v=context_v,
+            context_mask=torch.from_numpy(index.mask).to(device),
+            hidden=hidden,
             temperatures=torch.tensor(temperatures, device=device),
             sampler=self._sampler if any(temperatures) else None,
-            with_logits=with_logits,
         )
+        return self._served.draft(inputs, with_logits=with_logits)
 
     def _nothing(self) -> Draft:
-        config, device = self.model.config, self.model.device
-        return Draft(
-            tokens=torch.empty(0, config.block_size, dtype=torch.int64, device=device),
-            confidences=torch.empty(0, config.block_size, device=device),
-            hidden=torch.empty(
-                0, config.block_size, config.hidden_size, dtype=self.model.dtype, device=device
-            ),
-        )
+        shape, device = (0, self.model.config.block_size), self.model.device
+        tokens = torch.empty(shape, dtype=torch.int64, device=device)
+        return Draft(tokens, torch.empty(shape, device=device))
 
     def _check(self, batch: StepBatch) -> None:
         """Raise ValueError saying what is wrong with a batch."""
@@ -244,8 +256,26 @@ class DraftEngine:
             )
         if row.anchor is not None and not 0 <= row.anchor < vocab_size:
             raise ValueError(f"{where}: anchor {row.anchor} is not in 0 .. {vocab_size - 1}")
+        if self.model.config.needs_tokens:
+            self._check_tokens(row, where)
         if not (row.temperature >= 0 and math.isfinite(row.temperature)):
             raise ValueError(f"{where}: temperature {row.temperature} is not 0 or above")
+
+    def _check_tokens(self, row: StepRow, where: str) -> None:
+        if len(row.tokens) != row.num_rows:
+            raise ValueError(
+                f"{where}: {len(row.tokens)} tokens for {row.num_rows} feature rows; this "
+                "drafter needs the token after each"
+            )
+        if not row.tokens:
+            return
+        vocab_size = self.model.config.vocab_size
+        if min(row.tokens) < 0 or max(row.tokens) >= vocab_size:
+            raise ValueError(f"{where}: tokens outside 0 .. {vocab_size - 1}")
+        if row.anchor is not None and row.tokens[-1] != row.anchor:
+            raise ValueError(
+                f"{where}: the last of its tokens is {row.tokens[-1]}, not the anchor {row.anchor}"
+            )
 
 
 def _split(draft: Draft, counts: list[int]) -> list[DraftBatch]:

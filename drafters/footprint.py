@@ -47,7 +47,7 @@ def measure_footprint(engine: DraftEngine, block_tokens: int) -> Footprint:
     sampled = DraftBatch(greedy.tokens, greedy.confidences, candidates)
     return Footprint(
         session_bytes=_session_bytes(engine),
-        context_bytes=1000 * engine.context_bytes_per_token,
+        context_bytes=1000 * engine.model.serving().layout.bytes_per_token,
         prefill_bytes=_step_bytes((prompt,), config.feature_size, dtype) / _PROMPT_TOKENS,
         decode_bytes=_step_bytes(decode, config.feature_size, dtype) / (_REQUESTS * _ROWS),
         greedy_draft_bytes=_drafts_bytes(greedy) / (_REQUESTS * gamma),

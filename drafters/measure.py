@@ -12,7 +12,7 @@ from functools import partial
 import torch
 
 from drafters.engine import DraftEngine
-from drafters.messages import DraftBatch, StepBatch, StepRow
+from drafters.messages import DraftBatch, DraftShape, StepBatch, StepRow
 from drafters.sources import RemoteDraftSource
 
 NEW_ROWS = 3  # a usual step: two drafts accepted and the target's own token
@@ -33,9 +33,9 @@ def median_ms(work: Callable[[], object], repeats: int) -> float:
 class SteadySessions:
     """Sessions with a full context window that each grow by `NEW_ROWS` tokens a step."""
 
-    def __init__(self, num_sessions: int, feature_size: int, num_context_tokens: int) -> None:
+    def __init__(self, num_sessions: int, shape: DraftShape, num_context_tokens: int) -> None:
         self._num_sessions = num_sessions
-        self._feature_size = feature_size
+        self._shape = shape
         self._end = num_context_tokens
 
     def opening(self) -> StepBatch:
@@ -47,11 +47,12 @@ class SteadySessions:
         return self._batch(start, NEW_ROWS)
 
     def _batch(self, start: int, num_rows: int) -> StepBatch:
+        tokens = (5,) * num_rows if self._shape.needs_tokens else ()
         rows = tuple(
-            StepRow(f"r{i}", epoch=0, start=start, num_rows=num_rows, anchor=5)
+            StepRow(f"r{i}", epoch=0, start=start, num_rows=num_rows, anchor=5, tokens=tokens)
             for i in range(self._num_sessions)
         )
-        features = torch.randn(self._num_sessions * num_rows, self._feature_size)
+        features = torch.randn(self._num_sessions * num_rows, self._shape.feature_size)
         return StepBatch(f"t{self._num_sessions}", rows, features)
 
 
@@ -61,7 +62,7 @@ def draft_times_ms(
     """Median milliseconds of an engine step, by number of sessions with a full window."""
     times = {}
     for count in sessions:
-        steady = SteadySessions(count, engine.model.config.feature_size, num_context_tokens)
+        steady = SteadySessions(count, engine.model.config.shape, num_context_tokens)
         engine.step([steady.opening()])
         times[count] = median_ms(partial(_grow, engine, steady), repeats)
         engine.close_target(f"t{count}")

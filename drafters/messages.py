@@ -14,10 +14,14 @@ import torch
 
 @dataclass(frozen=True, slots=True)
 class DraftShape:
-    """What target and drafter have to agree on: width of a feature row, tokens of a draft."""
+    """What target and drafter have to agree on: width of a feature row, tokens of a draft.
+
+    `needs_tokens` says whether the target's rows carry `StepRow.tokens`.
+    """
 
     feature_size: int
     block_size: int
+    needs_tokens: bool = False
 
 
 class StepRow(NamedTuple):
@@ -34,6 +38,12 @@ class StepRow(NamedTuple):
     every full block up to its end, so that blocks below `start` can be reused; a
     later row names those it completes.
 
+    `tokens` are the ids at the positions `start + 1` to `start + num_rows`, one for each
+    feature row: that of the token after it. The last is the newest committed token, which
+    is the anchor where a draft is wanted and has to be known where none is; while the
+    prompt is unfinished, it is the prompt's next token. Only for drafters whose shape
+    `needs_tokens`; empty for others.
+
     At a `temperature` above 0 the draft is drawn from the drafter's distribution at that
     temperature; at 0 it is the drafter's first choice.
     """
@@ -46,6 +56,7 @@ class StepRow(NamedTuple):
     first_block: int = 0
     block_hashes: tuple[bytes, ...] = ()
     temperature: float = 0.0
+    tokens: tuple[int, ...] = ()
 
     @property
     def end(self) -> int:

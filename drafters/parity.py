@@ -1,7 +1,8 @@
 """Compare a drafter with what its authors' own code computed, through the real draft path.
 
-A golden directory holds a checkpoint, `features.safetensors` (rounds of target features)
-and `expected.safetensors` (what the authors' code drafts after each round, in float32).
+A golden directory holds a checkpoint, `features.safetensors` (rounds of target features,
+for drafters of pairs with the tokens after them) and `expected.safetensors` (what the
+authors' code drafts after each round, in float32).
 """
 
 from __future__ import annotations
@@ -15,9 +16,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from drafters.checkpoint import load_drafter
-from drafters.dspark import Draft
 from drafters.engine import DraftEngine
 from drafters.errors import CheckpointError
+from drafters.interface import Draft
 from drafters.messages import StepBatch, StepRow
 
 BLOCK_TOKENS = 4  # small, so that even short golden rounds cross block boundaries
@@ -49,7 +50,7 @@ def measure_parity(directory: str | Path) -> ParityReport:
     if not rounds:
         raise CheckpointError(f"{directory}/features.safetensors: no round0.features in it")
     model = load_drafter(directory, dtype=torch.float32, device="cpu")
-    longest = sum(rows.shape[0] for rows in features.values())
+    longest = 1 + sum(t.shape[0] for name, t in features.items() if name.endswith(".features"))
     engine = DraftEngine(
         model,
         num_blocks=longest // BLOCK_TOKENS + 2,
@@ -59,8 +60,8 @@ def measure_parity(directory: str | Path) -> ParityReport:
     max_errors: dict[str, float] = {}
     for i in range(rounds):
         wanted = _round(expected, i, directory / "expected.safetensors")
-        rows = _round(features, i, directory / "features.safetensors")["features"]
-        draft = engine.trace(_step(rows, int(wanted["anchor"]), int(wanted["start"])))
+        given = _round(features, i, directory / "features.safetensors")
+        draft = engine.trace(_step(given, wanted, model.config.needs_tokens))
         for kind, error in _errors(draft, wanted).items():
             max_errors[kind] = _worse(max_errors.get(kind, 0.0), error)
     return ParityReport(rounds, max_errors)
@@ -82,10 +83,14 @@ def _round(tensors: dict[str, Tensor], i: int, path: Path) -> dict[str, Tensor]:
     return found
 
 
-def _step(rows: Tensor, anchor: int, start: int) -> StepBatch:
+def _step(given: dict[str, Tensor], wanted: dict[str, Tensor], with_tokens: bool) -> StepBatch:
     """The target step that tells a drafter about one round."""
-    row = StepRow("golden", 0, start - rows.shape[0], rows.shape[0], anchor)
-    return StepBatch("golden", (row,), rows)
+    features = given["features"]
+    tokens = tuple(given["next_tokens"].tolist()) if with_tokens else ()
+    anchor = tokens[-1] if with_tokens else int(wanted["anchor"])
+    num_rows, end = features.shape[0], int(wanted["start"])
+    row = StepRow("golden", 0, end - num_rows, num_rows, anchor, tokens=tokens)
+    return StepBatch("golden", (row,), features)
 
 
 def _errors(draft: Draft, wanted: dict[str, Tensor]) -> dict[str, float]:

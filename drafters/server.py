@@ -248,12 +248,11 @@ class DraftServer:
 
     def _greet(self, peer: bytes, hello: HelloMessage) -> None:
         self._count(hellos=1)
-        theirs = DraftShape(hello.feature_size, hello.block_size)
-        if self._shape in (None, theirs):
+        if self._shape in (None, hello.shape):
             self._send(peer, encode_welcome(seq=hello.seq, secret=self.secret))
             return
         self._count(refused_hellos=1)
-        text = f"target {hello.target_id!r} has {theirs}, this drafter {self._shape}"
+        text = f"target {hello.target_id!r} has {hello.shape}, this drafter {self._shape}"
         log.warning("hello refused: %s", text)
         self._send(peer, encode_error(text, seq=hello.seq))
 

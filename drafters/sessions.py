@@ -69,7 +69,10 @@ class BlockTable:
 
 @dataclass(slots=True)
 class Session:
-    """A request's context: positions `floor` .. `end`, with holes where blocks are missing."""
+    """A request's context: positions `floor` .. `end`, with holes where blocks are missing.
+
+    `end` is the anchor's position. Context that lags its features already reaches it.
+    """
 
     key: SessionKey
     epoch: int
@@ -99,6 +102,11 @@ class SessionTable:
     def block_tokens(self) -> int:
         return self.context.block_tokens
 
+    @property
+    def lag(self) -> int:
+        """Context of the feature row at i lies at position i + lag."""
+        return self.context.lag
+
     def close(self, key: SessionKey) -> None:
         """Forget a session, if there is one; its registered blocks stay cached."""
         session = self.sessions.pop(key, None)
@@ -124,7 +132,7 @@ class SessionTable:
         step's rows. The session's end becomes the anchor's position.
         """
         session = self._open_or_continue(key, row)
-        session.floor = max(0, row.end - self.window)
+        session.floor = max(0, row.end + self.lag - self.window)
         self._drop_below_floor(session)
         self._adopt_registered(session, row)
         self._plan_writes(session, row, source)
@@ -153,7 +161,11 @@ class SessionTable:
         return session
 
     def _truncate(self, session: Session, end: int) -> None:
-        """Drop positions from `end` on; a registered block is copied before it is cut."""
+        """Drop positions from `end` on; a registered block is copied before it is cut.
+
+        With a lag, the context at `end` goes too: it depends on the token there, which may
+        be another one now.
+        """
         boundary, offset = divmod(end, self.block_tokens)
         first_gone = boundary + (offset > 0)
         self._drop(session, [b for b in session.table if b >= first_gone])
@@ -186,17 +198,18 @@ class SessionTable:
                 continue
             if own is not None:
                 self._drop(session, [logical])
-            session.table.put(logical, Span(block, 0, self.block_tokens))
+            first = self.pool.first_offset(block)
+            session.table.put(logical, Span(block, first, self.block_tokens))
             self.num_prefix_blocks_reused += logical * self.block_tokens < row.start
 
     def _plan_writes(self, session: Session, row: StepRow, source: int) -> None:
         """Plan a write per touched block; adopted blocks hold their rows already."""
-        size = self.block_tokens
-        first = max(row.start, session.floor)
+        size, end = self.block_tokens, row.end + self.lag
+        first = max(row.start + self.lag, session.floor)
         position = first
-        while position < row.end:
+        while position < end:
             logical, lo = divmod(position, size)
-            hi = min(size, row.end - logical * size)
+            hi = min(size, end - logical * size)
             self._plan_write(session, logical, Write(source + position - first, lo, hi))
             position = logical * size + hi
 
@@ -217,8 +230,8 @@ class SessionTable:
     def _register(self, session: Session, row: StepRow) -> None:
         for logical, prefix_hash in self._named_blocks(session, row):
             span = session.table.get(logical)
-            if span is not None and span.lo == 0 and span.hi == self.block_tokens:
-                self.pool.register(span.block, prefix_hash)
+            if span is not None and span.lo <= self.lag and span.hi == self.block_tokens:
+                self.pool.register(span.block, prefix_hash, span.lo)
 
     def _named_blocks(self, session: Session, row: StepRow) -> list[tuple[int, bytes]]:
         """The blocks a row names, as far as they are in the window and before the anchor."""
@@ -252,7 +265,7 @@ class ContextIndex(NamedTuple):
 
 
 def index_contexts(sessions: Sequence[Session], block_tokens: int) -> ContextIndex:
-    """Where the contexts of R sessions lie, padded to the one with most blocks."""
+    """Where the contexts of R sessions lie below their anchors, padded to the most blocks."""
     tables = np.stack([session.table.rows for session in sessions])  # [R, ring, 4]
     num_blocks = max(len(session.table) for session in sessions)
     occupied_first = np.argsort(tables[..., 3] == 0, axis=1, kind="stable")[:, :num_blocks]
@@ -260,6 +273,8 @@ def index_contexts(sessions: Sequence[Session], block_tokens: int) -> ContextInd
     logical, block, lo, hi = (tables[..., i, None] for i in range(4))
     offsets = np.arange(block_tokens)
     floors = np.array([session.floor for session in sessions])[:, None, None]
-    mask = (offsets >= lo) & (offsets < hi) & (logical * block_tokens + offsets >= floors)
+    ends = np.array([session.end for session in sessions])[:, None, None]
+    positions = logical * block_tokens + offsets
+    mask = (offsets >= lo) & (offsets < hi) & (positions >= floors) & (positions < ends)
     shape = (len(sessions), num_blocks * block_tokens)
     return ContextIndex((block * block_tokens + offsets).reshape(shape), mask.reshape(shape))

@@ -265,8 +265,7 @@ class RemoteDraftSource:
             return
         self._seq += 1
         self._hello_seq = self._seq
-        shape = self._shape
-        hello = HelloMessage(self._seq, self._target_id, shape.feature_size, shape.block_size)
+        hello = HelloMessage(self._seq, self._target_id, self._shape)
         self._socket.send_multipart(encode_hello(hello, secret=self._secret), zmq.NOBLOCK)
 
     def _send(self, batch: StepBatch, *, want_reply: bool) -> bool:

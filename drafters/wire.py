@@ -29,9 +29,9 @@ from typing import Any, TypeAlias
 import msgpack
 import torch
 
-from drafters.messages import DraftBatch, SparseDistribution, StepBatch, StepRow
+from drafters.messages import DraftBatch, DraftShape, SparseDistribution, StepBatch, StepRow
 
-PROTOCOL_VERSION = 3
+PROTOCOL_VERSION = 4
 MAX_HEADER_BYTES = 16 << 20
 MAX_TENSOR_BYTES = 512 << 20
 MAX_ROWS = 4096
@@ -72,12 +72,11 @@ class WireError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class HelloMessage:
-    """A target is here: its features have `feature_size`, it takes drafts of `block_size`."""
+    """A target is here: what it will send and take has this shape."""
 
     seq: int
     target_id: str
-    feature_size: int
-    block_size: int
+    shape: DraftShape
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,8 +122,9 @@ def encode_hello(hello: HelloMessage, *, secret: str) -> list[Buffer]:
         "seq": hello.seq,
         "secret": secret,
         "target": hello.target_id,
-        "feature_size": hello.feature_size,
-        "block_size": hello.block_size,
+        "feature_size": hello.shape.feature_size,
+        "block_size": hello.shape.block_size,
+        "needs_tokens": hello.shape.needs_tokens,
     }
     return [_pack_header(header)]
 
@@ -203,8 +203,9 @@ def decode(frames: Sequence[Buffer], secret: str) -> Message:
         _check_secret(header, secret)
         if kind == "hello":
             _expect_frames(frames, 1)
-            shape = (_int(header, name, MAX_POSITION) for name in ("feature_size", "block_size"))
-            return HelloMessage(seq, _text(header, "target"), *shape)
+            sizes = (_int(header, name, MAX_POSITION) for name in ("feature_size", "block_size"))
+            shape = DraftShape(*sizes, needs_tokens=_bool(header, "needs_tokens"))
+            return HelloMessage(seq, _text(header, "target"), shape)
         if kind == "welcome":
             _expect_frames(frames, 1)
             return WelcomeMessage(seq)
@@ -267,9 +268,7 @@ def _expect_frames(frames: Sequence[Buffer], count: int) -> None:
 
 
 def _unpack_step(header: dict[str, Any], seq: int, frame: Buffer) -> StepMessage:
-    want_reply = header.get("want_reply")
-    if not isinstance(want_reply, bool):
-        raise WireError("field", "want_reply is not a boolean")
+    want_reply = _bool(header, "want_reply")
     rows = tuple(_unpack_row(row) for row in _tuple(header.get("rows"), "rows", MAX_ROWS))
     closed = _tuple(header.get("closed"), "closed", MAX_ROWS)
     if not all(isinstance(name, str) for name in closed):
@@ -283,9 +282,10 @@ def _unpack_step(header: dict[str, Any], seq: int, frame: Buffer) -> StepMessage
 
 
 def _unpack_row(packed: object) -> StepRow:
-    if not isinstance(packed, tuple) or len(packed) != 8:
-        raise WireError("field", "a row is not a list of eight")
-    request_id, epoch, start, num_rows, anchor, first_block, hashes, temperature = packed
+    if not isinstance(packed, tuple) or len(packed) != len(StepRow._fields):
+        raise WireError("field", f"a row is not a list of {len(StepRow._fields)}")
+    row = StepRow(*packed)
+    request_id, epoch, start, num_rows, anchor, first_block, hashes, temperature, tokens = row
     if not isinstance(request_id, str):
         raise WireError("field", "a row's request id is not a string")
     for value in (start, num_rows, first_block, 0 if anchor is None else anchor):
@@ -297,7 +297,13 @@ def _unpack_row(packed: object) -> StepRow:
         raise WireError("field", f"block hashes are not byte strings of {MAX_HASH_BYTES} at most")
     if type(temperature) is not float or not 0 <= temperature <= MAX_TEMPERATURE:
         raise WireError("field", f"a temperature outside 0 to {MAX_TEMPERATURE}")
-    return StepRow(request_id, epoch, start, num_rows, anchor, first_block, hashes, temperature)
+    if not isinstance(tokens, tuple) or not all(
+        type(token) is int and 0 <= token <= MAX_POSITION for token in tokens
+    ):
+        raise WireError("field", "a row's tokens are not token ids")
+    if tokens and len(tokens) != num_rows:
+        raise WireError("shape", f"{len(tokens)} tokens for {num_rows} feature rows")
+    return row
 
 
 def _unpack_drafts(header: dict[str, Any], seq: int, frames: Sequence[Buffer]) -> DraftsMessage:
@@ -372,6 +378,13 @@ def _int(header: dict[str, Any], name: str, limit: int) -> int:
     value = header.get(name)
     _check_int(value, name, limit)
     assert isinstance(value, int)
+    return value
+
+
+def _bool(header: dict[str, Any], name: str) -> bool:
+    value = header.get(name)
+    if not isinstance(value, bool):
+        raise WireError("field", f"{name} is not a boolean")
     return value
 
 

@@ -58,8 +58,13 @@ class SpeculationAdapter:
         max_model_len: int,
         vocab_size: int,
         feature_dtype: torch.dtype = torch.float32,
+        needs_tokens: bool = False,
     ) -> None:
-        """`feature_dtype` is the drafter's, which it would make of the features anyway."""
+        """`feature_dtype` is the drafter's, which it would make of the features anyway.
+
+        `needs_tokens`: rows carry the token ids behind their features, for drafters that
+        read them.
+        """
         self.source = source
         self.policy = policy
         self.max_draft_tokens: int | None = None  # of a request, in a step
@@ -72,6 +77,7 @@ class SpeculationAdapter:
         self._max_model_len = max_model_len
         self._vocab_size = vocab_size
         self._feature_dtype = feature_dtype
+        self._needs_tokens = needs_tokens
         self._terms: dict[str, RequestTerms] = {}
         self._tracked: dict[str, _Tracked] = {}
         self._closed: list[str] = []
@@ -348,6 +354,7 @@ class SpeculationAdapter:
             first_block=first_block,
             block_hashes=tuple(tracked.hashes[first_block:]),
             temperature=self._terms.get(request_id, _DEFAULT_TERMS).temperature,
+            tokens=tuple(token_ids[start + 1 : end + 1].tolist()) if self._needs_tokens else (),
         )
 
     def _window_start(self, end: int) -> int:

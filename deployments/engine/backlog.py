@@ -101,4 +101,5 @@ def _join(rows: Iterable[StepRow]) -> StepRow:
         num_rows=first.num_rows + sum(row.num_rows for row in others),
         anchor=None,
         block_hashes=sum((row.block_hashes for row in others), first.block_hashes),
+        tokens=sum((row.tokens for row in others), first.tokens),
     )

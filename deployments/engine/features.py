@@ -11,7 +11,12 @@ import torch
 def gather_features(
     layers: Sequence[torch.Tensor], kept: Sequence[range], dtype: torch.dtype
 ) -> torch.Tensor:
-    """The `kept` rows of all layers side by side, `[sum of kept, feature_size]`, a copy."""
+    """The `kept` rows of all layers side by side, `[sum of kept, feature_size]`, a copy.
+
+    Drafters that read no features have no layers, and rows of no width.
+    """
+    if not layers:
+        return torch.empty(sum(map(len, kept)), 0, dtype=dtype)
     if all(a.stop == b.start for a, b in pairwise(kept)):  # as in every step without drafts
         first, last = (kept[0].start, kept[-1].stop) if kept else (0, 0)
         return torch.cat([layer[first:last] for layer in layers], dim=-1).to(dtype)

@@ -24,8 +24,8 @@ class RunBuffer:
     def put(self, first_row: int, num_rows: int, layers: Sequence[torch.Tensor]) -> None:
         """Copy the first `num_rows` of all layers, side by side, to `first_row` and on."""
         widths = [layer.shape[1] for layer in layers]
-        if not self._rows.numel():
-            device = layers[0].device
+        if not self._rows.shape[0]:
+            device = layers[0].device if layers else None
             self._rows = torch.empty(self.max_rows, sum(widths), dtype=self._dtype, device=device)
         rows = self._rows[first_row : first_row + num_rows]
         for layer, part in zip(layers, torch.split(rows, widths, dim=1), strict=True):

@@ -52,7 +52,7 @@ class DraftingRunner:
         settings = WorkerSettings.from_config(vllm_config.additional_config)
         install_logits_processors(self, vllm_config, device)
         use_sparse_sampler(rejection_sampler)
-        self.use_aux_hidden_state_outputs = True
+        self.use_aux_hidden_state_outputs = bool(settings.target_layer_ids)
         self._scheduled_drafts: dict[str, list[int]] = {}
         self._verified_drafts: dict[str, list[int]] = {}
         self._target_layer_ids = settings.target_layer_ids
@@ -82,6 +82,7 @@ class DraftingRunner:
             max_model_len=vllm_config.model_config.max_model_len,
             vocab_size=vllm_config.model_config.get_vocab_size(),
             feature_dtype=getattr(torch, settings.dtype),
+            needs_tokens=settings.needs_tokens,
         )
 
     def start_drafting(self, step_cost: StepCostTable) -> None:
@@ -168,7 +169,7 @@ class DraftingRunner:
                 num_computed=batch.num_computed_tokens_cpu,
                 sampled=sampled_token_ids,
                 token_ids=batch.token_ids_cpu,
-                features=aux_hidden_states,
+                features=aux_hidden_states or (),
             )
         )
 

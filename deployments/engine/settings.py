@@ -22,6 +22,7 @@ class WorkerSettings:
     target_dir: str
     target_revision: str | None
     target_layer_ids: tuple[int, ...]
+    needs_tokens: bool
     block_size: int
     block_tokens: int
     num_context_tokens: int

@@ -19,7 +19,7 @@ def make_source(settings: WorkerSettings, vllm_config: Any, device: torch.device
             deadline_s=settings.deadline_s,
             secret="",
             target_id=str(vllm_config.instance_id),
-            shape=DraftShape(feature_size, settings.block_size),
+            shape=DraftShape(feature_size, settings.block_size, settings.needs_tokens),
         )
     from deployments.draft_model import make_draft_engine
 

@@ -9,7 +9,16 @@ from ray.llm._internal.serve.engines.vllm.vllm_engine import VLLMEngine
 from deployments.engine.frontend import mend_frontend, mend_text
 
 
-class TargetEngine(VLLMEngine):  # type: ignore[misc]
+class _Engine(VLLMEngine):  # type: ignore[misc]
+    """Ray 2.60 looks for vLLM's tokenisation under a name that vLLM 0.29 no longer uses."""
+
+    async def start(self) -> None:
+        await super().start()
+        if self._oai_serving_tokenization is None:
+            self._oai_serving_tokenization = getattr(self._app_state, "serving_tokenization", None)
+
+
+class TargetEngine(_Engine):
     """The engine where our adapter drafts, or nobody does.
 
     On processors `ray.serve.llm` always asks for the multi-process executor. For one rank
@@ -35,7 +44,7 @@ class TargetEngine(VLLMEngine):  # type: ignore[misc]
         return engine_args, frontend_args, config
 
 
-class NativeEngine(VLLMEngine):  # type: ignore[misc]
+class NativeEngine(_Engine):
     """The engine that drafts by itself. What it cannot verify it goes on refusing."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:

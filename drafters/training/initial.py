@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from drafters.checkpoint import TARGET_TENSORS, random_drafter
+from drafters.checkpoint import random_drafter
 from drafters.dspark import DSparkModel
+from drafters.tensor_files import TARGET_TENSORS
 from drafters.training.plan import TrainingPlan
 from drafters.training.target import FrozenTarget
 
@@ -37,6 +38,7 @@ def new_drafter(plan: TrainingPlan, target: FrozenTarget) -> DSparkModel:
 def _start_from_target(model: DSparkModel, target: FrozenTarget) -> None:
     theirs = target.state()
     config = model.config
+    assert config.num_target_layers is not None
     first = config.num_target_layers - config.num_hidden_layers
     start = {
         f"layers.{i}.{name}": theirs.get(f"model.layers.{first + i}.{name}")

@@ -15,8 +15,9 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from drafters.checkpoint import TARGET_TENSORS, fields_for_target
+from drafters.checkpoint import fields_for_target
 from drafters.dspark import DSparkModel
+from drafters.tensor_files import TARGET_TENSORS
 from drafters.training.data import Batch, BatchPlan, TextSequence, make_batch, read_sequences
 from drafters.training.initial import new_drafter
 from drafters.training.losses import DraftLosses, draft_losses

@@ -138,7 +138,7 @@ TOOL = {
         "description": "Add two numbers.",
         "parameters": {
             "type": "object",
-            "properties": {"a": {"type": "integer"}, "b": {"type": "integer"}},
+            "properties": {"a": {"enum": [1, 2]}, "b": {"enum": [3, 4]}},
             "required": ["a", "b"],
             "additionalProperties": False,
         },
@@ -159,5 +159,6 @@ def test_tool_choices_give_the_same_message_as_without_speculation(url, choice):
 
     content, calls, reason = answer("split")
     assert (content, calls, reason) == answer("plain")
-    if isinstance(choice, dict):
+    if choice == "required" or isinstance(choice, dict):
         assert [call["name"] for call in calls] == ["add"]
+        assert json.loads(calls[0]["arguments"]).keys() == {"a", "b"}

@@ -264,9 +264,10 @@ def test_pool_smaller_than_a_window_is_refused() -> None:
         small_engine(num_blocks=4, window=14)
 
 
-def test_without_heads_confidence_is_one() -> None:
+def test_without_heads_confidence_is_the_likeliest_tokens_probability() -> None:
     model = small_model(markov_rank=0, enable_confidence_head=False)
     engine = DraftEngine(model, num_blocks=8, block_tokens=4, num_context_tokens=16)
-    answer = engine.step([step(0, 6)])[0]
-    assert torch.equal(answer.confidences, torch.ones(1, 5))
-    assert answer.tokens.shape == (1, 5)
+    draft = engine.trace(step(0, 6))
+    wanted = draft.logits.softmax(-1).max(-1)
+    torch.testing.assert_close(draft.confidences, wanted.values)
+    assert torch.equal(draft.tokens, wanted.indices)

@@ -11,15 +11,17 @@ import pytest
 import torch
 import zmq
 
-from drafters.messages import DraftBatch, StepBatch, StepRow
+from drafters.messages import DraftBatch, DraftShape, StepBatch, StepRow
 from drafters.server import DraftServer
 from drafters.sources import CoolOff, RemoteDraftSource
 from drafters.wire import (
     DraftsMessage,
+    HelloMessage,
     StepMessage,
     WireError,
     decode,
     encode_drafts,
+    encode_hello,
     encode_step,
 )
 
@@ -48,9 +50,10 @@ class Counting:
         return DraftBatch(tokens, torch.full(tokens.shape, 0.5))
 
 
-def batch(*anchors, target="t", start=0, closed=(), dtype=torch.float32):
+def batch(*anchors, target="t", start=0, closed=(), dtype=torch.float32, tokens=()):
     rows = tuple(
-        StepRow(f"r{i}", 1, start, 2, anchor, 0, (b"h" * 16,)) for i, anchor in enumerate(anchors)
+        StepRow(f"r{i}", 1, start, 2, anchor, 0, (b"h" * 16,), tokens=tokens)
+        for i, anchor in enumerate(anchors)
     )
     features = torch.randn(2 * len(rows), WIDTH).to(dtype)
     return StepBatch(target, rows, features, closed)
@@ -99,6 +102,51 @@ def test_a_step_survives_the_wire_to_the_bit(dtype):
     assert (got.batch.rows, got.batch.closed) == (sent.rows, sent.closed)
     assert got.batch.features.dtype == dtype
     assert torch.equal(got.batch.features, sent.features)
+
+
+def test_a_rows_tokens_survive_the_wire():
+    sent = batch(5, None, tokens=(2**31 - 1, 5))
+    got = decode(frames_of(sent, secret=SECRET), SECRET)
+    assert got.batch.rows == sent.rows
+    assert got.batch.rows[0].tokens == (2**31 - 1, 5)
+
+
+@pytest.mark.parametrize("needs_tokens", [False, True])
+def test_a_hello_says_the_whole_shape(needs_tokens):
+    sent = HelloMessage(4, "t", DraftShape(640, 7, needs_tokens))
+    assert decode([bytes(f) for f in encode_hello(sent, secret=SECRET)], SECRET) == sent
+
+
+@pytest.mark.parametrize(
+    ("tokens", "reason"),
+    [
+        ((1,), "shape"),
+        ((1, 2, 3), "shape"),
+        ((1, -1), "field"),
+        ((1, 2**31), "field"),
+        ((1, 2.0), "field"),
+        ((1, True), "field"),
+        (5, "field"),
+        (None, "field"),
+        (b"12", "field"),
+    ],
+)
+def test_tokens_that_cannot_be_are_refused(tokens, reason):
+    step = batch(5)
+    step = replace(step, rows=(step.rows[0]._replace(tokens=tokens),))
+    with pytest.raises(WireError) as refused:
+        decode(frames_of(step, secret=SECRET), SECRET)
+    assert refused.value.reason == reason
+
+
+def test_rows_of_an_older_version_are_refused():
+    header, features = frames_of(batch(5), secret=SECRET)
+    fields = msgpack.unpackb(header)
+    fields["rows"] = [row[:8] for row in fields["rows"]]
+    with pytest.raises(WireError, match="a row is not a list of 9"):
+        decode([msgpack.packb(fields), features], SECRET)
+    with pytest.raises(WireError, match="version: this side speaks version 4"):
+        decode([msgpack.packb(fields | {"v": 3}), features], SECRET)
 
 
 def test_drafts_survive_the_wire():
@@ -234,7 +282,9 @@ def test_random_and_mutated_frames_do_not_stop_the_server(server, source):
     rng = random.Random(0)
     socket = dealer(server)
     for _ in range(500):
-        frames = [bytearray(f) for f in frames_of(batch(rng.randrange(50)), secret=SECRET)]
+        tokens = rng.choice(((), (3, 4)))
+        step = batch(rng.randrange(50), tokens=tokens)
+        frames = [bytearray(f) for f in frames_of(step, secret=SECRET)]
         for _ in range(rng.randint(1, 4)):
             frame = rng.choice(frames)
             if frame and rng.random() < 0.7:

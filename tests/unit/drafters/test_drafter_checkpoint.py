@@ -9,11 +9,13 @@ from typing import Any
 
 import pytest
 import torch
-from drafter_fixtures import FIELDS, TARGET_FIELDS, small_model
+from drafter_fixtures import FIELDS, KINDS, TARGET_FIELDS, small_drafter, small_model
 from safetensors.torch import load_file, save_file
 
 from drafters import CheckpointError, DrafterConfig, load_drafter, random_drafter
+from drafters.checkpoint import ngram_drafter, random_model
 from drafters.commands import register
+from drafters.confidence import TopProbConfidence
 from drafters.config import check_fit
 
 GOLDEN = Path(__file__).parents[4] / "shared" / "golden"
@@ -41,7 +43,9 @@ def target_dir(tmp_path: Path) -> Path:
     return directory
 
 
-@pytest.mark.parametrize("kind", ["dspark_vanilla", "dflash"])
+@pytest.mark.parametrize(
+    "kind", ["dspark_vanilla", "dspark_gated", "dspark_rnn", "dflash", "eagle3"]
+)
 def test_parity_with_golden_outputs(kind: str, capsys: pytest.CaptureFixture[str]) -> None:
     if not (GOLDEN / kind).is_dir():
         pytest.skip("golden checkpoints are not on this machine")
@@ -169,9 +173,10 @@ def test_wrong_target_is_refused(change: dict[str, int], message: str, nested: b
         ({"target_layer_ids": [-2]}, "from -1"),
         ({"target_layer_ids": [3]}, r"\[3\].* to 2"),
         ({"target_layer_ids": []}, "target_layer_ids is"),
-        ({"markov_head_type": "gated"}, r"markov_head_type is 'gated'.*\['vanilla'\]"),
+        ({"markov_head_type": "cubic"}, r"markov_head_type is 'cubic'.*'gated', 'rnn'\]"),
         ({"enable_confidence_head": 1}, "enable_confidence_head is 1; needed: true or false"),
-        ({"architectures": ["Gemma4DSparkModel"]}, "architectures is"),
+        ({"architectures": ["Qwen9DSparkModel"]}, r"architectures is .*\['Gemma4DSparkModel'\]"),
+        ({"architectures": ["Qwen3DSparkModel"] * 2}, "architectures is"),
         ({"rope_parameters": {"rope_type": "yarn", "rope_theta": 1.0}}, "rope_type 'default'"),
         ({"rope_parameters": None}, "rope_theta is missing"),
     ],
@@ -187,3 +192,67 @@ def test_rope_theta_is_read_from_either_place() -> None:
     assert DrafterConfig.from_dict(plain, "c").rope_theta == 5.0
     assert DrafterConfig.from_dict(FIELDS, "c").rope_theta == 10000.0
     assert DrafterConfig.from_dict(FIELDS, "c").feature_size == 64
+
+
+def test_ngram_lookup_needs_no_files_but_its_config(tmp_path: Path, target_dir: Path) -> None:
+    fields = {"architectures": ["NgramDrafter"], "vocab_size": 96, "block_size": 3}
+    (tmp_path / "config.json").write_text(json.dumps(fields))
+    stored: Any = load_drafter(tmp_path, **CPU, target_dir=target_dir)
+    made = ngram_drafter(target_dir, block_size=3, device="cpu")
+    for config in (stored.config, made.config):
+        assert (config.min_match, config.max_match, config.vocab_size) == (1, 4, 96)
+        assert config.confidence_by_match == (0.3, 0.5, 0.65, 0.75)
+    (tmp_path / "config.json").write_text(json.dumps(fields | {"vocab_size": 97}))
+    with pytest.raises(CheckpointError, match="vocab_size is 97, but the target's"):
+        load_drafter(tmp_path, **CPU, target_dir=target_dir)
+
+
+def test_confidences_are_read_where_there_is_no_head(tmp_path: Path) -> None:
+    fitted = TopProbConfidence((0.5,) * 5, (0.1,) * 5)
+    headless = small_model(markov_rank=0, enable_confidence_head=False).state_dict()
+    directory = write_checkpoint(
+        tmp_path / "d", headless, markov_rank=0, enable_confidence_head=False
+    )
+    assert load_drafter(directory, **CPU).confidence == TopProbConfidence.identity(5)
+    fitted.save(directory)
+    assert load_drafter(directory, **CPU).confidence == fitted
+    with_head = write_checkpoint(tmp_path / "h", small_tensors())
+    fitted.save(with_head)
+    with pytest.raises(CheckpointError, match=r"confidence.json: the drafter has a confidence"):
+        load_drafter(with_head, **CPU)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "ngram"])
+def test_every_kind_is_loaded_as_what_its_config_names(kind: str, tmp_path: Path) -> None:
+    model = small_drafter(kind)
+    tensors = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    loaded: Any = load_drafter(write_checkpoint(tmp_path / "d", tensors, **KINDS[kind]), **CPU)
+    assert type(loaded) is type(model)
+    assert all(torch.equal(loaded.state_dict()[name], tensors[name]) for name in tensors)
+
+
+@pytest.mark.parametrize("file", ["../model.safetensors", "model.bin", "/etc/x.safetensors"])
+def test_an_index_names_safetensors_beside_it_only(file: str, tmp_path: Path) -> None:
+    directory = write_checkpoint(tmp_path / "d", small_tensors())
+    index = {"weight_map": {"norm.weight": file}}
+    (directory / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(CheckpointError, match="weight_map names"):
+        load_drafter(directory, **CPU)
+
+
+def test_pickled_weights_are_not_read(tmp_path: Path) -> None:
+    directory = write_checkpoint(tmp_path / "d", small_tensors())
+    (directory / "model.safetensors").rename(directory / "pytorch_model.bin")
+    with pytest.raises(CheckpointError, match="other formats are not read"):
+        load_drafter(directory, **CPU)
+
+
+@pytest.mark.parametrize("kind", ["rnn", "eagle3", "mtp"])
+def test_random_models_of_any_kind_have_their_targets_sizes(kind: str, target_dir: Path) -> None:
+    fields = {**FIELDS, **KINDS[kind]}
+    model: Any = random_model(fields, target_dir, seed=3, **CPU)
+    assert type(model) is type(small_drafter(kind))
+    stored = load_file(target_dir / "model.safetensors")["model.embed_tokens.weight"]
+    assert torch.equal(model.embed_tokens.weight, stored)
+    same = random_model(fields, target_dir, seed=3, **CPU).state_dict()
+    assert all(torch.equal(same[name], tensor) for name, tensor in model.state_dict().items())

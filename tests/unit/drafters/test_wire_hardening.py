@@ -60,7 +60,14 @@ def test_a_target_of_the_same_shape_is_welcome(server):
     source.close()
 
 
-@pytest.mark.parametrize("shape", [DraftShape(WIDTH + 1, GAMMA), DraftShape(WIDTH, GAMMA - 1)])
+@pytest.mark.parametrize(
+    "shape",
+    [
+        DraftShape(WIDTH + 1, GAMMA),
+        DraftShape(WIDTH, GAMMA - 1),
+        DraftShape(WIDTH, GAMMA, needs_tokens=True),
+    ],
+)
 def test_a_target_of_another_shape_is_told_once_and_asks_no_more(server, drafter, shape):
     source = source_for(server, shape)
     assert source.draft(batch(10)) is None
@@ -183,9 +190,10 @@ def test_a_thousand_mutated_messages_stop_nothing_and_leak_nothing(server):
     if server.public_key is not None:
         peer.close(linger=0)
         peer = encrypted_dealer(server)
-    hello = [bytes(f) for f in encode_hello(HelloMessage(1, "t", WIDTH, GAMMA), secret=SECRET)]
+    hello = [bytes(f) for f in encode_hello(HelloMessage(1, "t", SHAPE), secret=SECRET)]
     for i in range(1000):
-        whole = hello if i % 5 == 0 else frames_of(batch(rng.randrange(50), None), secret=SECRET)
+        step = batch(rng.randrange(50), None, tokens=rng.choice(((), (3, 4))))
+        whole = hello if i % 5 == 0 else frames_of(step, secret=SECRET)
         frames = [bytearray(frame) for frame in whole]
         mutate(frames, rng)
         peer.send_multipart(frames)
