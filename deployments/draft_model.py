@@ -10,11 +10,12 @@ import torch
 from deployments.checkpoints import checkpoint_directory, config_directory, read_config
 from deployments.errors import ConfigError
 from deployments.schema import DrafterSpec, ModelSpec
-from drafters.checkpoint import TARGET_TENSORS, TensorFiles, load_drafter, random_drafter
+from drafters.checkpoint import load_drafter, random_drafter
 from drafters.config import DrafterConfig, check_fit
 from drafters.engine import DraftEngine
 from drafters.errors import CheckpointError
 from drafters.interface import DraftModel
+from drafters.tensor_files import TARGET_TENSORS, TensorFiles
 
 # What n-gram lookup, at eight bytes per token, would otherwise have far too many of.
 MAX_CONTEXT_BLOCKS = 1 << 16

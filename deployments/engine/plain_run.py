@@ -33,7 +33,7 @@ class RunBuffer:
 
     def steps(self, num_steps: int, num_rows: int) -> torch.Tensor:
         """The first steps of `num_rows` each, `[num_steps, num_rows, feature_size]`, live."""
-        return self._rows[: num_steps * num_rows].view(num_steps, num_rows, -1)
+        return self._rows[: num_steps * num_rows].view(num_steps, num_rows, self._rows.shape[1])
 
 
 class PlainRun:

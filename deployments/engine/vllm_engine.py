@@ -14,7 +14,7 @@ class _Engine(VLLMEngine):  # type: ignore[misc]
 
     async def start(self) -> None:
         await super().start()
-        if self._oai_serving_tokenization is None:
+        if self._oai_serving_tokenization is None:  # type: ignore[has-type]
             self._oai_serving_tokenization = getattr(self._app_state, "serving_tokenization", None)
 
 
