@@ -66,7 +66,7 @@ def _fit_key(fitted: Outcomes, held_out: Outcomes) -> tuple[PositionCalibration,
 
 
 def _held_out_errors(outcomes: Outcomes, confidences: NDArray[np.float64]) -> list[Errors]:
-    survival = np.cumprod(confidences, axis=1)
+    survival = np.cumprod(confidences, axis=1, dtype=np.float64)
     return errors_by_position(survival, outcomes.num_admitted, outcomes.num_accepted)
 
 

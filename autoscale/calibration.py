@@ -30,6 +30,10 @@ class Calibration:
         """Leaves confidences as they are."""
         return cls((1.0,) * block_size)
 
+    @property
+    def block_size(self) -> int:
+        return len(self.temperatures)
+
 
 def scaled(
     confidences: NDArray[np.float64], inverse_temperatures: NDArray[np.float64]
@@ -56,9 +60,9 @@ class Calibrator:
         self.calibrations = dict(calibrations or {})
         self._inverse = np.ones((len(CALIBRATION_KEYS), block_size))
         for key, calibration in self.calibrations.items():
-            if len(calibration.temperatures) != block_size:
+            if calibration.block_size != block_size:
                 raise ValueError(
-                    f"the calibration of {key} has {len(calibration.temperatures)} "
+                    f"the calibration of {key} has {calibration.block_size} "
                     f"temperatures; the drafter's block size is {block_size}"
                 )
             self._inverse[CALIBRATION_KEYS.index(key)] = 1 / np.array(calibration.temperatures)

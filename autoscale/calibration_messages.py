@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from autoscale.calibration import Calibration
+from autoscale.draft_sample import DraftSample
 from autoscale.drift import SurvivalCounts
-from autoscale.label_counts import LabelCounts
 from autoscale.replica_calibration import KeyReport
 from profiles.calibration_key import CALIBRATION_KEYS, CalibrationKey
 
@@ -25,11 +25,11 @@ def calibrations_from_plain(plain: Mapping[str, Any]) -> dict[CalibrationKey, Ca
 
 
 def report_to_plain(report: Mapping[CalibrationKey, KeyReport]) -> dict[str, Any]:
-    """By key, the calibration that served and the counts."""
+    """By key, the calibration that served and what was seen."""
     return {
         str(key): {
             "serving": _calibration_to_plain(one.serving),
-            "labels": one.labels.to_plain(),
+            "drafts": one.drafts.to_plain(),
             "survival": one.survival.to_plain(),
         }
         for key, one in report.items()
@@ -43,11 +43,11 @@ def report_from_plain(plain: Mapping[str, Any]) -> dict[CalibrationKey, KeyRepor
         try:
             serving = _calibration_from_plain(one["serving"])
             block_size = len(serving.temperatures)
-            labels = LabelCounts.from_plain(one["labels"], block_size)
+            drafts = DraftSample.from_plain(one["drafts"], block_size)
             survival = SurvivalCounts.from_plain(one["survival"], block_size)
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"outcomes of {name} are malformed: {error!r}") from None
-        report[_key(name)] = KeyReport(serving, labels, survival)
+        report[_key(name)] = KeyReport(serving, drafts, survival)
     return report
 
 

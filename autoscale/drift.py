@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from autoscale.label_counts import plain_counts
 from profiles.labels import survival_labels
 
 NUM_BINS = 10
@@ -94,8 +93,16 @@ class SurvivalCounts:
         counts = cls(block_size)
         shape = counts.labels.shape
         for name in ("labels", "predicted", "survived"):
-            setattr(counts, name, plain_counts(plain, name, shape))
+            setattr(counts, name, _counts_from(plain, name, shape))
         return counts
+
+
+def _counts_from(plain: dict[str, Any], name: str, shape: tuple[int, ...]) -> NDArray[np.float64]:
+    counted = np.asarray(plain.get(name, ()), dtype=np.float64)
+    size = int(np.prod(shape))
+    if counted.shape != (size,) or not (np.isfinite(counted) & (counted >= 0)).all():
+        raise ValueError(f"{name} has to be a list of {size} numbers of 0 or more")
+    return counted.reshape(shape)
 
 
 class DriftAlarm:

@@ -1,4 +1,4 @@
-"""Decisions by request alone, taken before anything is drawn.
+"""Decisions by request and step alone, taken before anything is drawn.
 
 A scheduler that admits only what it believes in never learns that it was wrong about the
 rest. So a small share of drafts is verified up to its full limit. Which ones follows from
@@ -13,8 +13,9 @@ import hashlib
 import numpy as np
 from numpy.typing import NDArray
 
-_STEP = 0x9E3779B97F4A7C15
+_GOLDEN = 0x9E3779B97F4A7C15
 _MASK = (1 << 64) - 1
+_EXPLORING, _SAMPLING = 1, 2  # decisions for different purposes must not hang together
 
 
 def request_seed(request_id: str) -> int:
@@ -35,8 +36,19 @@ def explores(seeds: NDArray[np.uint64], step: int, rate: float) -> NDArray[np.bo
     """
     if rate <= 0:
         return np.zeros(len(seeds), dtype=bool)
-    mixed = seeds ^ np.uint64(step * _STEP & _MASK)  # then splitmix64's finaliser
+    return _uniform(seeds, step, _EXPLORING) < rate
+
+
+def sampling_order(seeds: NDArray[np.uint64], step: int) -> NDArray[np.float64]:
+    """Float64 [R] in (0, 1): what decides whether a step's drafts are kept in a sample."""
+    return _uniform(seeds, step, _SAMPLING)
+
+
+def _uniform(seeds: NDArray[np.uint64], step: int, purpose: int) -> NDArray[np.float64]:
+    """Uniform in (0, 1), by splitmix64's finaliser."""
+    mixed = seeds ^ np.uint64((4 * step + purpose) * _GOLDEN & _MASK)
     mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     mixed ^= mixed >> np.uint64(31)
-    return (mixed >> np.uint64(11)).astype(np.float64) < rate * 2.0**53
+    drawn: NDArray[np.float64] = ((mixed >> np.uint64(11)).astype(np.float64) + 0.5) / 2.0**53
+    return drawn

@@ -31,10 +31,10 @@ class FleetCalibration:
         """
         for key, one in report.items():
             online = self._online(pair, key, one.serving)
-            online.absorb(one.labels, one.survival, one.serving.version)
+            online.absorb(one.drafts, one.survival, one.serving.version)
 
     def refit(self) -> None:
-        """Refit every calibration that has seen enough new labels."""
+        """Refit every calibration that has seen enough new drafts."""
         for calibrations in self._pairs.values():
             for online in calibrations.values():
                 online.refit()
@@ -44,7 +44,7 @@ class FleetCalibration:
         return {key: online.serving for key, online in self._of(pair).items()}
 
     def snapshot(self, pair: DraftingPair) -> dict[str, Any]:
-        """Per key of a pair: version, temperatures, labels, recent errors and the alarm."""
+        """Per key of a pair: version, temperatures, recent errors and the alarm."""
         return {str(key): online.snapshot() for key, online in self._of(pair).items()}
 
     def _of(self, pair: DraftingPair) -> _Calibrations:

@@ -1,8 +1,8 @@
 """One calibration, kept right while it serves.
 
-The controller merges what replicas count, lets old labels fade, and refits. Requests are
+The controller merges the samples of drafts that replicas report, and refits. Requests are
 split by their hash: one half is fitted, the other judges. Temperatures change only for ones
-that explain the held-out half better beyond chance, and go back to their predecessors where
+that predict the held-out half better beyond chance, and go back to their predecessors where
 those do.
 """
 
@@ -10,17 +10,20 @@ from __future__ import annotations
 
 import math
 from enum import Enum
-from typing import Any
+from typing import Any, NamedTuple
 
-from autoscale.calibration import Calibration
-from autoscale.conditional_fit import compare, fit_conditional
+import numpy as np
+from numpy.typing import NDArray
+
+from autoscale.calibration import Calibration, scaled
+from autoscale.draft_sample import DraftSample
 from autoscale.drift import DriftAlarm, SurvivalCounts
-from autoscale.label_counts import FIT, LabelCounts
+from autoscale.sts import fit_temperatures
+from profiles.labels import survival_labels
 
-_HALF_LIFE_LABELS = 60_000  # a label weighs half after that many later ones, of all positions
-_ALARMED_HALF_LIFE_LABELS = 10_000  # while the drift alarm is on: the past is of no use
-_MIN_LABELS = 500  # of a position in the fit half, before it is refitted
-_REFIT_LABELS = 1_000  # new ones, before there is anything to find
+CAPACITY = 32_768  # drafts; a fit takes some 50 ms
+_MIN_DRAFTS = 2_000  # before a fit
+_REFIT_DRAFTS = 500  # new ones, before there is anything to find
 
 
 class Refit(Enum):
@@ -31,55 +34,74 @@ class Refit(Enum):
     ROLLED_BACK = "rolled back"
 
 
+class Comparison(NamedTuple):
+    """By how much one calibration predicts the survival of drafts better than another.
+
+    `gain` is the fall of the squared error, summed over labels; `noise` its standard error.
+    """
+
+    gain: float
+    noise: float
+
+    @property
+    def is_better(self) -> bool:
+        """Beyond what chance brings about."""
+        return self.gain > 3 * self.noise
+
+
+def compare(candidate: Calibration, other: Calibration, drafts: DraftSample) -> Comparison:
+    """Hold a candidate against another calibration on `drafts`."""
+    differences = _squared_errors(other, drafts) - _squared_errors(candidate, drafts)
+    return Comparison(float(differences.sum()), float(np.sqrt((differences**2).sum())))
+
+
 class OnlineCalibration:
     """Refits the calibration of one key from served outcomes.
 
-    `serving` is what replicas are to use. Losing this object loses what was counted: one
-    that starts anew from the calibration replicas report goes on where its labels allow.
+    `serving` is what replicas are to use. Losing this object loses the sample: a new one
+    goes on from the calibration that replicas report, as soon as it has seen enough.
     """
 
     def __init__(self, serving: Calibration) -> None:
-        block_size = len(serving.temperatures)
         self.serving = serving
-        self.labels = LabelCounts(block_size)
-        self.alarm = DriftAlarm(block_size)
+        self.alarm = DriftAlarm(serving.block_size)
+        self._drafts = DraftSample.empty(serving.block_size)
         self._previous: Calibration | None = None
-        self._new_labels = 0.0
+        self._num_new = 0
 
-    def absorb(self, labels: LabelCounts, survival: SurvivalCounts, version: int) -> None:
+    def absorb(self, drafts: DraftSample, survival: SurvivalCounts, version: int) -> None:
         """Outcomes since a replica's last report; `version` predicted their survival.
 
-        Labels count whatever predicted them. Survival counts for the alarm only where it
-        was predicted by what serves now.
+        Drafts count whatever predicted them, survival only where it was predicted by what
+        serves now. When the alarm goes on, what was sampled before no longer holds.
         """
-        num_labels = float(labels.reached.sum())
-        half_life = _ALARMED_HALF_LIFE_LABELS if self.alarm.active else _HALF_LIFE_LABELS
-        self.labels.fade(0.5 ** (num_labels / half_life))
-        self.labels.merge(labels)
-        self._new_labels += num_labels
+        self._drafts = self._drafts.merged(drafts, CAPACITY)
+        self._num_new += len(drafts)
         if version == self.serving.version:
+            was_active = self.alarm.active
             self.alarm.observe(survival)
+            if self.alarm.active and not was_active:
+                self._drafts = DraftSample.empty(self.serving.block_size)
 
     def refit(self) -> Refit:
         """Adopt better temperatures, go back to the previous ones, or keep what serves."""
-        if self._new_labels < _REFIT_LABELS:
+        if self._num_new < _REFIT_DRAFTS or len(self._drafts) < _MIN_DRAFTS:
             return Refit.KEPT
-        self._new_labels = 0.0
-        current = self.serving.temperatures
-        fitted = fit_conditional(self.labels, current, _MIN_LABELS)
-        previous = self._previous.temperatures if self._previous else current
-        if compare(self.labels, fitted, current).is_better:
-            # The predecessor may explain the recent labels better than the new fit.
-            if not compare(self.labels, previous, fitted).is_better:
-                self._serve(fitted)
+        self._num_new = 0
+        judge = self._drafts.half(held_out=True)
+        fitted = self._fit(self._drafts.half(held_out=False))
+        previous = self._previous
+        if compare(fitted, self.serving, judge).is_better:
+            if previous is None or not compare(previous, fitted, judge).is_better:
+                self.learn(fitted)
                 return Refit.ADOPTED
-        elif not compare(self.labels, previous, current).is_better:
+        elif previous is None or not compare(previous, self.serving, judge).is_better:
             return Refit.KEPT
-        self._serve(previous)
+        self.learn(Calibration(previous.temperatures, self.serving.version + 1))
         return Refit.ROLLED_BACK
 
     def learn(self, serving: Calibration) -> None:
-        """Go on from a later version that replicas already use."""
+        """Go on from a later version."""
         self._previous = self.serving
         self.serving = serving
         self.alarm.restart()
@@ -90,7 +112,7 @@ class OnlineCalibration:
         return {
             "version": self.serving.version,
             "temperatures": [round(t, 4) for t in self.serving.temperatures],
-            "fit_labels": self.labels.num_labels(FIT).round().tolist(),
+            "sampled_drafts": len(self._drafts),
             "recent_labels": round(window.num_labels),
             "recent_ece": _known(window.ece),
             "recent_ece_by_position": list(map(_known, window.ece_by_position().tolist())),
@@ -98,8 +120,23 @@ class OnlineCalibration:
             "drift_alarm": self.alarm.active,
         }
 
-    def _serve(self, temperatures: tuple[float, ...]) -> None:
-        self.learn(Calibration(temperatures, self.serving.version + 1))
+    def _fit(self, drafts: DraftSample) -> Calibration:
+        temperatures = fit_temperatures(
+            drafts.confidences.astype(np.float64),
+            drafts.num_admitted,
+            drafts.num_accepted,
+            otherwise=self.serving.temperatures,
+        )
+        return Calibration(tuple(temperatures.tolist()), self.serving.version + 1)
+
+
+def _squared_errors(calibration: Calibration, drafts: DraftSample) -> NDArray[np.float64]:
+    """Of predicted survival, summed over the labels of each draft: float64 [N]."""
+    confidences = drafts.confidences.astype(np.float64)
+    survival = np.cumprod(scaled(confidences, 1 / np.array(calibration.temperatures)), axis=1)
+    labels = survival_labels(drafts.num_admitted, drafts.num_accepted, calibration.block_size)
+    errors: NDArray[np.float64] = ((survival - labels.survived) ** 2 * labels.counts).sum(axis=1)
+    return errors
 
 
 def _known(error: float) -> float | None:

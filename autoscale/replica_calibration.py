@@ -1,39 +1,58 @@
-"""A replica's side of online calibration: apply what serves, count what became of it."""
+"""A replica's side of online calibration: apply what serves, keep what became of it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from autoscale.calibration import Calibration, Calibrator
+from autoscale.draft_sample import DraftSample, priorities
 from autoscale.drift import SurvivalCounts
-from autoscale.exploration import is_held_out
-from autoscale.label_counts import LabelCounts
+from autoscale.exploration import is_held_out, sampling_order
 from profiles.calibration_key import CALIBRATION_KEYS, CalibrationKey
 
-_COUNT_EVERY = 256  # drafts: counting many at once costs a fraction
+_CAPACITY = 512  # drafts of a key in one report
+_DIGEST_EVERY = 256  # drafts: many at once cost a fraction
 
 
 class KeyReport(NamedTuple):
     """Outcomes under one key since the last report, and the calibration that served."""
 
     serving: Calibration
-    labels: LabelCounts
+    drafts: DraftSample
     survival: SurvivalCounts
 
 
+class VerifiedDrafts(NamedTuple):
+    """What became of the drafts of one step, verified in the next.
+
+    `keys` int64 [R] are places in CALIBRATION_KEYS, `seeds` uint64 [R] the requests'
+    `request_seed`, `confidences` [R, gamma] the drafter's own; `num_admitted` and
+    `num_accepted` are int64 [R].
+    """
+
+    keys: NDArray[np.int64]
+    seeds: NDArray[np.uint64]
+    confidences: NDArray[np.float64]
+    num_admitted: NDArray[np.int64]
+    num_accepted: NDArray[np.int64]
+
+
 class ReplicaCalibration:
-    """Calibrates confidences in every step, and counts outcomes for the controller."""
+    """Calibrates confidences in every step, and reports outcomes to the controller."""
 
     def __init__(self, block_size: int) -> None:
         self._calibrator = Calibrator(block_size)
-        self._pending: list[tuple[NDArray[Any], ...]] = []
+        self._pending: list[tuple[VerifiedDrafts, NDArray[np.float64]]] = []
         self._num_pending = 0
-        self._labels: dict[CalibrationKey, LabelCounts] = {}
-        self._survival: dict[CalibrationKey, SurvivalCounts] = {}
+        self._outcomes: dict[CalibrationKey, tuple[DraftSample, SurvivalCounts]] = {}
+
+    @property
+    def block_size(self) -> int:
+        return self._calibrator.block_size
 
     @property
     def calibrations(self) -> Mapping[CalibrationKey, Calibration]:
@@ -46,11 +65,12 @@ class ReplicaCalibration:
         """
         if calibrations == self.calibrations:
             return
-        calibrator = Calibrator(self._calibrator.block_size, calibrations)
-        self._count()
-        for key in set(calibrations) | set(self.calibrations):
+        calibrator = Calibrator(self.block_size, calibrations)
+        self._digest()
+        for key, (drafts, _) in self._outcomes.items():
             if calibrations.get(key) != self.calibrations.get(key):
-                self._survival.pop(key, None)  # predicted by what serves no longer
+                # Survival was predicted by what serves no longer.
+                self._outcomes[key] = drafts, SurvivalCounts(self.block_size)
         self._calibrator = calibrator
 
     def apply(
@@ -59,52 +79,52 @@ class ReplicaCalibration:
         """Calibrated `confidences` [R, gamma]; `keys` [R] are places in CALIBRATION_KEYS."""
         return self._calibrator.apply(confidences, keys)
 
-    def record(
-        self,
-        keys: NDArray[np.int64],
-        seeds: NDArray[np.uint64],
-        confidences: NDArray[np.float64],
-        num_admitted: NDArray[np.int64],
-        num_accepted: NDArray[np.int64],
-    ) -> None:
-        """What became of drafts: all [R], `confidences` [R, gamma] uncalibrated.
+    def record(self, drafts: VerifiedDrafts, step: int, now_s: float) -> None:
+        """Drafts of step `step`, verified at `now_s` of a clock that replicas share.
 
-        `seeds` are the requests' `request_seed`. Arrays are kept, not copied.
+        The arrays are kept, not copied.
         """
-        self._pending.append((keys, seeds, confidences, num_admitted, num_accepted))
-        self._num_pending += len(keys)
-        if self._num_pending >= _COUNT_EVERY:
-            self._count()
+        order = sampling_order(drafts.seeds, step)
+        self._pending.append((drafts, priorities(order, now_s)))
+        self._num_pending += len(order)
+        if self._num_pending >= _DIGEST_EVERY:
+            self._digest()
 
     def take_report(self) -> dict[CalibrationKey, KeyReport]:
-        """What was counted since the last call, by key."""
-        self._count()
-        block_size = self._calibrator.block_size
-        report = {}
-        for key, labels in self._labels.items():
-            serving = self.calibrations.get(key, Calibration.identity(block_size))
-            survival = self._survival.get(key) or SurvivalCounts(block_size)
-            report[key] = KeyReport(serving, labels, survival)
-        self._labels, self._survival = {}, {}
+        """Outcomes since the last call, by key."""
+        self._digest()
+        identity = Calibration.identity(self.block_size)
+        report = {
+            key: KeyReport(self.calibrations.get(key, identity), drafts, survival)
+            for key, (drafts, survival) in self._outcomes.items()
+        }
+        self._outcomes = {}
         return report
 
-    def _count(self) -> None:
+    def _digest(self) -> None:
+        """Sort pending drafts by key, into samples and counts."""
         if not self._pending:
             return
-        keys, seeds, confidences, admitted, accepted = (
-            np.concatenate(column) for column in zip(*self._pending, strict=True)
-        )
+        steps, ranks = zip(*self._pending, strict=True)
         self._pending.clear()
         self._num_pending = 0
-        survival = np.cumprod(self.apply(confidences, keys), axis=1)
-        held_out = is_held_out(seeds)
-        block_size = self._calibrator.block_size
-        for index in np.unique(keys).tolist():
-            rows = keys == index
+        all_drafts = VerifiedDrafts(*map(np.concatenate, zip(*steps, strict=True)))
+        priority = np.concatenate(ranks)
+        survival = np.cumprod(self.apply(all_drafts.confidences, all_drafts.keys), axis=1)
+        for index in np.unique(all_drafts.keys).tolist():
+            rows = all_drafts.keys == index
+            of_key = VerifiedDrafts(*(column[rows] for column in all_drafts))
+            new = DraftSample(
+                priority[rows],
+                of_key.confidences.astype(np.float32),
+                of_key.num_admitted,
+                of_key.num_accepted,
+                is_held_out(of_key.seeds),
+            )
             key = CALIBRATION_KEYS[index]
-            self._labels.setdefault(key, LabelCounts(block_size)).add(
-                confidences[rows], admitted[rows], accepted[rows], held_out[rows]
+            drafts, counts = self._outcomes.get(key) or (
+                DraftSample.empty(self.block_size),
+                SurvivalCounts(self.block_size),
             )
-            self._survival.setdefault(key, SurvivalCounts(block_size)).add(
-                survival[rows], admitted[rows], accepted[rows]
-            )
+            counts.add(survival[rows], of_key.num_admitted, of_key.num_accepted)
+            self._outcomes[key] = drafts.merged(new, _CAPACITY), counts

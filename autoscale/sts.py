@@ -1,15 +1,14 @@
 """Sequential temperature scaling (DSpark paper, section 3.2.1): the offline fit.
 
-What it does not know: where labels were censored by a scheduler, survival is taken to follow
-from the confidences up to a position. If a later confidence says more about an earlier token
-than that token's own, temperatures fit the drafts that were admitted, not all of them.
-`autoscale.label_counts` does without that assumption; so does an evaluation that verifies
-every draft in full, or exploration.
+Where a scheduler censored the labels, the fit stays unbiased as long as survival follows from
+the confidences up to a position. What it does not know: if a later confidence betrays that an
+earlier token was rejected, temperatures fit the drafts that were admitted, not all of them.
+Exploration narrows that gap, and an evaluation that verifies every draft in full closes it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +27,7 @@ def fit_temperatures(
     confidences: NDArray[np.float64],
     num_admitted: NDArray[np.int64],
     num_accepted: NDArray[np.int64],
+    otherwise: Sequence[float] | None = None,
 ) -> NDArray[np.float64]:
     """Temperatures [gamma] from uncalibrated `confidences` [N, gamma] and outcomes [N].
 
@@ -35,10 +35,11 @@ def fit_temperatures(
     predicted survival, the product of calibrated confidences, earlier ones fixed. The ECE at
     no position is larger than without calibration: where the search leaves it larger, it is
     repeated on the ECE itself; where that does not help, all positions so far fall back to 1.
+    Positions with fewer than 100 labels get those of `otherwise`, 1 without.
     """
     num_drafts, block_size = confidences.shape
     labels = survival_labels(num_admitted, num_accepted, block_size)
-    temperatures = np.ones(block_size)
+    temperatures = np.ones(block_size) if otherwise is None else np.array(otherwise)
     raw, calibrated = np.ones(num_drafts), np.ones(num_drafts)  # survival before position k
     for k in range(block_size):
         own = confidences[:, k]

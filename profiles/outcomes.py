@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -129,10 +130,10 @@ def load_outcomes(path: Path) -> tuple[Outcomes, DraftingPair]:
             prompt_ids=tuple(table.column("prompt_id").to_pylist()),
             domains=tuple(table.column("domain").to_pylist()),
             verification_modes=tuple(table.column("verification_mode").to_pylist()),
-            sampling_temperatures=_numbers(table, "sampling_temperature", np.float64),
+            sampling_temperatures=_numbers(table, "sampling_temperature").astype(np.float64),
             confidences=flat.to_numpy().reshape(len(table), -1).astype(np.float64),
-            num_admitted=_numbers(table, "num_admitted", np.int64),
-            num_accepted=_numbers(table, "num_accepted", np.int64),
+            num_admitted=_numbers(table, "num_admitted").astype(np.int64),
+            num_accepted=_numbers(table, "num_accepted").astype(np.int64),
         )
     except ValueError as error:
         raise ProfileError(f"{path}: {error}; evaluate again") from None
@@ -143,8 +144,8 @@ def _schema_of(metadata: Mapping[str, str]) -> pa.Schema:
     return outcomes_schema(int(metadata["block_size"]))
 
 
-def _numbers(table: pa.Table, column: str, dtype: type) -> NDArray[np.generic]:
-    numbers: NDArray[np.generic] = table.column(column).to_numpy().astype(dtype)
+def _numbers(table: pa.Table, column: str) -> NDArray[Any]:
+    numbers: NDArray[Any] = table.column(column).to_numpy()
     return numbers
 
 

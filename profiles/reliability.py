@@ -19,7 +19,7 @@ class ReliabilityCurve(NamedTuple):
 
     predicted: NDArray[np.float64]
     happened: NDArray[np.float64]
-    count: NDArray[np.int64]
+    num_labels: NDArray[np.int64]
 
 
 class Errors(NamedTuple):
@@ -58,10 +58,10 @@ def ece(
     Sampling noise alone gives about sqrt(2 / pi * p (1 - p) * num_bins / N).
     """
     curve = reliability_curve(predicted, happened, num_bins)
-    if not len(curve.count):
+    if not len(curve.num_labels):
         return float("nan")
     gaps = np.abs(curve.predicted - curve.happened)
-    return float(gaps @ curve.count / curve.count.sum())
+    return float(gaps @ curve.num_labels / curve.num_labels.sum())
 
 
 def auc(predicted: NDArray[np.float64], happened: NDArray[np.bool_]) -> float:
