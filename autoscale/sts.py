@@ -33,9 +33,10 @@ def fit_temperatures(
 
     Position by position, the temperature is searched that minimises the calibration error of
     predicted survival, the product of calibrated confidences, earlier ones fixed. The ECE at
-    no position is larger than without calibration: where the search leaves it larger, it is
-    repeated on the ECE itself; where that does not help, all positions so far fall back to 1.
-    Positions with fewer than 100 labels get those of `otherwise`, 1 without.
+    no position fitted is larger than without calibration: where the search leaves it larger,
+    it is repeated on the ECE itself; where that does not help, all positions so far fall back
+    to 1. Positions with fewer than 100 labels are not fitted: they get those of `otherwise`,
+    1 without.
     """
     num_drafts, block_size = confidences.shape
     labels = survival_labels(num_admitted, num_accepted, block_size)

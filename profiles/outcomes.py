@@ -123,15 +123,16 @@ def load_outcomes(path: Path) -> tuple[Outcomes, DraftingPair]:
         schema=_schema_of,
         required=DraftingPair.__slots__,
     )
-    # A list column's `flatten` respects slices of its values; `values` would not.
+    block_size = int(metadata["block_size"])
     flat = table.column("confidences").combine_chunks().flatten()
+    confidences = flat.to_numpy(zero_copy_only=False)  # NaN where there is none
     try:
         outcomes = Outcomes(
             prompt_ids=tuple(table.column("prompt_id").to_pylist()),
             domains=tuple(table.column("domain").to_pylist()),
             verification_modes=tuple(table.column("verification_mode").to_pylist()),
             sampling_temperatures=_numbers(table, "sampling_temperature").astype(np.float64),
-            confidences=flat.to_numpy().reshape(len(table), -1).astype(np.float64),
+            confidences=confidences.reshape(len(table), block_size).astype(np.float64),
             num_admitted=_numbers(table, "num_admitted").astype(np.int64),
             num_accepted=_numbers(table, "num_accepted").astype(np.int64),
         )

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from autoscale.causal import causal_lengths
 from autoscale.step_cost import StepCostTable
 
-TRUE = (1.3, 0.8, 1.6, 1.1, 2.0, 0.7, 1.4)
+TRUE = (1.3, 0.8, 1.6, 1.1, 1.8)
 GAMMA = len(TRUE)
 _BATCH = 16
 _COST = StepCostTable((1, 256), (0.010, 0.026)).envelope()
@@ -43,7 +43,7 @@ def draw(
     """
     gamma = len(temperatures)
     easy = rng.normal(0, 0.7, size=(num_drafts, 1))
-    logits = rng.normal(mean, 1.5, size=(num_drafts, gamma)) + easy
+    logits = rng.normal(mean, 2.0, size=(num_drafts, gamma)) + easy
     draws = rng.random(size=(num_drafts, gamma))
     alive = np.ones(num_drafts, dtype=bool)
     would_accept = np.zeros(num_drafts, dtype=np.int64)
