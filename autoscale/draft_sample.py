@@ -86,7 +86,7 @@ class DraftSample:
         except (KeyError, TypeError, OverflowError) as error:
             raise ValueError(f"a sample of drafts is malformed: {error!r}") from None
         columns = [getattr(sample, field.name) for field in fields(cls)]
-        if any(len(column) != len(sample) for column in columns):
+        if {column.shape[:1] for column in columns} != {(sample.priority.size,)}:
             raise ValueError("the columns of a sample of drafts differ in length")
         admitted, accepted, c = sample.num_admitted, sample.num_accepted, sample.confidences
         in_order = (accepted >= 0) & (accepted <= admitted) & (admitted <= block_size)
