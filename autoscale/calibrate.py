@@ -30,8 +30,11 @@ def fit_profile(
     """Fit every key that occurs, and measure it on held-out prompts.
 
     About `held_out` of the prompts, 0 to 1, with all their drafts, are not fitted on; which
-    ones follows from their ids alone. Raises ValueError where no prompt is left to fit on.
+    ones follows from their ids alone. Raises ValueError for another `held_out`, and
+    where no prompt is left to fit on.
     """
+    if not 0 <= held_out <= 1:
+        raise ValueError(f"held_out {held_out} is not a share of the prompts, 0 to 1")
     is_held_out = held_out_prompts(outcomes.prompt_ids, held_out)
     if is_held_out.all():
         raise ValueError(
