@@ -14,6 +14,7 @@ nothing.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -57,16 +58,13 @@ class DraftSample:
         """The drafts of requests that judge a calibration, or of those it is fitted on."""
         return self._take(np.flatnonzero(self.held_out == held_out))
 
-    def merged(self, other: DraftSample, capacity: int) -> DraftSample:
-        """The `capacity` drafts of highest priority among both, each once."""
-        both = DraftSample(
-            *(
-                np.concatenate((getattr(self, field.name), getattr(other, field.name)))
-                for field in fields(self)
-            )
-        )
-        _, first = np.unique(-both.priority, return_index=True)
-        return both._take(first[:capacity])
+    @classmethod
+    def merge(cls, samples: Sequence[DraftSample], capacity: int) -> DraftSample:
+        """The `capacity` drafts of highest priority among one or more samples, each once."""
+        columns = ([getattr(one, field.name) for one in samples] for field in fields(cls))
+        together = cls(*map(np.concatenate, columns))
+        _, first = np.unique(-together.priority, return_index=True)
+        return together._take(first[:capacity])
 
     def to_plain(self) -> dict[str, list[Any]]:
         """As plain lists, to be sent."""

@@ -21,7 +21,8 @@ from autoscale.drift import DriftAlarm, SurvivalCounts
 from autoscale.sts import fit_temperatures
 from profiles.labels import survival_labels
 
-CAPACITY = 32_768  # drafts; a fit takes some 50 ms
+CAPACITY = 32_768  # drafts; a refit takes some 80 ms
+_MERGE_AFTER = 64  # reports: sorting many at once costs a fraction
 _MIN_DRAFTS = 2_000  # before a fit
 _REFIT_DRAFTS = 500  # new ones, before there is anything to find
 
@@ -65,7 +66,7 @@ class OnlineCalibration:
     def __init__(self, serving: Calibration) -> None:
         self.serving = serving
         self.alarm = DriftAlarm(serving.block_size)
-        self._drafts = DraftSample.empty(serving.block_size)
+        self._reported = [DraftSample.empty(serving.block_size)]  # merged before a refit
         self._previous: Calibration | None = None
         self._num_new = 0
 
@@ -75,21 +76,24 @@ class OnlineCalibration:
         Drafts count whatever predicted them, survival only where it was predicted by what
         serves now. When the alarm goes on, what was sampled before no longer holds.
         """
-        self._drafts = self._drafts.merged(drafts, CAPACITY)
+        self._reported.append(drafts)
         self._num_new += len(drafts)
+        if len(self._reported) > _MERGE_AFTER:
+            self._merge()
         if version == self.serving.version:
             was_active = self.alarm.active
             self.alarm.observe(survival)
             if self.alarm.active and not was_active:
-                self._drafts = DraftSample.empty(self.serving.block_size)
+                self._reported = [DraftSample.empty(self.serving.block_size)]
 
     def refit(self) -> Refit:
         """Adopt better temperatures, go back to the previous ones, or keep what serves."""
-        if self._num_new < _REFIT_DRAFTS or len(self._drafts) < _MIN_DRAFTS:
+        drafts = self._merge()
+        if self._num_new < _REFIT_DRAFTS or len(drafts) < _MIN_DRAFTS:
             return Refit.KEPT
         self._num_new = 0
-        judge = self._drafts.half(held_out=True)
-        fitted = self._fit(self._drafts.half(held_out=False))
+        judge = drafts.half(held_out=True)
+        fitted = self._fit(drafts.half(held_out=False))
         previous = self._previous
         if compare(fitted, self.serving, judge).is_better:
             if previous is None or not compare(previous, fitted, judge).is_better:
@@ -112,13 +116,18 @@ class OnlineCalibration:
         return {
             "version": self.serving.version,
             "temperatures": [round(t, 4) for t in self.serving.temperatures],
-            "sampled_drafts": len(self._drafts),
+            "sampled_drafts": len(self._merge()),
             "recent_labels": round(window.num_labels),
             "recent_ece": _known(window.ece),
             "recent_ece_by_position": list(map(_known, window.ece_by_position().tolist())),
             "excess_ece": _known(self.alarm.excess_ece),
             "drift_alarm": self.alarm.active,
         }
+
+    def _merge(self) -> DraftSample:
+        if len(self._reported) > 1:
+            self._reported = [DraftSample.merge(self._reported, CAPACITY)]
+        return self._reported[0]
 
     def _fit(self, drafts: DraftSample) -> Calibration:
         temperatures = fit_temperatures(

@@ -59,18 +59,23 @@ class ReplicaCalibration:
         return self._calibrator.calibrations
 
     def adopt(self, calibrations: Mapping[CalibrationKey, Calibration]) -> None:
-        """Use these from now on; nothing is done where they are what serves already.
+        """Use these from now on where they are new or of a later version than what serves.
 
         Raises ValueError for a calibration of another block size.
         """
-        if calibrations == self.calibrations:
+        known = self.calibrations
+        changed = {
+            key: one
+            for key, one in calibrations.items()
+            if key not in known or one.version > known[key].version
+        }
+        if not changed:
             return
-        calibrator = Calibrator(self.block_size, calibrations)
+        calibrator = Calibrator(self.block_size, {**known, **changed})
         self._digest()
-        for key, (drafts, _) in self._outcomes.items():
-            if calibrations.get(key) != self.calibrations.get(key):
-                # Survival was predicted by what serves no longer.
-                self._outcomes[key] = drafts, SurvivalCounts(self.block_size)
+        for key in changed.keys() & self._outcomes.keys():
+            # Survival was predicted by what serves no longer.
+            self._outcomes[key] = self._outcomes[key][0], SurvivalCounts(self.block_size)
         self._calibrator = calibrator
 
     def apply(
@@ -127,4 +132,4 @@ class ReplicaCalibration:
                 SurvivalCounts(self.block_size),
             )
             counts.add(survival[rows], of_key.num_admitted, of_key.num_accepted)
-            self._outcomes[key] = drafts.merged(new, _CAPACITY), counts
+            self._outcomes[key] = DraftSample.merge((drafts, new), _CAPACITY), counts

@@ -26,20 +26,25 @@ def same(a: DraftSample, b: DraftSample) -> bool:
     return all(np.array_equal(getattr(a, name), getattr(b, name)) for name in COLUMNS)
 
 
+def merge(a: DraftSample, b: DraftSample, capacity: int) -> DraftSample:
+    return DraftSample.merge((a, b), capacity)
+
+
 @pytest.mark.parametrize("capacity", [10, 1000])
 def test_merging_is_commutative_associative_and_idempotent(capacity):
     rng = np.random.default_rng(0)
     a, b, c = (sample(rng, 40, now_s) for now_s in (0.0, 100.0, 50.0))
-    ab = a.merged(b, capacity)
-    assert same(ab, b.merged(a, capacity))
-    assert same(ab.merged(c, capacity), a.merged(b.merged(c, capacity), capacity))
-    assert same(ab.merged(b, capacity), ab)
+    ab, bc = merge(a, b, capacity), merge(b, c, capacity)
+    assert same(ab, merge(b, a, capacity))
+    assert same(merge(ab, c, capacity), merge(a, bc, capacity))
+    assert same(merge(ab, c, capacity), DraftSample.merge([c, a, b], capacity))
+    assert same(merge(ab, b, capacity), ab)
 
 
 def test_a_full_sample_keeps_the_highest_priorities():
     rng = np.random.default_rng(1)
     a, b = sample(rng, 30), sample(rng, 30)
-    merged = a.merged(b, 20)
+    merged = merge(a, b, 20)
     highest = np.sort(np.concatenate((a.priority, b.priority)))[::-1][:20]
     assert merged.priority.tolist() == highest.tolist()
 
@@ -48,14 +53,14 @@ def test_a_draft_weighs_e_times_less_for_every_memory_of_age():
     """Of equally many drafts now and one memory ago, e : 1 stay."""
     rng = np.random.default_rng(2)
     old = sample(rng, 200_000)
-    merged = old.merged(sample(rng, 200_000, now_s=MEMORY_S), 8_000)
+    merged = merge(old, sample(rng, 200_000, now_s=MEMORY_S), 8_000)
     num_old = np.isin(merged.priority, old.priority).sum()
     assert num_old / 8_000 == pytest.approx(1 / (1 + np.e), abs=0.02)
 
 
 def test_an_idle_fleet_forgets_nothing():
     old = sample(np.random.default_rng(3), 50)
-    assert len(old.merged(sample(np.random.default_rng(4), 5, now_s=1e9), 100)) == 55
+    assert len(merge(old, sample(np.random.default_rng(4), 5, now_s=1e9), 100)) == 55
 
 
 def test_halves_are_by_request():

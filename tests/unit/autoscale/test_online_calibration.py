@@ -149,8 +149,8 @@ def test_temperatures_that_only_the_fit_half_believes_in_are_not_adopted():
     """As after one request has flooded its half with an odd text."""
     odd, usual = sample(20_000, 0, CONFIDENT), sample(20_000, 1)
     online = OnlineCalibration(Calibration(TRUE, version=1))
-    drafts = odd.half(held_out=False).merged(usual.half(held_out=True), 40_000)
-    online.absorb(drafts, NO_SURVIVAL, 1)
+    for half in odd.half(held_out=False), usual.half(held_out=True):
+        online.absorb(half, NO_SURVIVAL, 1)
     assert online.refit() is Refit.KEPT
     assert online.serving == Calibration(TRUE, version=1)
 
@@ -159,8 +159,9 @@ def test_a_calibration_that_held_out_outcomes_speak_against_is_rolled_back():
     online = OnlineCalibration(Calibration(TRUE, version=1))
     online.learn(Calibration(CONFIDENT, version=2))
     # The fit half still believes in what serves, so no new fit is better either.
-    drafts = sample(20_000, 2, CONFIDENT).half(held_out=False)
-    online.absorb(drafts.merged(sample(20_000, 3).half(held_out=True), 40_000), NO_SURVIVAL, 2)
+    odd, usual = sample(20_000, 2, CONFIDENT), sample(20_000, 3)
+    for half in odd.half(held_out=False), usual.half(held_out=True):
+        online.absorb(half, NO_SURVIVAL, 2)
     assert online.refit() is Refit.ROLLED_BACK
     assert online.serving == Calibration(TRUE, version=3)
 
@@ -304,6 +305,21 @@ def test_adopting_keeps_drafts_and_drops_what_the_old_temperatures_predicted():
     assert one.serving.version == 1
     assert len(one.drafts) == 6
     assert one.survival.num_labels == 2 * GAMMA
+
+
+def test_a_replica_adopts_what_is_later_and_keeps_what_the_plan_does_not_name():
+    replica = ReplicaCalibration(GAMMA)
+    other = CALIBRATION_KEYS[0]
+    mine = {KEY: Calibration(TRUE, version=4), other: Calibration(TRUE, version=1)}
+    replica.adopt(mine)
+    replica.adopt({KEY: Calibration(CONFIDENT, version=3)})  # of a controller that began anew
+    assert replica.calibrations == mine
+    replica.adopt({KEY: Calibration(CONFIDENT, version=5)})
+    assert replica.calibrations == mine | {KEY: Calibration(CONFIDENT, version=5)}
+    confidences = np.full((2, GAMMA), 0.9)
+    calibrated = replica.apply(confidences, np.array([INDEX, 3]))
+    assert (calibrated[0] > 0.9).all()
+    assert calibrated[1] == pytest.approx(confidences[1])
 
 
 def test_a_controller_that_starts_anew_learns_from_its_replicas():
