@@ -18,7 +18,7 @@ from profiles.labels import survival_labels
 from profiles.reliability import ece
 
 _RANGE = (0.2, 5.0)
-_COARSE, _FINE, _REFINEMENTS = 17, 9, 3  # points of the search, to 0.1 % of a temperature
+_COARSE, _FINE, _REFINEMENTS = 17, 9, 3  # points of the search, to 0.3 % of a temperature
 _NUM_GROUPS = 20
 _MIN_LABELS = 100  # of a position, before it gets a temperature of its own
 

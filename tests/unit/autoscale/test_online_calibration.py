@@ -155,11 +155,12 @@ def test_temperatures_that_only_the_fit_half_believes_in_are_not_adopted():
     assert online.serving == Calibration(TRUE, version=1)
 
 
-def test_a_calibration_that_held_out_outcomes_speak_against_is_rolled_back():
+@pytest.mark.parametrize("num_fitted", [20_000, 100])
+def test_a_calibration_that_held_out_outcomes_speak_against_is_rolled_back(num_fitted):
+    """Whether the fit half still believes in what serves, or is too small to be fitted."""
     online = OnlineCalibration(Calibration(TRUE, version=1))
     online.learn(Calibration(CONFIDENT, version=2))
-    # The fit half still believes in what serves, so no new fit is better either.
-    odd, usual = sample(20_000, 2, CONFIDENT), sample(20_000, 3)
+    odd, usual = sample(num_fitted, 2, CONFIDENT), sample(20_000, 3)
     for half in odd.half(held_out=False), usual.half(held_out=True):
         online.absorb(half, NO_SURVIVAL, 2)
     assert online.refit() is Refit.ROLLED_BACK
@@ -322,17 +323,24 @@ def test_a_replica_adopts_what_is_later_and_keeps_what_the_plan_does_not_name():
     assert calibrated[1] == pytest.approx(confidences[1])
 
 
-def test_a_controller_that_starts_anew_learns_from_its_replicas():
-    replica = ReplicaCalibration(GAMMA)
-    replica.adopt({KEY: Calibration(TRUE, version=9)})
-    replica.record(verified(4, [INDEX] * 4), 1, 0.0)
+@pytest.mark.parametrize("versions", [(9, 0), (0, 9)])
+def test_a_controller_that_starts_anew_learns_the_latest_version_from_its_replicas(versions):
+    """One of them has not been reached by the last plan; whichever reports first."""
     controller = FleetCalibration()
-    controller.absorb(PAIR, replica.take_report())
+    for version in versions:
+        replica = ReplicaCalibration(GAMMA)
+        if version:
+            replica.adopt({KEY: Calibration(TRUE, version=9)})
+        replica.record(verified(4, [INDEX] * 4), 1, 0.0)
+        controller.absorb(PAIR, replica.take_report())
     assert controller.serving(PAIR) == {KEY: Calibration(TRUE, version=9)}
-    late = ReplicaCalibration(GAMMA)  # not yet reached by the plan
-    late.record(verified(4, [INDEX] * 4), 1, 0.0)
-    controller.absorb(PAIR, late.take_report())
-    assert controller.serving(PAIR) == {KEY: Calibration(TRUE, version=9)}
+
+
+def test_survival_that_an_earlier_version_predicted_does_not_count():
+    online = OnlineCalibration(Calibration(TRUE, version=2))
+    for version, alarm in ((1, False), (2, True)):
+        online.absorb(DraftSample.empty(GAMMA), counts(20_000, CONFIDENT), version)
+        assert online.alarm.active is alarm
 
 
 def test_pairs_do_not_mix():
