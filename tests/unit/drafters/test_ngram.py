@@ -71,10 +71,10 @@ def test_without_a_match_confidence_is_zero() -> None:
 
 def test_a_hole_in_the_text_matches_nothing_and_ends_a_proposal() -> None:
     gap = engine()
-    gap.step([told([0, 1, 2, 3, 4])])
-    late = told([0, 1, 2, 3, 4, 90, 91, 8, 2, 3], start=6)  # positions 5 and 6 are never told
+    gap.step([told([0, 1, 2, 3, 4, 5])])
+    late = told([0, 1, 2, 3, 4, 5, 90, 91, 8, 3, 4], start=7)  # positions 6 and 7 are never told
     draft = gap.step([late])[0]
-    assert draft.tokens[0, 0] == 4
+    assert draft.tokens[0, 0] == 5
     assert draft.confidences.tolist() == [pytest.approx([0.5, 0.0, 0.0, 0.0])]
 
 
