@@ -17,11 +17,16 @@ from autoscale.assignment import assign_drafters
 from autoscale.controls import Controls
 
 EXPIRY_S = 3.0
+_OF_REPLICAS = ("deadline_ms", "drafter_address")  # controls that mean drafter replicas
 
 
 @dataclass(frozen=True, slots=True)
 class DrafterReport:
-    """A drafter replica says where it listens; `public_key` where it is encrypted."""
+    """A drafter replica says where it listens; `public_key` where it is encrypted.
+
+    `secret` is the one it expects from targets: with another than the controller's it is
+    given to no target yet.
+    """
 
     replica_id: str
     model_id: str
@@ -29,6 +34,7 @@ class DrafterReport:
     pid: int
     stats: dict[str, Any] = field(default_factory=dict)
     public_key: str | None = None
+    secret: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,9 +89,12 @@ class FleetController:
         drafts, ValueError for a change that cannot be.
         """
         self._expire()
-        drafting = (t for t, _ in self._targets.values() if t.placement in ("split", "colocated"))
-        if model_id not in {target.model_id for target in drafting}:
+        placements = {t.placement for t, _ in self._targets.values() if t.model_id == model_id}
+        if not placements & {"split", "colocated"}:
             raise KeyError(model_id)
+        remote = [name for name in _OF_REPLICAS if changes.get(name) is not None]
+        if remote and "split" not in placements:
+            raise ValueError(f"{', '.join(remote)}: a model in placement split alone has drafters")
         self._controls[model_id] = self._controls_of(model_id).changed(changes)
         return self._controls[model_id]
 
@@ -98,8 +107,9 @@ class FleetController:
 
     def report_target(self, report: TargetReport) -> TargetPlan:
         self._targets[report.replica_id] = (report, self._clock())
-        if report.model_id not in self._controls:  # changed before this controller began
-            self._controls[report.model_id] = Controls(**report.stats.get("controls", {}))
+        changed = report.stats.get("controls")
+        if changed and report.model_id not in self._controls:  # before this controller began
+            self._controls[report.model_id] = Controls(**changed)
         self._plan(report.model_id)
         controls = self._controls_of(report.model_id)
         drafter, _ = self._drafters.get(self._assigned.get(report.replica_id, ""), (None, 0.0))
@@ -122,6 +132,7 @@ class FleetController:
             self._model(models, target.model_id)["targets"].append(entry)
         for drafter, seen in self._drafters.values():
             entry = asdict(drafter) | {"age_s": round(self._clock() - seen, 3)}
+            del entry["secret"]
             self._model(models, drafter.model_id)["drafters"].append(entry)
         for model_id, model in models.items():
             model["controls"] = self._controls_of(model_id).model_dump(exclude_none=True)
@@ -140,7 +151,9 @@ class FleetController:
             if report.model_id == model_id and report.placement == "split"
         ]
         drafters = [
-            id_ for id_, (report, _) in self._drafters.items() if report.model_id == model_id
+            id_
+            for id_, (report, _) in self._drafters.items()
+            if report.model_id == model_id and report.secret == self._secret
         ]
         assigned = assign_drafters(targets, drafters, self._assigned)
         for target in targets:

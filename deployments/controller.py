@@ -34,11 +34,16 @@ class ControllerActor:
         return self._fleet.report_target(report)
 
     async def change(self, model_id: str, changes: dict[str, Any]) -> dict[str, Any] | None:
-        """What is changed of a model by now; None where no target of it drafts."""
+        """What is changed of a model by now; None where no target of it drafts.
+
+        A change that cannot be comes back as `{"refused": why}`.
+        """
         try:
             return self._fleet.change(model_id, changes).model_dump(exclude_none=True)
         except KeyError:
             return None
+        except ValueError as error:
+            return {"refused": str(error)}
 
     async def snapshot(self) -> dict[str, Any]:
         return self._fleet.snapshot()

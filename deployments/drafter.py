@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import secrets
 from dataclasses import asdict
 from typing import Any
 
@@ -23,8 +24,8 @@ logger = logging.getLogger(__name__)
 class DrafterServer:
     """Drafts for the targets the controller assigns. Draft data never passes through Ray.
 
-    `engine` are the arguments of `make_draft_engine`. The server listens once the
-    controller has given it the secret that targets present.
+    `engine` are the arguments of `make_draft_engine`. Targets hear of the server once the
+    controller has given it the secret that they present.
     """
 
     def __init__(
@@ -45,7 +46,7 @@ class DrafterServer:
         self._server = DraftServer(
             self._engine,
             host=ray.util.get_node_ip_address(),
-            secret="",
+            secret=secrets.token_hex(16),  # nobody's, until the controller gives its own
             shape=self._engine.model.config.shape,
             encrypted=encrypted,
         )
@@ -63,11 +64,14 @@ class DrafterServer:
                         pid=os.getpid(),
                         stats=asdict(self._server.stats) | {"engine": asdict(self._engine.stats)},
                         public_key=self._server.public_key,
+                        secret=self._server.secret,
                     )
                 )
                 self._server.secret = plan.secret
             except (ValueError, ray.exceptions.RayError) as error:
                 logger.info("no controller to report to yet: %s", error)
+            except Exception:  # as statistics taken in the middle of a step
+                logger.exception("report to the controller failed")
             await asyncio.sleep(INTERVAL_S)
 
     async def check_health(self) -> None:

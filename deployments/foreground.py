@@ -65,9 +65,17 @@ def serve_in_foreground(config: Path, host: str | None, port: int | None) -> int
         stop.wait()
     finally:
         say("stopping")
-        serve.shutdown()
-        ray.shutdown()
+        _stop(file.app_name)
     return 0
+
+
+def _stop(app_name: str) -> None:
+    """Take away what was started: on somebody's cluster the application alone."""
+    if os.environ.get("RAY_ADDRESS"):
+        serve.delete(app_name)
+    else:
+        serve.shutdown()
+    ray.shutdown()
 
 
 def check_port_free(host: str, port: int) -> None:

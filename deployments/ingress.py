@@ -66,6 +66,8 @@ class FleetIngress(OpenAiIngress):  # type: ignore[misc]
         controls = await self._controller("change", model_id, changes)
         if controls is None:
             raise HTTPException(404, f"no target of a model {model_id!r} drafts")
+        if "refused" in controls:
+            raise HTTPException(400, controls["refused"])
         return {"model": model_id, "controls": controls}
 
     async def _controller(self, method: str, *args: Any) -> Any:

@@ -181,15 +181,15 @@ class RemoteDraftSource:
     def set_address(
         self, address: str | None, secret: str | None = None, server_key: str | None = None
     ) -> None:
-        """Turn to another drafter, or to none; the same address and key change nothing.
+        """Turn to another drafter, or to none; the same address, key and secret change nothing.
 
         `secret`, where given, is presented from then on; with a `server_key` the connection
         is encrypted (CURVE) for that drafter alone. What is queued for the old one is lost.
         Raises `zmq.ZMQError` for something that is no address, and then there is no drafter.
         """
-        if secret is not None:
-            self._secret = secret
-        if (address, server_key) == (self.address, self._server_key):
+        is_known = secret is None or secret == self._secret
+        self._secret = self._secret if secret is None else secret
+        if is_known and (address, server_key) == (self.address, self._server_key):
             return
         if self._socket is not None:
             self._socket.close(linger=0)

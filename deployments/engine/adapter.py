@@ -124,7 +124,8 @@ class SpeculationAdapter:
     def flush(self) -> None:
         """Tell the drafter what closed when no step follows that would."""
         if self._closed:
-            self._send(StepBatch(self._target_id, (), self._no_features, self._take_closed()))
+            closed = self._take_closed()
+            self._ask(StepBatch(self._target_id, (), self._no_features, closed), may_wait=False)
 
     def step(self, step: EngineStep) -> list[list[int]]:
         """Draft tokens to verify next, per request; an empty list is plain decoding."""
@@ -193,10 +194,6 @@ class SpeculationAdapter:
             for i, id_ in run.kept
         )
         features = run.take_features()
-        shortest = min(row.num_rows for row in rows)
-        if shortest < num_valid:  # a row begins with its session's window
-            parts = torch.split(features, num_valid)
-            features = torch.cat([p[-r.num_rows :] for p, r in zip(parts, rows, strict=True)])
         self.stats.feature_rows += len(features)
         self._ask(StepBatch(self._target_id, rows, features, self._take_closed()), may_wait=True)
 

@@ -90,7 +90,7 @@ def _merge(batches: list[StepBatch], closed: tuple[str, ...]) -> StepBatch:
     return StepBatch(
         batches[0].target_id,
         tuple(_join(some) for some in rows.values()),
-        features.index_select(0, torch.tensor(order, dtype=torch.long)),
+        features.index_select(0, torch.tensor(order, dtype=torch.long, device=features.device)),
         closed,
     )
 

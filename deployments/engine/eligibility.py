@@ -45,7 +45,8 @@ def ineligible_reason(request: Any) -> str | None:
         return "requested"
     if request.lora_request is not None:
         return "lora"
-    if request.prompt_token_ids is None or request.mm_features:
+    has_embeddings = getattr(request, "prompt_embeds", None) is not None
+    if request.prompt_token_ids is None or request.mm_features or has_embeddings:
         return "not_token_ids"
     if params.seed is not None and params.temperature >= GREEDY_TEMPERATURE:
         return "seed"

@@ -13,7 +13,7 @@ def mend_frontend() -> None:
 
     # `min_p` and `logit_bias` would be refused under speculation. Requests with them run
     # without drafts, on the processors that `patches.install_logits_processors` puts back.
-    SamplingParams._validate_spec_decode = _accept
+    SamplingParams._validate_spec_decode = _validate_beside_drafts
     mend_text()
 
 
@@ -26,8 +26,17 @@ def mend_text() -> None:
     feed_parsers_token_by_token(ParserManager)
 
 
-def _accept(self: Any, speculative_config: Any) -> None:
-    del self, speculative_config
+def _validate_beside_drafts(self: Any, speculative_config: Any) -> None:
+    """Raises ValueError (a 400) for what neither drafts nor their absence can give.
+
+    vLLM's rejection sampler leaves `logprob_token_ids` out for every request of a step that
+    has drafts, also for those without.
+    """
+    if speculative_config is not None and self.logprob_token_ids:
+        raise ValueError(
+            "logprob_token_ids is not available where requests are drafted for; ask for "
+            "logprobs, or a model without speculation"
+        )
 
 
 def stop_at_the_token(detokenizer: Any) -> None:

@@ -17,6 +17,8 @@ class TokenByToken:
     """Mixin before a vLLM `Parser`: any way of cutting a stream gives the same message."""
 
     _stream: DecodeStream | None = None
+    _said = 0  # characters of all tokens so far
+    _released = 0  # of them, those that have come as a delta's text
 
     def parse_delta(
         self,
@@ -39,18 +41,40 @@ class TokenByToken:
         return said
 
     def _texts(self, delta_text: str, token_ids: list[int], request: Any) -> list[str]:
-        """The text of each token; the whole where it is not their sum.
+        """What comes with each token; the whole delta at once where that is not its sum.
 
-        It is not where a stop string is held back or cut off.
+        Beside stop strings the last characters are held back, as one may begin there: a
+        token's text then comes with later ones.
         """
         tokenizer = self.model_tokenizer  # type: ignore[attr-defined]
         backend = getattr(tokenizer, "backend_tokenizer", None)
-        if backend is None:
+        if backend is None or not token_ids:
             return [delta_text]
         if self._stream is None:
             self._stream = DecodeStream(skip_special_tokens=request.skip_special_tokens)
-        texts = [self._stream.step(backend, token) or "" for token in token_ids]
-        return texts if len(texts) > 1 and "".join(texts) == delta_text else [delta_text]
+        own = [self._stream.step(backend, token) or "" for token in token_ids]
+        held = _held_back(request)
+        if not held and "".join(own) != delta_text:
+            own = [delta_text]
+        texts, left = [], delta_text
+        for text in own[:-1]:
+            self._said += len(text)
+            released = max(0, self._said - held - self._released)
+            texts.append(left[:released])
+            left = left[released:]
+            self._released += len(texts[-1])
+        self._said += len(own[-1])
+        self._released += len(left)
+        return [*texts, left]
+
+
+def _held_back(request: Any) -> int:
+    """How many characters vLLM's detokeniser keeps to itself, in case a stop string begins."""
+    stop = request.stop or []
+    strings = [stop] if isinstance(stop, str) else stop
+    if not strings or request.include_stop_str_in_output:
+        return 0
+    return max(map(len, strings)) - 1
 
 
 def joined(first: Any, second: Any) -> Any:

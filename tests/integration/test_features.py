@@ -8,6 +8,7 @@ import pytest
 import torch
 from vllm import SamplingParams
 
+from autoscale.policies import Off
 from drafters.messages import DraftBatch, StepBatch
 from drafters.sources import ColocatedDraftSource
 from loadtest.prompts import PROMPTS, SECOND_TURNS
@@ -77,6 +78,50 @@ def test_every_row_is_the_reference_models(speculative, reference):
         torch.testing.assert_close(
             recorder.features[position].float(), expected[position], rtol=1e-3, atol=1e-3
         )
+
+
+class PerRequest:
+    """A draft engine that keeps every feature row by request and position."""
+
+    def __init__(self) -> None:
+        self.engine = draft_engine()
+        self.features: dict[str, dict[int, torch.Tensor]] = {}
+
+    def step(self, batches: list[StepBatch]) -> list[DraftBatch]:
+        (batch,) = batches
+        parts = torch.split(batch.features, [row.num_rows for row in batch.rows])
+        for row, part in zip(batch.rows, parts, strict=True):
+            known = self.features.setdefault(row.request_id, {})
+            known |= zip(range(row.start, row.end), part, strict=True)
+        return self.engine.step(batches)
+
+
+def test_rows_of_steps_without_drafts_are_the_reference_models(speculative, reference):
+    """Requests of several lengths end one after another while nobody drafts; then one drafts."""
+    recorder = PerRequest()
+    adapter = draft_from(speculative, ColocatedDraftSource(recorder))
+    drafting, adapter.policy = adapter.policy, Off()
+    prompts = [prompt_tokens(speculative)[i : i + 20 + i] for i in (0, 7, 30)]
+    lengths = [60, 25, 41]
+    results = speculative.generate(
+        [{"prompt_token_ids": prompt} for prompt in prompts],
+        [SamplingParams(temperature=0, max_tokens=n, ignore_eos=True) for n in lengths],
+        use_tqdm=False,
+    )
+    adapter.flush()
+    told = sorted(recorder.features)  # numbered as they came
+    assert len(told) == 3
+    for name, prompt, result in zip(told, prompts, results, strict=True):
+        text = prompt + list(result.outputs[0].token_ids)
+        expected = hidden_states(reference, text)
+        assert sorted(recorder.features[name]) == list(range(len(text) - 1))
+        for position, row in recorder.features[name].items():
+            torch.testing.assert_close(row.float(), expected[position], rtol=1e-3, atol=1e-3)
+    adapter.policy = drafting
+    before = adapter.stats.accepted_tokens
+    run(speculative, prompts[0] + list(results[0].outputs[0].token_ids))
+    assert adapter.stats.accepted_tokens > before
+    assert recorder.engine.stats.prefix_blocks_reused > 0
 
 
 def test_after_a_prefix_hit_drafts_are_those_of_a_cold_start(speculative):

@@ -83,7 +83,7 @@ def parser_class(tool: str | None, reasoning: str | None) -> Any:
     return ParserManager.get_parser(tool, reasoning, enable_auto_tools=tool is not None)
 
 
-def request() -> Any:
+def request(stop: list[str] | None = None) -> Any:
     from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
 
     tools = [
@@ -91,18 +91,30 @@ def request() -> Any:
         for name in ("get_weather", "book")
     ]
     messages = [{"role": "user", "content": "x"}]
-    return ChatCompletionRequest(model="m", messages=messages, tools=tools, tool_choice="auto")
+    return ChatCompletionRequest(
+        model="m", messages=messages, tools=tools, tool_choice="auto", stop=stop
+    )
 
 
-def assembled(cls: Any, tokenizer: Any, token_ids: list[int], sizes: Iterator[int]) -> Message:
-    asked = request()
+def assembled(
+    cls: Any,
+    tokenizer: Any,
+    token_ids: list[int],
+    sizes: Iterator[int],
+    stop: list[str] | None = None,
+) -> Message:
+    """`stop` strings, where given, never come: the engine holds text back in case they do."""
+    asked = request(stop)
+    held = max(map(len, stop)) - 1 if stop else 0
     parser = cls(tokenizer, asked.tools)
     asked = parser.adjust_request(asked)
     message, done = Message(), 0
     while done < len(token_ids):
         chunk = token_ids[done : done + next(sizes)]
         before, after = text_of(tokenizer, token_ids[:done]), done + len(chunk)
-        text = text_of(tokenizer, token_ids[:after])[len(before) :]
+        until = text_of(tokenizer, token_ids[:after])
+        kept = held if after < len(token_ids) else 0
+        text = until[max(0, len(before) - held) : max(0, len(until) - kept)]
         done = after
         message.add(parser.parse_delta(text, chunk, asked, [1], finished=done == len(token_ids)))
     return message
@@ -126,6 +138,17 @@ def test_every_way_of_cutting_gives_the_same_message(parsers, name, tokenizer):
         rng = random.Random(seed)
         cut = assembled(cls, tokenizer, token_ids, iter(lambda rng=rng: rng.randint(1, 8), 0))
         assert cut == single, f"chunks of 1 to 8, seed {seed}"
+
+
+@pytest.mark.parametrize("parsers", PARSERS[:4], ids=lambda p: "+".join(str(n) for n in p))
+@pytest.mark.parametrize("name", ["reasoning, then a call", "two calls", "nested arguments"])
+def test_text_held_back_beside_stop_strings_comes_as_without_speculation(parsers, name, tokenizer):
+    cls, stop = parser_class(*parsers), ["\nUser:", "###"]
+    token_ids = tokenizer.encode(CONVERSATIONS[name], add_special_tokens=False)
+    single = assembled(cls, tokenizer, token_ids, iter(lambda: 1, 0), stop)
+    for size in range(2, 9):
+        cut = assembled(cls, tokenizer, token_ids, iter(lambda size=size: size, 0), stop)
+        assert cut == single, f"chunks of {size}"
 
 
 def test_what_is_parsed_is_what_was_said(tokenizer):

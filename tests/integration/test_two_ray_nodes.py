@@ -91,10 +91,13 @@ def test_greedy_answers_are_those_of_one_rank_without_speculation(url, plain):
 
 
 def test_sampled_without_seed_both_nodes_emit_the_same_tokens_for_200_steps(url):
-    before = stats(url)["steps"]
+    before = stats(url)
     options = {"temperature": 0.8, "max_tokens": 800, "ignore_eos": True}
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(lambda chat: say(url, chat, **options), CHATS[:4]))
-    wait_for(lambda: stats(url)["steps"] >= before + 200)
+    wait_for(lambda: stats(url)["steps"] >= before["steps"] + 200)
     wait_for(lambda: stats(url)["requests"] == 0)
-    assert stats(url)["ranks_agree"] is True
+    after = stats(url)
+    assert after["ranks_agree"] is True
+    assert after["committed_digest"] != before["committed_digest"]
+    assert after["verified_drafts"] > before["verified_drafts"] + 200

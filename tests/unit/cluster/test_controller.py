@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 
 from autoscale.controls import Controls
@@ -36,9 +38,26 @@ def drafter(name="d1", model="m"):
     return DrafterReport(name, model, f"tcp://{name}", 2)
 
 
+def join(fleet, report):
+    """As a drafter does: with its first report it gets the secret, with the second it is in."""
+    secret = fleet.report_drafter(report).secret
+    return fleet.report_drafter(replace(report, secret=secret))
+
+
+def test_a_drafter_is_given_to_nobody_until_it_has_the_secret(fleet):
+    fleet.report_drafter(drafter())
+    assert fleet.report_target(target()).drafter_address is None
+    fleet.report_drafter(replace(drafter(), secret="of another controller"))
+    assert fleet.report_target(target()).drafter_address is None
+    join(fleet, drafter())
+    assert fleet.report_target(target()).drafter_address == "tcp://d1"
+    (shown,) = fleet.snapshot()["models"]["m"]["drafters"]
+    assert "secret" not in shown
+
+
 def test_a_target_gets_a_drafter_of_its_model_and_both_the_secret(fleet):
-    fleet.report_drafter(drafter("other", model="n"))
-    secret = fleet.report_drafter(drafter()).secret
+    join(fleet, drafter("other", model="n"))
+    secret = join(fleet, drafter()).secret
     plan = fleet.report_target(target())
     assert (plan.drafter_address, plan.secret) == ("tcp://d1", secret)
 
@@ -48,22 +67,22 @@ def test_without_drafters_the_plan_says_so(fleet):
 
 
 def test_a_colocated_target_gets_none(fleet):
-    fleet.report_drafter(drafter())
+    join(fleet, drafter())
     assert fleet.report_target(target(placement="colocated")).drafter_address is None
 
 
 def test_a_silent_drafter_is_replaced(fleet, clock):
-    fleet.report_drafter(drafter("d1"))
+    join(fleet, drafter("d1"))
     fleet.report_target(target())
     clock.now += EXPIRY_S + 0.1
-    fleet.report_drafter(drafter("d2"))
+    join(fleet, drafter("d2"))
     assert fleet.report_target(target()).drafter_address == "tcp://d2"
 
 
 def test_a_restarted_controller_learns_from_the_next_reports(clock):
     fleet = FleetController(clock)
     fleet.report_target(target())
-    fleet.report_drafter(drafter())
+    join(fleet, drafter())
     assert fleet.report_target(target()).drafter_address == "tcp://d1"
 
 
@@ -107,9 +126,24 @@ def test_a_new_controller_learns_of_changes_from_the_targets(fleet):
     assert plan.controls == Controls(speculation=False)
 
 
+def test_a_replica_that_knows_of_no_change_takes_none_back(fleet):
+    fleet.report_target(target("fresh"))
+    plan = fleet.report_target(target("old", controls={"speculation": False}))
+    assert plan.controls == Controls(speculation=False)
+    assert fleet.report_target(target("fresh")).controls == Controls(speculation=False)
+
+
+@pytest.mark.parametrize("change", [{"deadline_ms": 5}, {"drafter_address": "tcp://d:1"}])
+def test_what_only_drafter_replicas_have_is_refused_for_a_colocated_model(fleet, change):
+    fleet.report_target(target(placement="colocated"))
+    with pytest.raises(ValueError, match="split alone"):
+        fleet.change("m", change)
+    fleet.change("m", dict.fromkeys(change))
+
+
 def test_an_address_set_by_hand_is_everybodys_and_brings_its_key(fleet):
-    fleet.report_drafter(drafter("d1"))
-    fleet.report_drafter(DrafterReport("d2", "m", "tcp://d2:1", 2, public_key="key"))
+    join(fleet, drafter("d1"))
+    join(fleet, DrafterReport("d2", "m", "tcp://d2:1", 2, public_key="key"))
     fleet.report_target(target())
     fleet.change("m", {"drafter_address": "tcp://d2:1"})
     plan = fleet.report_target(target())
@@ -120,7 +154,7 @@ def test_an_address_set_by_hand_is_everybodys_and_brings_its_key(fleet):
 
 
 def test_snapshot_sums_per_model_and_forgets_the_silent(fleet, clock):
-    fleet.report_drafter(drafter())
+    join(fleet, drafter())
     fleet.report_target(target("gone", verified_drafts=5, accepted_tokens=5))
     clock.now += EXPIRY_S - 0.5
     fleet.report_target(

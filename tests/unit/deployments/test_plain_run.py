@@ -67,6 +67,7 @@ class Engine:
         self.rows = []
         self.computed = {}
         self.tokens = {}
+        self.token_ids = np.zeros((4, LENGTH), dtype=np.int32)  # live, as an engine's
         self.terms = RequestTerms(max_positions=max_positions)
 
     def step(self, prefill=None, finish=(), reorder=False):
@@ -88,13 +89,16 @@ class Engine:
             for j in range(count)
         ]
         half = len(features) // 2
+        self.token_ids[:] = -1
+        for i, id_ in enumerate(self.rows):
+            self.token_ids[i] = self.tokens[id_]
         step = EngineStep(
             request_ids=list(self.rows),
             num_scheduled=scheduled,
             drafts={},
             num_computed=np.array([self.computed[id_] for id_ in self.rows], dtype=np.int32),
             sampled=[[5] for _ in self.rows],
-            token_ids=np.stack([self.tokens[id_] for id_ in self.rows]).astype(np.int32),
+            token_ids=self.token_ids,
             features=[torch.cat(features[:half]), torch.cat(features[half:])],
         )
         drafts = self.adapter.step(step)

@@ -90,6 +90,16 @@ def test_a_refused_target_may_turn_to_another_drafter(server):
     other.stop()
 
 
+def test_a_target_with_an_old_secret_is_welcome_once_it_has_the_new_one(server):
+    source = RemoteDraftSource(deadline_s=2, secret="old", target_id="t", shape=SHAPE)
+    source.set_address(server.address, server_key=server.public_key)
+    assert source.draft(batch(10)) is None
+    assert source.is_refused
+    source.set_address(server.address, SECRET, server.public_key)
+    assert source.draft(batch(10)) is not None
+    source.close()
+
+
 def test_without_the_key_nothing_passes_an_encrypted_server(drafter):
     server = DraftServer(drafter, host="127.0.0.1", secret=SECRET, encrypted=True)
     server.start()
