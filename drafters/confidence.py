@@ -30,10 +30,9 @@ def top_log_odds(logits: Tensor) -> Tensor:
 
     p is the probability at temperature 1, whatever temperature the token is drawn at.
     """
-    wide = logits.float()
-    log_p = wide.max(-1).values - wide.logsumexp(-1)
-    log_p = log_p.clamp(max=math.log1p(-_CLOSEST_TO_ONE))
-    return log_p - torch.log(-torch.expm1(log_p))
+    # With every exponent relative to the largest, their sum is 1 / p.
+    inverse = (logits.float() - logits.amax(-1, keepdim=True)).exp_().sum(-1)
+    return -torch.log((inverse - 1).clamp(min=_CLOSEST_TO_ONE))
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ import pytest
 import torch
 from drafter_fixtures import engine_of, hashes, small_drafter, step_of, text, wide_features
 
+from drafters.context import BlockPool
 from drafters.engine import DraftEngine
 from drafters.interface import ContextRows, Draft, DraftInputs
 from drafters.messages import StepBatch
@@ -131,3 +132,15 @@ def test_gap_leaves_a_hole() -> None:
     engine.step([step_of(MODEL, 0, 7)])
     assert_context(engine, step_of(MODEL, 12, 18), [*range(7), *range(12, 18)])
     assert engine.stats.gaps == 1
+
+
+def test_a_block_that_is_given_away_forgets_what_it_lacked() -> None:
+    pool = BlockPool(1)
+    block = pool.allocate()
+    assert block is not None
+    pool.register(block, b"first", 1)
+    assert pool.first_offset(block) == 1
+    pool.release(block)
+    assert pool.allocate() == block
+    pool.register(block, b"second")
+    assert pool.first_offset(block) == 0
