@@ -22,7 +22,10 @@ PLACEMENTS: tuple[Placement, ...] = ("off", "native", "colocated", "split")
 CONTEXT_TOKENS = 8192
 
 NO_NATIVE_ON_CPU = "vLLM's own drafting needs its V2 runner, which needs Triton and a GPU"
-NO_DRAFTER_OF_OURS = "our draft engine reads Qwen3 drafters only; use native"
+NO_DRAFTER_OF_OURS = (
+    "our draft engine reads Gemma 4 drafters, but none was held against its authors' outputs; "
+    "use native"
+)
 DRAFTER_IN_TARGET = "the drafter is inside the target's checkpoint, which only vLLM loads"
 NO_V4_KERNELS = "DeepSeek-V4's attention kernels are for compute capability 9, 10 and 12"
 NO_V4_ON_CPU = "vLLM has no DeepSeek-V4 for processors"
@@ -36,7 +39,7 @@ FIXED_VERIFICATION = (
     "adaptive, unless attention_config.backend is TRITON_ATTN"
 )
 ADAPTER_ON_CPU_ONLY = "our adapter has run on processors only"
-TWO_RANKS_RUN = "also with the target on two tensor-parallel ranks of one machine"
+TWO_RANKS_RUN = "also with the target on two tensor-parallel ranks, on one Ray node and on two"
 MAIN_MEMORY = "the machine's main memory is not judged"
 TOO_LARGE = "does not fit"
 MISSING_HOOKS = "this vLLM lacks what it needs"
