@@ -22,8 +22,8 @@ def two_ranks() -> Iterator[Any]:
     engine.llm_engine.engine_core.engine_core.model_executor.shutdown()
 
 
-def run(engine: Any, params: SamplingParams) -> list[list[int]]:
-    results = engine.chat(CHATS, params, use_tqdm=False)
+def run(engine: Any, params: SamplingParams, chats: Any = CHATS) -> list[list[int]]:
+    results = engine.chat(chats, params, use_tqdm=False)
     return [list(r.outputs[0].token_ids) for r in results]
 
 
@@ -40,10 +40,11 @@ def test_greedy_output_is_that_of_one_rank_without_speculation(plain, two_ranks)
 
 def test_sampled_without_seed_both_ranks_emit_the_same_tokens_for_200_steps(two_ranks):
     before = ranks(two_ranks)[0]
-    run(two_ranks, SamplingParams(temperature=0.8, max_tokens=400, ignore_eos=True))
+    params = SamplingParams(temperature=0.8, max_tokens=600, ignore_eos=True)
+    run(two_ranks, params, CHATS[:4])
     after, follower = ranks(two_ranks)
     assert after["steps"] - before["steps"] > 200
-    assert after["verified_drafts"] - before["verified_drafts"] > 1000
+    assert after["verified_drafts"] - before["verified_drafts"] > 600
     assert after["committed_digest"] == follower["committed_digest"] != before["committed_digest"]
 
 
