@@ -58,6 +58,11 @@ def check_drafter(model: ModelSpec) -> DraftShape:
         check_fit(config, target_config)
     except CheckpointError as error:
         raise ConfigError(f"{field}: {error}") from None
+    if target_config.get("num_hidden_layers", 0) - 1 in config.target_layer_ids:
+        raise ConfigError(
+            f"{field}: target_layer_ids {list(config.target_layer_ids)} name the target's last "
+            "layer, whose output vLLM does not hand out; use a drafter that reads earlier ones"
+        )
     needs_tokens = config.shape.needs_tokens
     return DraftShape(config.block_size, tuple(config.target_layer_ids), needs_tokens)
 
@@ -104,7 +109,8 @@ def _load(
         target_dir = checkpoint_directory(source, "target.source", revision)
         return random_drafter(target_dir, dtype=dtype, device=device, **spec.random.model_dump())
     directory = checkpoint_directory(spec.source or "", "drafter.source", spec.revision)
-    complete = TARGET_TENSORS.keys() <= set(TensorFiles(directory).names)
-    find_target = config_directory if complete else checkpoint_directory
+    has_tensors = any(directory.glob("*.safetensors"))  # n-gram lookup has none
+    lacks = has_tensors and TARGET_TENSORS.keys() - set(TensorFiles(directory).names)
+    find_target = checkpoint_directory if lacks else config_directory
     target_dir = find_target(source, "target.source", revision)
     return load_drafter(directory, dtype=dtype, device=device, target_dir=target_dir)
