@@ -22,7 +22,7 @@ from deployments.preflight import check_models, check_one_machine
 from deployments.serve_file import ServeFile, read_serve_file
 
 _POLL_S = 1.0
-_MIN_CPUS = 4  # logical: actors here wait more than they compute
+_MIN_CPUS = 16  # logical: actors here wait more than they compute
 
 Say = Callable[[str], None]
 
