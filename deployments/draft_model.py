@@ -10,12 +10,11 @@ import torch
 from deployments.checkpoints import checkpoint_directory, config_directory, read_config
 from deployments.errors import ConfigError
 from deployments.schema import DrafterSpec, ModelSpec
-from drafters.checkpoint import load_drafter, random_drafter
+from drafters.checkpoint import load_drafter, needs_target_weights, random_drafter
 from drafters.config import DrafterConfig, check_fit
 from drafters.engine import DraftEngine
 from drafters.errors import CheckpointError
 from drafters.interface import DraftModel
-from drafters.tensor_files import TARGET_TENSORS, TensorFiles
 
 # What n-gram lookup, at eight bytes per token, would otherwise have far too many of.
 MAX_CONTEXT_BLOCKS = 1 << 16
@@ -109,8 +108,6 @@ def _load(
         target_dir = checkpoint_directory(source, "target.source", revision)
         return random_drafter(target_dir, dtype=dtype, device=device, **spec.random.model_dump())
     directory = checkpoint_directory(spec.source or "", "drafter.source", spec.revision)
-    has_tensors = any(directory.glob("*.safetensors"))  # n-gram lookup has none
-    lacks = has_tensors and TARGET_TENSORS.keys() - set(TensorFiles(directory).names)
-    find_target = checkpoint_directory if lacks else config_directory
+    find_target = checkpoint_directory if needs_target_weights(directory) else config_directory
     target_dir = find_target(source, "target.source", revision)
     return load_drafter(directory, dtype=dtype, device=device, target_dir=target_dir)

@@ -85,6 +85,17 @@ def load_drafter(
     return model
 
 
+def needs_target_weights(directory: str | Path) -> bool:
+    """Whether a drafter leaves its embedding or its LM head to the target.
+
+    Reads names, no weights. Raises CheckpointError.
+    """
+    layout = read_layout(read_config(directory), str(Path(directory) / "config.json"))
+    if isinstance(layout.config, NgramConfig):
+        return False
+    return not TARGET_TENSORS.keys() <= set(map(layout.name_of, TensorFiles(directory).names))
+
+
 def fields_for_target(
     target_dir: str | Path,
     *,

@@ -190,6 +190,7 @@ class ServedDSpark:
 
     @property
     def layout(self) -> ContextLayout:
+        """K and V of all layers, at their features' positions."""
         return self._model.context_layout(lag=0)
 
     def context(self, rows: ContextRows) -> Context:
@@ -197,6 +198,7 @@ class ServedDSpark:
         return Context(*self._forward.context_kv(rows.features, rows.positions))
 
     def draft(self, inputs: DraftInputs, *, with_logits: bool = False) -> Draft:
+        """One pass over the blocks, then the heads."""
         hidden = self._forward.backbone(
             inputs.anchors,
             inputs.starts,

@@ -31,6 +31,7 @@ class Fields:
             raise self.refusal(field, needed)
 
     def integer(self, field: str, *, at_least: int, default: int | None = None) -> int:
+        """A whole number from `at_least` on; a missing one or null is the default."""
         value = self._fields.get(field)
         value = default if value is None else value
         if not isinstance(value, int) or isinstance(value, bool) or value < at_least:
@@ -38,30 +39,36 @@ class Fields:
         return value
 
     def size(self, field: str, *, default: int | None = None) -> int:
+        """A whole number from 1 on."""
         return self.integer(field, at_least=1, default=default)
 
     def positive(self, field: str) -> float:
+        """A number above 0."""
         value = self._fields.get(field)
         if not isinstance(value, int | float) or isinstance(value, bool) or value <= 0:
             raise self.refusal(field, "a positive number")
         return float(value)
 
     def optional_positive(self, field: str) -> float | None:
+        """A number above 0; None where it is missing or null."""
         return None if self._fields.get(field) is None else self.positive(field)
 
     def flag(self, field: str, *, default: bool = False) -> bool:
+        """True or false."""
         value = self._fields.get(field, default)
         if not isinstance(value, bool):
             raise self.refusal(field, "true or false")
         return value
 
     def choice(self, field: str, default: str, allowed: Sequence[str]) -> str:
+        """One of some words."""
         value = self._fields.get(field, default)
         if value not in allowed:
             raise self.refusal(field, f"one of {list(allowed)}")
         return str(value)
 
     def integers(self, field: str) -> tuple[int, ...]:
+        """A list of whole numbers."""
         value = self._fields.get(field)
         if not isinstance(value, list) or not all(type(i) is int for i in value):
             raise self.refusal(field, "a list of integers")

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
+from drafters.config import DrafterConfig
 from drafters.engine import DraftEngine
 from drafters.messages import DraftBatch, SparseDistribution, StepBatch, StepRow
 from drafters.sampling import NUM_CANDIDATES
@@ -16,6 +17,7 @@ _SESSIONS = 256
 _PROMPT_TOKENS = 512
 _REQUESTS, _ROWS = 8, 3  # of a usual step: two drafts accepted and the target's own token
 _HASH = bytes(16)
+_TOKEN = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +40,11 @@ def measure_footprint(engine: DraftEngine, block_tokens: int) -> Footprint:
     gamma = config.block_size
     blocks = tuple(_HASH for _ in range(_PROMPT_TOKENS // block_tokens))
     prompt = StepRow("r0", 1, 0, _PROMPT_TOKENS, anchor=None, block_hashes=blocks)
-    decode = tuple(StepRow(f"request-{i}", 1, 500, _ROWS, anchor=5) for i in range(_REQUESTS))
+    prompt = _with_tokens(prompt, config)
+    decode = tuple(
+        _with_tokens(StepRow(f"request-{i}", 1, 500, _ROWS, anchor=_TOKEN), config)
+        for i in range(_REQUESTS)
+    )
     shape = (_REQUESTS, gamma)
     greedy = DraftBatch(torch.zeros(shape, dtype=torch.int64), torch.ones(shape))
     candidates = SparseDistribution(
@@ -57,15 +63,22 @@ def measure_footprint(engine: DraftEngine, block_tokens: int) -> Footprint:
 
 def _session_bytes(engine: DraftEngine) -> float:
     """Python's and numpy's memory per session, the context's own tensors aside."""
-    row = torch.zeros(1, engine.model.config.feature_size, dtype=engine.model.dtype)
+    config = engine.model.config
+    features = torch.zeros(1, config.feature_size, dtype=engine.model.dtype)
     tracemalloc.start()
     before, _ = tracemalloc.get_traced_memory()
     for i in range(_SESSIONS):
-        engine.step([StepBatch("footprint", (StepRow(f"r{i}", 1, 0, 1, anchor=None),), row)])
+        row = _with_tokens(StepRow(f"r{i}", 1, 0, 1, anchor=None), config)
+        engine.step([StepBatch("footprint", (row,), features)])
     after, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     engine.close_target("footprint")
     return (after - before) / _SESSIONS
+
+
+def _with_tokens(row: StepRow, config: DrafterConfig) -> StepRow:
+    """The row with a token for each of its features, where the drafter reads them."""
+    return row._replace(tokens=(_TOKEN,) * row.num_rows) if config.needs_tokens else row
 
 
 def _step_bytes(rows: tuple[StepRow, ...], feature_size: int, dtype: torch.dtype) -> int:

@@ -39,9 +39,11 @@ class NgramModel:
         return ContextLayout(num_layers=1, num_heads=1, head_dim=1, dtype=torch.int32, lag=1)
 
     def serving(self) -> NgramModel:
+        """Itself."""
         return self
 
     def context(self, rows: ContextRows) -> Context:
+        """The token after each row, at that token's position."""
         assert rows.next_tokens is not None
         shape = (1, -1, 1, 1)
         positions = (rows.positions + 1).view(shape)

@@ -128,6 +128,7 @@ class ServedPaired:
 
     @property
     def layout(self) -> ContextLayout:
+        """K and V depend on the token after the features, hence the lag."""
         return self._model.context_layout(lag=1)
 
     def context(self, rows: ContextRows) -> Context:
@@ -141,6 +142,7 @@ class ServedPaired:
         return Context(keys.unsqueeze(0), values.unsqueeze(0), hidden)
 
     def draft(self, inputs: DraftInputs, *, with_logits: bool = False) -> Draft:
+        """`block_size` serial steps; their own K and V are dropped with the draft."""
         model, layer = self._model, self._layer
         gamma, length = model.config.block_size, inputs.context_k.shape[2]
         keys, values = _with_room(inputs.context_k, gamma), _with_room(inputs.context_v, gamma)

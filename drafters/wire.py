@@ -203,11 +203,8 @@ def decode(frames: Sequence[Buffer], secret: str) -> Message:
         _check_secret(header, secret)
         if kind == "hello":
             _expect_frames(frames, 1)
-            shape = DraftShape(
-                _int(header, "feature_size", MAX_POSITION),
-                _int(header, "block_size", MAX_POSITION),
-                _bool(header, "needs_tokens"),
-            )
+            sizes = (_int(header, name, MAX_POSITION) for name in ("feature_size", "block_size"))
+            shape = DraftShape(*sizes, needs_tokens=_bool(header, "needs_tokens"))
             return HelloMessage(seq, _text(header, "target"), shape)
         if kind == "welcome":
             _expect_frames(frames, 1)

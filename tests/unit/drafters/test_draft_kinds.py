@@ -18,6 +18,8 @@ from drafter_fixtures import (
 
 from drafters import CheckpointError, DrafterConfig
 from drafters.config import check_fit
+from drafters.footprint import measure_footprint
+from drafters.measure import draft_times_ms
 from drafters.messages import StepBatch, StepRow
 from drafters.server import DraftServer
 from drafters.sources import ColocatedDraftSource, RemoteDraftSource
@@ -234,3 +236,23 @@ def test_every_kind_says_what_its_target_has_to_send() -> None:
     assert shapes["eagle3"].feature_size == 5 * 32
     assert shapes["mtp"].feature_size == 32
     assert (shapes["ngram"].feature_size, shapes["ngram"].block_size) == (0, 5)
+
+
+@pytest.mark.parametrize(
+    ("kind", "numbers"), [("vanilla", 2 * 2 * 2 * 8), ("eagle3", 2 * 2 * 8), ("ngram", 2)]
+)
+def test_the_footprint_of_every_kind_is_measured(kind: str, numbers: int) -> None:
+    engine = engine_of(small_drafter(kind), num_blocks=600)
+    found = measure_footprint(engine, 4)
+    assert engine.num_sessions == 0
+    assert found.context_bytes == 1000 * 4 * numbers
+    # Sixteen bytes of hash per four tokens, a byte per small token id, four per feature.
+    width = engine.model.config.feature_size
+    assert found.prefill_bytes == pytest.approx(4 * width + (kind != "vanilla") + 4.5, abs=1)
+
+
+@pytest.mark.parametrize("kind", ["vanilla", "eagle3", "ngram"])
+def test_steps_of_every_kind_are_timed(kind: str) -> None:
+    times = draft_times_ms(engine_of(small_drafter(kind)), 64, [1, 2], 2)
+    assert times.keys() == {1, 2}
+    assert min(times.values()) > 0

@@ -13,7 +13,7 @@ from drafter_fixtures import FIELDS, KINDS, TARGET_FIELDS, small_drafter, small_
 from safetensors.torch import load_file, save_file
 
 from drafters import CheckpointError, DrafterConfig, load_drafter, random_drafter
-from drafters.checkpoint import ngram_drafter, random_model
+from drafters.checkpoint import needs_target_weights, ngram_drafter, random_model
 from drafters.commands import register
 from drafters.confidence import TopProbConfidence
 from drafters.config import check_fit
@@ -104,6 +104,8 @@ def test_embedding_and_head_come_from_the_target(tmp_path: Path, target_dir: Pat
     tensors = small_tensors()
     del tensors["embed_tokens.weight"], tensors["lm_head.weight"]
     directory = write_checkpoint(tmp_path / "d", tensors)
+    assert needs_target_weights(directory)
+    assert not needs_target_weights(write_checkpoint(tmp_path / "whole", small_tensors()))
     with pytest.raises(CheckpointError, match=r"embed_tokens.weight is missing; name the target"):
         load_drafter(directory, **CPU)
     model = load_drafter(directory, **CPU, target_dir=target_dir)
@@ -199,6 +201,7 @@ def test_ngram_lookup_needs_no_files_but_its_config(tmp_path: Path, target_dir: 
     (tmp_path / "config.json").write_text(json.dumps(fields))
     stored: Any = load_drafter(tmp_path, **CPU, target_dir=target_dir)
     made = ngram_drafter(target_dir, block_size=3, device="cpu")
+    assert not needs_target_weights(tmp_path)
     for config in (stored.config, made.config):
         assert (config.min_match, config.max_match, config.vocab_size) == (1, 4, 96)
         assert config.confidence_by_match == (0.3, 0.5, 0.65, 0.75)
