@@ -203,8 +203,9 @@ def decode(frames: Sequence[Buffer], secret: str) -> Message:
         _check_secret(header, secret)
         if kind == "hello":
             _expect_frames(frames, 1)
-            sizes = (_int(header, name, MAX_POSITION) for name in ("feature_size", "block_size"))
-            shape = DraftShape(*sizes, needs_tokens=_bool(header, "needs_tokens"))
+            names = ("feature_size", "block_size")
+            width, gamma = (_int(header, name, MAX_POSITION) for name in names)
+            shape = DraftShape(width, gamma, _bool(header, "needs_tokens"))
             return HelloMessage(seq, _text(header, "target"), shape)
         if kind == "welcome":
             _expect_frames(frames, 1)
