@@ -60,7 +60,7 @@ def check_drafter(model: ModelSpec) -> DraftShape:
     if text_config(target_config).get("num_hidden_layers", 0) - 1 in config.target_layer_ids:
         raise ConfigError(
             f"{field}: target_layer_ids {list(config.target_layer_ids)} name the target's last "
-            "layer, which has not been tried with this adapter; use a drafter that reads earlier ones"
+            "layer, which this adapter has not been tried with; use one that reads earlier layers"
         )
     needs_tokens = config.shape.needs_tokens
     return DraftShape(config.block_size, tuple(config.target_layer_ids), needs_tokens)
