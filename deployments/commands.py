@@ -1,4 +1,4 @@
-"""`dspark serve`, `dspark measure`, `dspark answers` and `dspark matrix`."""
+"""`dspark serve`, `dspark prefetch`, `dspark measure`, `dspark answers` and `dspark matrix`."""
 
 from __future__ import annotations
 
@@ -22,6 +22,15 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     serve.add_argument("--host", help="address to listen on (default: the file's)")
     serve.add_argument("--port", type=int, help="port to listen on (default: the file's)")
     serve.set_defaults(run=_serve)
+
+    prefetch = subparsers.add_parser(
+        "prefetch", help="fetch a Serve file's checkpoints, so that nodes serve offline"
+    )
+    prefetch.add_argument("--config", type=Path, required=True, help="a Serve file")
+    prefetch.add_argument(
+        "--wait", action="store_true", help="fetch nothing; return once it has been done"
+    )
+    prefetch.set_defaults(run=_prefetch)
 
     measure = subparsers.add_parser("measure", help="cost of adapter, wire and drafting here")
     measure.add_argument("--config", type=Path, default=_DEMO, help="a Serve file with a drafter")
@@ -65,6 +74,23 @@ def _serve(args: argparse.Namespace) -> int:
     except (ConfigError, CompatibilityError) as error:
         print(f"dspark serve: {error}", file=sys.stderr)
         return 2
+
+
+def _prefetch(args: argparse.Namespace) -> int:
+    from huggingface_hub.constants import HF_HOME
+
+    from deployments.errors import ConfigError
+    from deployments.prefetch import prefetch, wait_until_fetched
+    from deployments.serve_file import read_serve_file
+
+    act = wait_until_fetched if args.wait else prefetch
+    try:
+        settings = read_serve_file(args.config).settings
+        act(settings, Path(HF_HOME), lambda line: print(line, flush=True))
+    except (ConfigError, OSError) as error:
+        print(f"dspark prefetch: {error}", file=sys.stderr)
+        return 2
+    return 0
 
 
 def _measure(args: argparse.Namespace) -> int:
