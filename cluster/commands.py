@@ -1,4 +1,4 @@
-"""`dspark set`: change a model while it serves."""
+"""`dspark set`: change a model while it serves; `dspark launcher`: a cluster file for `ray up`."""
 
 from __future__ import annotations
 
@@ -22,6 +22,17 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     change.add_argument("--url", default="http://127.0.0.1:8000", help="where it is served")
     change.set_defaults(run=_set)
 
+    launcher = subparsers.add_parser(
+        "launcher",
+        help="a cluster file for `ray up`",
+        description="Fill a launcher in, check it and print the cluster file. Without values: "
+        "what it needs.",
+        epilog="dspark launcher local head_ip=10.0.0.1 worker_ips=10.0.0.2 ssh_user=me > my.yaml",
+    )
+    launcher.add_argument("name", nargs="?", help="one of cluster/launchers (default: list them)")
+    launcher.add_argument("values", nargs="*", metavar="NAME=VALUE")
+    launcher.set_defaults(run=_launcher)
+
 
 def _set(args: argparse.Namespace) -> int:
     """0: changed; 1: refused or not reached, with the reason."""
@@ -39,6 +50,30 @@ def _set(args: argparse.Namespace) -> int:
         print(f"dspark set: {body['error']['message']}", file=sys.stderr)
         return 1
     print(yaml.safe_dump(body, sort_keys=False), end="")
+    return 0
+
+
+def _launcher(args: argparse.Namespace) -> int:
+    """0: the file, or what it needs, is on standard output; 1: refused, with every reason."""
+    import yaml
+
+    from cluster.launchers import LauncherError, check_cluster, describe, render, template_names
+
+    try:
+        if not args.values:
+            names = [args.name] if args.name else template_names()
+            print("\n\n".join(describe(name) for name in names))
+            return 0
+        pairs = [text.partition("=") for text in args.values]
+        wrong = [name for name, separator, _ in pairs if not separator]
+        if wrong:
+            raise LauncherError(f"{', '.join(wrong)}: not NAME=VALUE")
+        cluster = render(args.name, {name: value for name, _, value in pairs})
+        check_cluster(cluster)
+    except LauncherError as error:
+        print(f"dspark launcher: {error}", file=sys.stderr)
+        return 1
+    print(yaml.safe_dump(cluster, sort_keys=False, width=100), end="")
     return 0
 
 
