@@ -46,11 +46,14 @@ def _matching(pattern: str, what: str) -> Callable[[str], str]:
     return parse
 
 
+_host_name = _matching(r"[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?", "an address or host name")
+
+
 def _address(text: str) -> str:
     try:
         return str(ipaddress.ip_address(text))
     except ValueError:
-        return _matching(r"[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?", "an address or host name")(text)
+        return _host_name(text)
 
 
 def _addresses(text: str) -> list[str]:
@@ -69,7 +72,7 @@ KINDS: dict[str, Callable[[str], Value]] = {
     "count": _count,
     "devices": _matching(r"[A-Za-z0-9_]+(,[A-Za-z0-9_]+)*", "a list of devices, a,b"),
     "image": _matching(
-        r"[a-z0-9][a-z0-9._:/-]*(@sha256:[0-9a-f]{64})?|[a-z0-9][\w./-]*(:\d+)?[\w./-]*:[\w.-]+",
+        r"([a-z0-9][a-z0-9.-]*(:\d+)?/)?[a-z0-9][a-z0-9._/-]*(:[\w.-]+|@sha256:[0-9a-f]{64})",
         "an image, name:tag or name@sha256:digest",
     ),
     "interface": _matching(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,14}", "a network interface"),
