@@ -15,6 +15,7 @@ import yaml
 K8S = Path("k8s")
 OVERLAYS = sorted(path.parent.name for path in K8S.glob("overlays/*/kustomization.yaml"))
 Manifest = dict[str, Any]
+LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast
 
 
 @cache
@@ -33,7 +34,7 @@ def render(overlay: str) -> list[Manifest]:
     text = _rendered(overlay)
     if not text:
         pytest.skip("neither kustomize nor kubectl is installed")
-    return list(yaml.safe_load_all(text))
+    return list(yaml.load_all(text, LOADER))
 
 
 def of_kind(kind: str, manifests: list[Manifest]) -> list[Manifest]:

@@ -10,7 +10,7 @@ import jsonschema
 import pytest
 import yaml
 
-from tests.unit.k8s.manifests import OVERLAYS, of_kind, ray_service, render
+from tests.unit.k8s.manifests import LOADER, OVERLAYS, of_kind, ray_service, render
 
 CRDS = Path("../shared/k8s-crds")
 KUBERNETES = "1.34"  # of the API's schemas; all kinds used here are older
@@ -43,8 +43,7 @@ def crd_validator(plural: str) -> jsonschema.Draft202012Validator:
     path = CRDS / f"ray.io_{plural}.yaml"
     if not path.is_file():
         pytest.skip(f"{path} is absent: KubeRay's CRDs are not part of this repository")
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # a megabyte
-    document = yaml.load(path.read_text(), loader)
+    document = yaml.load(path.read_text(), LOADER)
     (schema,) = (
         version["schema"]["openAPIV3Schema"]
         for version in document["spec"]["versions"]
@@ -104,6 +103,6 @@ def test_a_wrong_field_of_the_ray_service_is_found(path, value):
 def test_kuberay_counts_no_pods_of_a_ray_cluster():
     """Why disruption budgets may say minAvailable alone: there is no scale subresource."""
     crd_validator("rayclusters")  # skips without the CRDs
-    document = yaml.load((CRDS / "ray.io_rayclusters.yaml").read_text(), yaml.CSafeLoader)
+    document = yaml.load((CRDS / "ray.io_rayclusters.yaml").read_text(), LOADER)
     for version in document["spec"]["versions"]:
         assert version["subresources"] == {"status": {}}
