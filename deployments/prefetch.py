@@ -39,7 +39,7 @@ def hub_checkpoints(settings: AppSpec) -> tuple[HubCheckpoint, ...]:
 
     Raises ConfigError for a model without a revision: two nodes could fetch two of them.
     """
-    found = {}
+    found: dict[str, HubCheckpoint] = {}
     for checkpoint in _named(settings):
         if local_directory(checkpoint.source) is not None:
             continue
