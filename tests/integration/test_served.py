@@ -250,6 +250,12 @@ def test_what_cannot_be_drafted_runs_without_speculation(client, parameter):
         ("/v1/completions", {"model": "split", "prompt": "x", "max_tokens": -1}, 400),
         ("/v1/completions", {"model": "split", "prompt": "x", "temperature": -2}, 400),
         ("/v1/completions", {"model": "split", "prompt": "x " * 3000, "max_tokens": 4}, 400),
+        # Refused by our own part of vLLM's validation.
+        (
+            "/v1/completions",
+            {"model": "split", "prompt": "x", "logprobs": 1, "logprob_token_ids": [5]},
+            400,
+        ),
         ("/v1/completions", {"model": "nobody", "prompt": "x"}, 404),
     ],
 )
