@@ -27,6 +27,13 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     measure.add_argument("--config", type=Path, default=_DEMO, help="a Serve file with a drafter")
     measure.add_argument("--threads", type=int, default=1, help="torch threads of the drafter")
     measure.add_argument("--repeats", type=int, default=100)
+    measure.add_argument(
+        "--model", help="the draft step alone, of this released model's drafter with random weights"
+    )
+    measure.add_argument("--device", default="cpu", choices=("cpu", "cuda"), help="with --model")
+    measure.add_argument("--dtype", default="bfloat16", choices=("bfloat16", "float16", "float32"))
+    measure.add_argument("--sessions", type=int, nargs="+", default=[1, 8, 64], help="with --model")
+    measure.add_argument("--context-tokens", type=int, default=512, help="with --model: the window")
     measure.set_defaults(run=_measure)
 
     answers = subparsers.add_parser(
@@ -68,11 +75,26 @@ def _serve(args: argparse.Namespace) -> int:
 
 
 def _measure(args: argparse.Namespace) -> int:
-    from deployments.errors import ConfigError
-    from deployments.measure import measure
+    import torch
 
+    from deployments.errors import ConfigError
+    from deployments.measure import measure, measure_shape
+
+    torch.set_num_threads(args.threads)
     try:
-        print(measure(args.config, args.threads, args.repeats))
+        if args.model is None:
+            print(measure(args.config, args.repeats))
+        else:
+            print(
+                measure_shape(
+                    args.model,
+                    device=args.device,
+                    dtype=args.dtype,
+                    sessions=args.sessions,
+                    num_context_tokens=args.context_tokens,
+                    repeats=args.repeats,
+                )
+            )
     except ConfigError as error:
         print(f"dspark measure: {error}", file=sys.stderr)
         return 2

@@ -224,10 +224,16 @@ def test_a_seeded_request_runs_without_speculation_and_is_counted(client, url):
 
 
 @pytest.mark.parametrize(
-    "parameter",
-    [{"min_p": 1.0}, {"logit_bias": {"262": -100}}, {"vllm_xargs": {"dspark": "off"}}],
+    ("parameter", "reason"),
+    [
+        ({"min_p": 1.0}, "min_p"),
+        ({"logit_bias": {"262": -100}}, "logit_bias"),
+        ({"vllm_xargs": {"dspark": "off"}}, "requested"),
+    ],
 )
-def test_what_cannot_be_drafted_runs_without_speculation(client, parameter):
+def test_what_cannot_be_drafted_runs_without_speculation_and_is_counted(
+    client, url, parameter, reason
+):
     def said(model: str) -> str:
         reply = client.completions.create(
             model=model,
@@ -238,7 +244,15 @@ def test_what_cannot_be_drafted_runs_without_speculation(client, parameter):
         )
         return str(reply.choices[0].text)
 
+    def counted() -> dict[str, int]:
+        found: dict[str, int] = fleet(url, "split")["speculation"]["without_speculation"]
+        return found
+
+    before = counted()
     assert said("split") == said("plain")
+    expected = before | {reason: before.get(reason, 0) + 1}
+    wait_for(lambda: counted() != before)
+    assert counted() == expected
 
 
 @pytest.mark.parametrize(
