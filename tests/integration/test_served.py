@@ -219,8 +219,13 @@ def test_a_seeded_request_runs_without_speculation_and_is_counted(client, url):
         return str(reply.choices[0].text)
 
     assert seeded("split") == seeded("split") == seeded("plain")
-    without = wait_for(lambda: fleet(url, "split")["speculation"]["without_speculation"])
-    assert without["seed"] == 2
+    wait_for(lambda: without_speculation(url).get("seed") == 2)
+
+
+def without_speculation(url: str) -> dict[str, int]:
+    """Requests of the split model that were not drafted for, by reason."""
+    found: dict[str, int] = fleet(url, "split")["speculation"]["without_speculation"]
+    return found
 
 
 @pytest.mark.parametrize(
@@ -244,15 +249,10 @@ def test_what_cannot_be_drafted_runs_without_speculation_and_is_counted(
         )
         return str(reply.choices[0].text)
 
-    def counted() -> dict[str, int]:
-        found: dict[str, int] = fleet(url, "split")["speculation"]["without_speculation"]
-        return found
-
-    before = counted()
+    before = without_speculation(url)
     assert said("split") == said("plain")
-    expected = before | {reason: before.get(reason, 0) + 1}
-    wait_for(lambda: counted() != before)
-    assert counted() == expected
+    wait_for(lambda: without_speculation(url) != before)
+    assert without_speculation(url) == before | {reason: before.get(reason, 0) + 1}
 
 
 @pytest.mark.parametrize(
