@@ -112,7 +112,7 @@ class Fates:
         self._heard: dict[str, int] = {}
 
     def of(self, frames: Frames) -> str:
-        """ "hello" or "step", or the reason to drop it."""
+        """What comes of a message: "hello", "step", or the reason that it is dropped for."""
         try:
             message = decode(frames, SECRET)
         except WireError as error:
