@@ -8,12 +8,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from autoscale.causal import causal_lengths
 from autoscale.draft_cost import DraftCost
 from autoscale.guard import Guard
 from autoscale.live_step_cost import LiveStepCost
-from autoscale.policies import StepOutcome
-from autoscale.step_cost import StepCostTable
+from autoscale.policies import PLAIN_TERMS, StepOutcome, StepTerms
+from autoscale.schedule import (
+    admit_most_worth,
+    best_budget,
+    causal_lengths,
+    expected_by_budget,
+    token_worth,
+)
+from autoscale.step_cost import CostCurve, StepCostTable, verify_cost_s
 
 
 class Causal:
@@ -26,7 +32,7 @@ class Causal:
     def __init__(self, step_cost: StepCostTable) -> None:
         self._plain = LiveStepCost(step_cost)
         self._drafted = LiveStepCost(step_cost)
-        self._envelope = step_cost.envelope()
+        self._curve = CostCurve(step_cost.envelope())
         self._draft_cost = DraftCost()
         self._guard = Guard()
         self._num_requests = 0
@@ -53,19 +59,26 @@ class Causal:
         return (1 + share * accepted) * self._plain.at(n) / drafted_s
 
     def admit(
-        self, confidences: NDArray[np.float64], limits: NDArray[np.int64], num_requests: int
+        self,
+        confidences: NDArray[np.float64],
+        limits: NDArray[np.int64],
+        num_requests: int,
+        terms: StepTerms = PLAIN_TERMS,
     ) -> NDArray[np.int64]:
-        """The causal schedule; see `autoscale.causal`."""
+        """The schedule of a step; see `autoscale.schedule`."""
+        worth = token_worth(confidences, limits, terms.weights)
         # In units of the table's seconds; a step never takes nothing.
         beyond_s = self._drafted.overhead_s + self._draft_cost.at(len(limits))
-        beyond_s = max(beyond_s / self._drafted.scale, -0.8 * self._envelope.step_cost_s[0])
-        return causal_lengths(
-            confidences,
-            limits,
-            self._envelope,
-            beyond_s,
-            num_plain=num_requests - len(limits),
+        beyond_s = max(beyond_s / self._drafted.scale, -0.8 * self._curve.from_to(1, 1)[0])
+        cost_s = beyond_s + verify_cost_s(
+            self._curve, num_requests, worth.size, terms.prefill_tokens
         )
+        return self._lengths(worth, total_weight(len(worth), num_requests, terms), cost_s)
+
+    def _lengths(
+        self, worth: NDArray[np.float64], weight: float, cost_s: NDArray[np.float64]
+    ) -> NDArray[np.int64]:
+        return causal_lengths(worth, weight, cost_s)
 
     def record_draft(self, num_drafts: int, draft_s: float) -> None:
         self._draft_cost.record(num_drafts, draft_s)
@@ -95,3 +108,33 @@ class Causal:
             "n_tokens": list(self._plain.table.n_tokens),
             "step_cost_s": [round(cost, 6) for cost in self._plain.table.step_cost_s],
         }
+
+
+class Lookahead(Causal):
+    """Searches the whole cost, dents included, for the budget, by the confidences before.
+
+    How many draft tokens a step verifies follows from what the step before had, so nothing
+    that is drawn now decides it; which ones follows from what is drawn now.
+    """
+
+    def __init__(self, step_cost: StepCostTable) -> None:
+        super().__init__(step_cost)
+        self._curve = CostCurve(step_cost)
+        self._worth_before: NDArray[np.float64] | None = None
+
+    def _lengths(
+        self, worth: NDArray[np.float64], weight: float, cost_s: NDArray[np.float64]
+    ) -> NDArray[np.int64]:
+        before, self._worth_before = self._worth_before, worth
+        if before is None or not before.size:
+            return np.zeros(len(worth), dtype=np.int64)
+        like_now = np.resize(before, worth.shape)  # as many requests as now, of the same kind
+        return admit_most_worth(worth, best_budget(expected_by_budget(like_now, weight), cost_s))
+
+
+def total_weight(num_drafted: int, num_requests: int, terms: StepTerms) -> float:
+    """W: the weight of all requests of a step, with drafts or without."""
+    plain = terms.plain_weight
+    if plain is None:
+        plain = float(num_requests - num_drafted)
+    return plain + (float(num_drafted) if terms.weights is None else float(terms.weights.sum()))

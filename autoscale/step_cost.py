@@ -65,3 +65,41 @@ class StepCostTable:
 def _turns_up(a: tuple[int, float], b: tuple[int, float], c: tuple[int, float]) -> bool:
     """Whether the slope from b to c exceeds that from a to b."""
     return (c[1] - b[1]) * (b[0] - a[0]) > (b[1] - a[1]) * (c[0] - b[0])
+
+
+class CostCurve:
+    """A table's costs written out per number of tokens: a schedule takes slices of it."""
+
+    def __init__(self, table: StepCostTable) -> None:
+        self._table = table
+        self._cost_s = np.zeros(0)  # [tokens + 1], grown as needed
+
+    def from_to(self, first: int, last: int) -> NDArray[np.float64]:
+        """Seconds of steps of `first` to `last` tokens, both included. Not to be written to."""
+        if last >= len(self._cost_s):
+            self._cost_s = self._table.at(np.arange(2 * last + 1))
+        return self._cost_s[first : last + 1]
+
+
+def verify_cost_s(
+    curve: CostCurve,
+    num_requests: int,
+    num_candidates: int,
+    prefill_tokens: int = 0,
+    prefill_token_s: float | None = None,
+) -> NDArray[np.float64]:
+    """Seconds of a step by its draft tokens, 0 to `num_candidates`, prefill's share aside.
+
+    max(T(R + k + p) - c * p, T(R + k)), design section 6: a step shared with p prompt tokens
+    is long, and its length must not make draft tokens look free. c is `prefill_token_s`; left
+    out, it is what the p tokens add to a step without draft tokens.
+    """
+    alone_s = curve.from_to(num_requests, num_requests + num_candidates)
+    if not prefill_tokens:
+        return alone_s
+    first = num_requests + prefill_tokens
+    shared_s = curve.from_to(first, first + num_candidates)
+    prefill_s = (
+        shared_s[0] - alone_s[0] if prefill_token_s is None else (prefill_token_s * prefill_tokens)
+    )
+    return np.maximum(shared_s - prefill_s, alone_s)

@@ -23,7 +23,9 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     serve.add_argument("--port", type=int, help="port to listen on (default: the file's)")
     serve.set_defaults(run=_serve)
 
-    measure = subparsers.add_parser("measure", help="cost of adapter, wire and drafting here")
+    measure = subparsers.add_parser(
+        "measure", help="cost of schedule, adapter, wire, drafting here"
+    )
     measure.add_argument("--config", type=Path, default=_DEMO, help="a Serve file with a drafter")
     measure.add_argument("--threads", type=int, default=1, help="torch threads of the drafter")
     measure.add_argument("--repeats", type=int, default=100)
