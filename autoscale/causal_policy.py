@@ -21,6 +21,8 @@ from autoscale.schedule import (
 )
 from autoscale.step_cost import CostCurve, StepCostTable, verify_cost_s
 
+_MAX_CURVE_WAIT = 32  # drafted steps until what they taught is taken up
+
 
 class Causal:
     """Schedules on a step-cost table that is corrected while serving.
@@ -33,9 +35,11 @@ class Causal:
         self._plain = LiveStepCost(step_cost)
         self._drafted = LiveStepCost(step_cost)
         self._curve = CostCurve(step_cost.envelope())
+        self._curve_is_of = 0  # drafted steps
         self._draft_cost = DraftCost()
         self._guard = Guard()
         self._num_requests = 0
+        self._context_tokens = 0  # of all requests, in the last step
 
     def pauses(self, num_requests: int) -> bool:
         """Whether the guard has stopped drafting and no probe is due."""
@@ -55,8 +59,10 @@ class Causal:
         """
         n = self._num_requests
         n_tokens = round(n * (1 + share * verified))
-        drafted_s = self._drafted.at(n_tokens) + self._draft_cost.at(max(1, round(share * n)))
-        return (1 + share * accepted) * self._plain.at(n) / drafted_s
+        drafted_s = self._drafted.at(n_tokens, n, self._context_tokens)
+        drafted_s += self._draft_cost.at(max(1, round(share * n)))
+        plain_s = self._plain.at(n, n, self._context_tokens)
+        return (1 + share * accepted) * plain_s / drafted_s
 
     def admit(
         self,
@@ -67,13 +73,22 @@ class Causal:
     ) -> NDArray[np.int64]:
         """The schedule of a step; see `autoscale.schedule`."""
         worth = token_worth(confidences, limits, terms.weights)
-        # In units of the table's seconds; a step never takes nothing.
-        beyond_s = self._drafted.overhead_s + self._draft_cost.at(len(limits))
-        beyond_s = max(beyond_s / self._drafted.scale, -0.8 * self._curve.from_to(1, 1)[0])
-        cost_s = beyond_s + verify_cost_s(
-            self._curve, num_requests, worth.size, terms.prefill_tokens
+        cost_s = self._draft_cost.at(len(limits)) + verify_cost_s(
+            self._learned_curve(num_requests), num_requests, worth.size, terms.prefill_tokens
         )
         return self._lengths(worth, total_weight(len(worth), num_requests, terms), cost_s)
+
+    def _learned_curve(self, num_requests: int) -> CostCurve:
+        """What drafted steps take by now, brought up to date once in a while."""
+        wait = min(1 + self._curve_is_of // 4, _MAX_CURVE_WAIT)
+        if self._drafted.num_steps >= self._curve_is_of + wait:
+            self._curve_is_of = self._drafted.num_steps
+            table = self._drafted.table(num_requests, self._context_tokens)
+            self._curve = CostCurve(self._as_searched(table))
+        return self._curve
+
+    def _as_searched(self, table: StepCostTable) -> StepCostTable:
+        return table.envelope()
 
     def _lengths(
         self, worth: NDArray[np.float64], weight: float, cost_s: NDArray[np.float64]
@@ -88,7 +103,9 @@ class Causal:
         if outcome.step_s is not None:
             has_drafts = any(request.num_drafts for request in outcome.verified)
             cost = self._drafted if has_drafts else self._plain
-            cost.record(outcome.n_tokens, outcome.step_s)
+            context_tokens = outcome.context_tokens
+            cost.record(outcome.n_tokens, outcome.step_s, outcome.num_requests, context_tokens)
+            self._context_tokens = context_tokens
 
     def forget(self, request_id: str) -> None:
         self._guard.forget(request_id)
@@ -105,8 +122,8 @@ class Causal:
             "plain_cost": self._plain.snapshot(),
             "drafted_cost": self._drafted.snapshot(),
             "draft_cost_s": round(self._draft_cost.at(self._num_requests), 6),
-            "n_tokens": list(self._plain.table.n_tokens),
-            "step_cost_s": [round(cost, 6) for cost in self._plain.table.step_cost_s],
+            "n_tokens": list(self._plain.profile.n_tokens),
+            "step_cost_s": [round(cost, 6) for cost in self._plain.profile.step_cost_s],
         }
 
 
@@ -119,8 +136,11 @@ class Lookahead(Causal):
 
     def __init__(self, step_cost: StepCostTable) -> None:
         super().__init__(step_cost)
-        self._curve = CostCurve(step_cost)
+        self._curve = CostCurve(step_cost)  # dents and all
         self._worth_before: NDArray[np.float64] | None = None
+
+    def _as_searched(self, table: StepCostTable) -> StepCostTable:
+        return table
 
     def _lengths(
         self, worth: NDArray[np.float64], weight: float, cost_s: NDArray[np.float64]

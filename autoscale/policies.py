@@ -30,13 +30,15 @@ class StepOutcome:
     """A finished target step of `num_requests`.
 
     `step_s` is its wall time, drafting excluded, or None where that would say nothing: the
-    engine was idle before it, or a prompt was prefilled in it.
+    engine was idle before it, or a prompt was prefilled in it. `context_tokens` are those
+    that its requests had computed before, all together.
     """
 
     n_tokens: int
     num_requests: int
     step_s: float | None
     verified: Sequence[Verified]
+    context_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)

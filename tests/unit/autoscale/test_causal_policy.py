@@ -8,7 +8,6 @@ import pytest
 from autoscale.causal_policy import Causal
 from autoscale.draft_cost import DraftCost
 from autoscale.guard import Guard
-from autoscale.live_step_cost import LiveStepCost
 from autoscale.policies import StepOutcome, Verified
 from autoscale.step_cost import StepCostTable
 
@@ -196,25 +195,6 @@ def test_a_table_that_was_measured_beside_others_does_not_stop_drafting(true_sca
     service.run(requests(n), 400)
     plain_s = TABLE.at_one(n)
     assert service.num_tokens / service.seconds > 1.8 * n / plain_s
-
-
-def test_live_cost_finds_scale_and_overhead():
-    cost = LiveStepCost(TABLE)
-    for i in range(400):
-        n = (1, 8, 64)[i % 3]
-        cost.record(n, 0.5 * TABLE.at_one(n) + 0.003)
-    assert cost.scale == pytest.approx(0.5, abs=0.05)
-    assert cost.at(np.array([32])) == pytest.approx(
-        0.5 * TABLE.at(np.array([32])) + 0.003, rel=0.05
-    )
-
-
-def test_live_cost_of_steps_that_are_all_alike_is_an_overhead():
-    cost = LiveStepCost(TABLE)
-    for _ in range(400):
-        cost.record(4, 0.020)
-    assert cost.scale == pytest.approx(1)
-    assert cost.at(4) == pytest.approx(0.020)
 
 
 def test_choosing_never_reads_what_was_drafted_now():

@@ -1,0 +1,89 @@
+"""Step costs that a fleet learned: merged over replicas, versioned, kept as a profile."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
+from datetime import date
+
+import numpy as np
+from numpy.typing import NDArray
+
+from autoscale.step_cost import StepCostTable
+from profiles.step_cost import LEARNED, VERIFY, EngineProvenance, StepCostProfile, StepCostRow
+
+_MIN_STEPS = 50.0  # at a size, of all replicas together, before it is believed
+_MAX_STEPS = 1000.0  # of one replica that count: none outvotes the others by being busy
+_CONTEXTS = (0, 1024)  # tokens per request, at which a learned table is written down
+
+
+@dataclass(frozen=True, slots=True)
+class StepCostReport:
+    """What a replica learned: costs at the entries of the profile it started from.
+
+    `num_steps` are its recent steps near each entry. Raises ValueError where they do not
+    match.
+    """
+
+    table: StepCostTable
+    num_steps: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.num_steps) != len(self.table.n_tokens) or not min(self.num_steps) >= 0:
+            raise ValueError(f"{len(self.table.n_tokens)} costs have {self.num_steps} steps")
+
+
+def merge_step_costs(
+    previous: StepCostTable, reports: Collection[StepCostReport]
+) -> tuple[StepCostTable, tuple[float, ...]]:
+    """What steps take on a usual replica, and the steps behind every entry.
+
+    At every size the weighted median of the replicas, so that a slow node or a broken clock
+    among them moves nothing. Sizes that few steps were near keep the previous cost, times
+    how far the others have moved. Reports for other entries are left out.
+    """
+    fitting = [r for r in reports if r.table.n_tokens == previous.n_tokens]
+    known = np.array(previous.step_cost_s)
+    if not fitting:
+        return previous, (0.0,) * len(known)
+    costs = np.array([report.table.step_cost_s for report in fitting])
+    steps = np.minimum([report.num_steps for report in fitting], _MAX_STEPS)
+    total: NDArray[np.float64] = steps.sum(axis=0)
+    believed = total >= _MIN_STEPS
+    if not believed.any():
+        return previous, tuple(total.tolist())
+    learned = np.array([weighted_median(costs[:, j], steps[:, j]) for j in range(len(known))])
+    moved = float(np.median(learned[believed] / known[believed]))
+    merged = np.maximum.accumulate(np.where(believed, learned, known * moved))
+    table = replace(previous, step_cost_s=tuple(merged.tolist()))
+    return table, tuple(total.tolist())
+
+
+def weighted_median(values: NDArray[np.float64], weights: NDArray[np.float64]) -> float:
+    """The value that half of the weight does not exceed; the plain median without weight."""
+    if not weights.sum() > 0:
+        return float(np.median(values))
+    order = np.argsort(values)
+    half = np.cumsum(weights[order]) >= weights.sum() / 2
+    return float(values[order[int(half.argmax())]])
+
+
+def learned_profile(
+    provenance: EngineProvenance,
+    table: StepCostTable,
+    num_steps: Sequence[float],
+    *,
+    version: int,
+    learned_on: date,
+) -> StepCostProfile:
+    """A profile that loads as `table`: its costs without context and with some."""
+    rows = []
+    for n_tokens, steps in zip(table.n_tokens, num_steps, strict=True):
+        for num_requests in sorted({n_tokens, max(1, n_tokens // 8)}):
+            for context in _CONTEXTS:
+                beside_s = table.beside_s(n_tokens, num_requests, num_requests * context)
+                cost_s = table.at_one(n_tokens) + beside_s
+                num = max(1, round(steps))
+                row = StepCostRow(VERIFY, n_tokens, num_requests, context, cost_s, 0.0, num, cost_s)
+                rows.append(row)
+    return StepCostProfile(provenance, LEARNED, learned_on, tuple(rows), version)
