@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -31,12 +31,14 @@ class Causal:
     is then what either was seen to take.
     """
 
-    def __init__(self, step_cost: StepCostTable) -> None:
+    def __init__(
+        self, step_cost: StepCostTable, draft_s: Mapping[int, float] | None = None
+    ) -> None:
         self._plain = LiveStepCost(step_cost)
         self._drafted = LiveStepCost(step_cost)
         self._curve = CostCurve(step_cost.envelope())
         self._curve_is_of = 0  # drafted steps
-        self._draft_cost = DraftCost()
+        self._draft_cost = DraftCost(draft_s)
         self._guard = Guard()
         self._num_requests = 0
         self._context_tokens = 0  # of all requests, in the last step
@@ -134,8 +136,10 @@ class Lookahead(Causal):
     that is drawn now decides it; which ones follows from what is drawn now.
     """
 
-    def __init__(self, step_cost: StepCostTable) -> None:
-        super().__init__(step_cost)
+    def __init__(
+        self, step_cost: StepCostTable, draft_s: Mapping[int, float] | None = None
+    ) -> None:
+        super().__init__(step_cost, draft_s)
         self._curve = CostCurve(step_cost)  # dents and all
         self._worth_before: NDArray[np.float64] | None = None
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 
 _WEIGHT = 0.1  # of a new observation, once there are some
@@ -11,12 +13,12 @@ class DraftCost:
     """Seconds to draft for n requests: a moving mean for every n that has come up.
 
     Between two of them the cost is linear. Beyond the largest it goes on with the slope from
-    the smallest, below the smallest it falls to it in proportion. Nothing is known at first:
-    0, so that drafting is tried.
+    the smallest, below the smallest it falls to it in proportion. `known_s` is what a profile
+    tells, by number of requests; without it the cost is 0 at first, so that drafting is tried.
     """
 
-    def __init__(self) -> None:
-        self._mean_s: dict[int, float] = {}
+    def __init__(self, known_s: Mapping[int, float] | None = None) -> None:
+        self._mean_s = dict(known_s or {})
         self._num_seen: dict[int, int] = {}
 
     def record(self, num_requests: int, draft_s: float) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from autoscale.causal_policy import Causal, Lookahead
@@ -17,8 +18,12 @@ FORMS = (
 )
 
 
-def make_policy(settings: dict[str, Any], step_cost: StepCostTable) -> Policy:
-    """A new policy of one of the forms in `FORMS`.
+def make_policy(
+    settings: dict[str, Any],
+    step_cost: StepCostTable,
+    draft_s: Mapping[int, float] | None = None,
+) -> Policy:
+    """A new policy of one of the forms in `FORMS`; `draft_s` is drafting's time by requests.
 
     Raises ValueError for anything else, saying what is accepted.
     """
@@ -30,9 +35,9 @@ def make_policy(settings: dict[str, Any], step_cost: StepCostTable) -> Policy:
         case {"kind": "threshold", "least_survival": float(p), **rest} if not rest and 0 < p <= 1:
             return Threshold(p)
         case {"kind": "causal", **rest} if not rest:
-            return Causal(step_cost)
+            return Causal(step_cost, draft_s)
         case {"kind": "lookahead", **rest} if not rest:
-            return Lookahead(step_cost)
+            return Lookahead(step_cost, draft_s)
     raise ValueError(f"policy {settings!r} is not one of {', '.join(FORMS)}")
 
 

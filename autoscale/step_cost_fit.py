@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autoscale.step_cost import StepCostTable
-from profiles.step_cost import StepCostProfile, StepCostRow
+from profiles.step_cost import DRAFT, VERIFY, StepCostProfile, StepCostRow
 
 _REWEIGHTINGS = 10
 _OUTLIER = 3.0  # robust standard deviations
@@ -60,6 +60,18 @@ def fit_step_cost(rows: Sequence[StepCostRow]) -> StepCostFit:
     return StepCostFit(table, residuals)
 
 
+def costs_of(profile: StepCostProfile) -> tuple[StepCostTable, dict[int, float]]:
+    """Seconds of a verifying step, and of drafting by number of requests as far as known.
+
+    Raises ValueError where the profile has too few verifying steps.
+    """
+    drafts: dict[int, list[float]] = {}
+    for row in profile.of(DRAFT):
+        drafts.setdefault(row.n_requests, []).append(row.step_cost_s)
+    table = fit_step_cost(profile.of(VERIFY)).table
+    return table, {n: float(np.median(seconds)) for n, seconds in drafts.items()}
+
+
 def with_fits(profile: StepCostProfile) -> StepCostProfile:
     """The profile with what the fit of each phase gives for every row."""
     rows: list[StepCostRow] = []
@@ -74,13 +86,17 @@ def with_fits(profile: StepCostProfile) -> StepCostProfile:
 
 
 def _design(rows: Sequence[StepCostRow], knots: NDArray[np.float64]) -> NDArray[np.float64]:
-    """[N, knots + 3]: a row's cost is linear in the table's increments and the three slopes."""
+    """[N, knots + 3]: a row's cost is linear in the table's increments and the three slopes.
+
+    Where every row has as many requests, what they add cannot be told from the table.
+    """
     n_tokens = np.array([row.n_tokens for row in rows], dtype=np.float64)
     requests = np.array([row.n_requests for row in rows], dtype=np.float64)
     context = np.array([row.context_tokens for row in rows])
     increments = np.ones((len(rows), len(knots)))
     increments[:, 1:] = np.clip((n_tokens[:, None] - knots[:-1]) / np.diff(knots), 0.0, 1.0)
-    return np.column_stack([increments, requests, requests * context, n_tokens * context])
+    told_apart = requests if len(set(requests.tolist())) > 1 else np.zeros(len(rows))
+    return np.column_stack([increments, told_apart, requests * context, n_tokens * context])
 
 
 def nonnegative_least_squares(

@@ -22,6 +22,7 @@ from profiles.step_cost import (
 
 _N_TOKENS = (1, 2, 4, 8, 16, 32, 64, 96, 128, 192, 256, 384, 512, 1024, 2048)
 _CONTEXTS = (0, 1024, 8192)
+_MOST_CONTEXT = 1 << 19  # tokens of all requests: caches hold no more
 _DRAFTED = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
 
@@ -72,6 +73,7 @@ def modelled_profile(machine: MachineModel, model: ModelModel) -> StepCostProfil
         for n in _N_TOKENS
         for n_requests in request_counts(n)
         for context in _CONTEXTS
+        if n_requests * context <= _MOST_CONTEXT
     ]
     rows += [
         _row(DRAFT, n * model.block_size, n, 0, draft_cost_s(machine, model, n)) for n in _DRAFTED
