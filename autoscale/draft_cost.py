@@ -7,14 +7,16 @@ from collections.abc import Mapping
 import numpy as np
 
 _WEIGHT = 0.1  # of a new observation, once there are some
+_SLOPE = 0.2  # of a further request against the first, before two counts have come up
 
 
 class DraftCost:
     """Seconds to draft for n requests: a moving mean for every n that has come up.
 
     Between two of them the cost is linear. Beyond the largest it goes on with the slope from
-    the smallest, below the smallest it falls to it in proportion. `known_s` is what a profile
-    tells, by number of requests; without it the cost is 0 at first, so that drafting is tried.
+    the smallest; as long as only one has come up, and below the smallest, with the slope that
+    batched drafters have. `known_s` is what a profile tells, by number of requests; without it
+    the cost is 0 at first, so that drafting is tried.
     """
 
     def __init__(self, known_s: Mapping[int, float] | None = None) -> None:
@@ -36,9 +38,11 @@ class DraftCost:
         counts = sorted(self._mean_s)
         costs_s = [self._mean_s[n] for n in counts]
         first, last = counts[0], counts[-1]
+        per_request_s = _SLOPE * costs_s[0] / (1 + _SLOPE * (first - 1))
+        if num_requests < first:
+            return costs_s[0] - per_request_s * (first - num_requests)
         if num_requests <= last:
-            return float(np.interp(num_requests, [0, *counts], [0.0, *costs_s]))
-        if first == last:
-            return costs_s[-1] * num_requests / last
-        slope = max(0.0, (costs_s[-1] - costs_s[0]) / (last - first))
-        return costs_s[-1] + slope * (num_requests - last)
+            return float(np.interp(num_requests, counts, costs_s))
+        if first < last:
+            per_request_s = max(0.0, (costs_s[-1] - costs_s[0]) / (last - first))
+        return costs_s[-1] + per_request_s * (num_requests - last)
