@@ -46,6 +46,7 @@ class LiveStepCost:
         self._covariance = self._prior.copy()
         # Relative corrections at the table's entries, then overhead and cost of context.
         self._correction = np.zeros(len(self._prior))
+        self._known = self._correction.tolist()  # the same, for one look-up at a time
         self._noise = _NOISE
         self._visits = np.zeros(len(self._log_n))
 
@@ -67,7 +68,7 @@ class LiveStepCost:
         limit = _OUTLIER * math.sqrt(variance)
         trust = min(1.0, limit / max(abs(surprise), 1e-12))
         self._correction += doubt * (trust * surprise / variance)
-        self._covariance -= np.outer(doubt, doubt) * (trust / variance)
+        self._covariance -= doubt[:, None] * (doubt * (trust / variance))
         bounded = min(surprise * surprise, _OUTLIER**2 * self._noise)
         noise = self._noise + _NOISE_WEIGHT * (bounded - self._noise)
         self._noise = min(max(noise, _NOISES[0]), _NOISES[1])
@@ -75,17 +76,18 @@ class LiveStepCost:
         self.num_steps += 1
         if self.num_steps % _FORGET_EVERY == 0:
             self._forget()
+        self._known = self._correction.tolist()
 
     def at(self, n_tokens: int, num_requests: int = 1, context_tokens: float = 0.0) -> float:
         """Seconds of a step of `n_tokens`."""
         profile_s = self._profile_s(n_tokens, num_requests, context_tokens)
         left, share = self._place(n_tokens)
-        right = min(left + 1, len(self._log_n) - 1)
-        c = self._correction
-        relative = float((1 - share) * c[left] + share * c[right])
-        unit_s = self.profile.step_cost_s[0]
-        beside_s = unit_s * float(c[-2] + c[-1] * context_tokens / _CONTEXT_UNIT)
-        return max((1 + relative) * profile_s + beside_s, _LEAST * profile_s)
+        c = self._known
+        relative = c[left] if not share else (1 - share) * c[left] + share * c[left + 1]
+        beside = c[-2] + c[-1] * context_tokens / _CONTEXT_UNIT
+        corrected_s = (1 + relative) * profile_s + beside * self.profile.step_cost_s[0]
+        least_s = _LEAST * profile_s
+        return corrected_s if corrected_s > least_s else least_s
 
     def table(self, num_requests: int = 1, context_tokens: float = 0.0) -> StepCostTable:
         """Rising costs at the profile's entries, of steps of these requests."""
