@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from autoscale.draft_cost import DraftCost
+from autoscale.fleet_step_cost import StepCostReport
 from autoscale.guard import Guard
 from autoscale.live_step_cost import LiveStepCost
 from autoscale.policies import PLAIN_TERMS, StepOutcome, StepTerms
@@ -75,17 +77,19 @@ class Causal:
     ) -> NDArray[np.int64]:
         """The schedule of a step; see `autoscale.schedule`."""
         worth = token_worth(confidences, limits, terms.weights)
+        curve = self._learned_curve(num_requests)
+        expected = num_requests + terms.joining_requests
         cost_s = self._draft_cost.at(len(limits)) + verify_cost_s(
-            self._learned_curve(num_requests), num_requests, worth.size, terms.prefill_tokens
+            curve, expected, worth.size, terms.prefill_tokens
         )
-        return self._lengths(worth, total_weight(len(worth), num_requests, terms), cost_s)
+        return self._lengths(worth, total_weight(len(worth), expected, terms), cost_s)
 
     def _learned_curve(self, num_requests: int) -> CostCurve:
         """What drafted steps take by now, brought up to date once in a while."""
         wait = min(1 + self._curve_is_of // 4, _MAX_CURVE_WAIT)
         if self._drafted.num_steps >= self._curve_is_of + wait:
             self._curve_is_of = self._drafted.num_steps
-            table = self._drafted.table(num_requests, self._context_tokens)
+            table = self._drafted.learned().under(num_requests, self._context_tokens)
             self._curve = CostCurve(self._as_searched(table))
         return self._curve
 
@@ -112,6 +116,17 @@ class Causal:
     def forget(self, request_id: str) -> None:
         self._guard.forget(request_id)
 
+    def learned(self) -> StepCostReport:
+        """Step costs for other replicas to start from: of each size, of the kind of step that
+        came up more often."""
+        plain, drafted = self._plain.learned(), self._drafted.learned()
+        pairs = list(zip(self._plain.visits, self._drafted.visits, strict=True))
+        costs = zip(pairs, plain.step_cost_s, drafted.step_cost_s, strict=True)
+        chosen = [p if visits[0] >= visits[1] else d for visits, p, d in costs]
+        usual = plain if self._plain.num_steps >= self._drafted.num_steps else drafted
+        rising = tuple(np.maximum.accumulate(chosen).tolist())
+        return StepCostReport(replace(usual, step_cost_s=rising), tuple(map(max, pairs)))
+
     def snapshot(self) -> dict[str, Any]:
         """What it goes by now; times in seconds."""
         achieved = self._guard.achieved
@@ -126,6 +141,7 @@ class Causal:
             "draft_cost_s": round(self._draft_cost.at(self._num_requests), 6),
             "n_tokens": list(self._plain.profile.n_tokens),
             "step_cost_s": [round(cost, 6) for cost in self._plain.profile.step_cost_s],
+            "learned": self.learned().to_plain(),
         }
 
 
@@ -158,7 +174,7 @@ class Lookahead(Causal):
 
 def total_weight(num_drafted: int, num_requests: int, terms: StepTerms) -> float:
     """W: the weight of all requests of a step, with drafts or without."""
-    plain = terms.plain_weight
-    if plain is None:
-        plain = float(num_requests - num_drafted)
-    return plain + (float(num_drafted) if terms.weights is None else float(terms.weights.sum()))
+    drafted = float(num_drafted) if terms.weights is None else float(terms.weights.sum())
+    if terms.plain_weight is None:
+        return drafted + num_requests - num_drafted
+    return drafted + terms.plain_weight + terms.joining_requests

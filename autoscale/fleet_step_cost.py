@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
+import math
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from datetime import date
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +34,23 @@ class StepCostReport:
         if len(self.num_steps) != len(self.table.n_tokens) or not min(self.num_steps) >= 0:
             raise ValueError(f"{len(self.table.n_tokens)} costs have {self.num_steps} steps")
 
+    def to_plain(self) -> dict[str, Any]:
+        """As plain values, to be sent."""
+        return asdict(self.table) | {"num_steps": self.num_steps}
+
+    @classmethod
+    def from_plain(cls, plain: Mapping[str, Any]) -> StepCostReport:
+        """Raises ValueError for what `to_plain` does not make."""
+        try:
+            lists = [tuple(plain[name]) for name in ("n_tokens", "step_cost_s", "num_steps")]
+            slopes = [float(plain[name]) for name in ("request_s", "context_token_s", "pair_s")]
+            numbers = [*lists[0], *lists[1], *lists[2], *slopes]
+            if not all(map(math.isfinite, numbers)):
+                raise ValueError("step costs have to be finite numbers")
+            return cls(StepCostTable(lists[0], lists[1], *slopes), lists[2])
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"a report of step costs is malformed: {error!r}") from None
+
 
 def merge_step_costs(
     previous: StepCostTable, reports: Collection[StepCostReport]
@@ -55,7 +74,18 @@ def merge_step_costs(
     learned = np.array([weighted_median(costs[:, j], steps[:, j]) for j in range(len(known))])
     moved = float(np.median(learned[believed] / known[believed]))
     merged = np.maximum.accumulate(np.where(believed, learned, known * moved))
-    table = replace(previous, step_cost_s=tuple(merged.tolist()))
+    busy = steps.sum(axis=1)
+
+    def slope(name: str) -> float:
+        return weighted_median(np.array([getattr(r.table, name) for r in fitting]), busy)
+
+    table = StepCostTable(
+        previous.n_tokens,
+        tuple(merged.tolist()),
+        slope("request_s"),
+        slope("context_token_s"),
+        slope("pair_s"),
+    )
     return table, tuple(total.tolist())
 
 

@@ -89,11 +89,20 @@ class LiveStepCost:
         least_s = _LEAST * profile_s
         return corrected_s if corrected_s > least_s else least_s
 
-    def table(self, num_requests: int = 1, context_tokens: float = 0.0) -> StepCostTable:
-        """Rising costs at the profile's entries, of steps of these requests."""
-        known = self.profile.n_tokens
-        costs_s = [self.at(n, num_requests, context_tokens) for n in known]
-        return StepCostTable(known, tuple(np.maximum.accumulate(costs_s).tolist()))
+    def learned(self) -> StepCostTable:
+        """A rising table that says about what `at` says, at the profile's entries."""
+        profile, c = self.profile, self._known
+        unit_s = profile.step_cost_s[0]
+        costs_s = [self.at(n, 0) for n in profile.n_tokens]
+        usual = max(float(np.average(1 + self._correction[:-2], weights=self._weights)), _LEAST)
+        context_token_s = usual * profile.context_token_s + c[-1] * unit_s / _CONTEXT_UNIT
+        return StepCostTable(
+            profile.n_tokens,
+            tuple(np.maximum.accumulate(costs_s).tolist()),
+            usual * profile.request_s,
+            max(context_token_s, 0.0),
+            usual * profile.pair_s,
+        )
 
     @property
     def visits(self) -> tuple[float, ...]:
@@ -102,13 +111,15 @@ class LiveStepCost:
 
     def snapshot(self) -> dict[str, float]:
         """How far it is from the profile: over all that was visited, and relative noise."""
-        weights = self._visits if self._visits.any() else np.ones(len(self._visits))
-        known = self.profile.n_tokens
-        ratios = [self.at(n) / self.profile.at_one(n) for n in known]
+        ratios = [self.at(n, 0) / self.profile.at_one(n) for n in self.profile.n_tokens]
         return {
-            "over_profile": round(float(np.average(ratios, weights=weights)), 3),
+            "over_profile": round(float(np.average(ratios, weights=self._weights)), 3),
             "relative_noise": round(math.sqrt(self._noise), 3),
         }
+
+    @property
+    def _weights(self) -> NDArray[np.float64]:
+        return self._visits if self._visits.any() else np.ones(len(self._visits))
 
     def _profile_s(self, n_tokens: int, num_requests: int, context_tokens: float) -> float:
         beside_s = self.profile.beside_s(n_tokens, num_requests, context_tokens)

@@ -70,11 +70,12 @@ def make_plans(
 def class_weights(fleet: FleetLoad, classes: Sequence[ServiceClass]) -> dict[str, float]:
     """More weight to classes whose promise is kept less often than it should be.
 
-    Weights are relative, the largest at most four times the smallest; all 1 while every class
-    has what it was promised. They move verify budgets to requests at risk (design section 7).
+    The class that falls short least has weight 1, the others up to 4; all have 1 while every
+    promise is kept. They move verify budgets to requests at risk (design section 7).
     """
     deficits = {one.name: _deficit(one, fleet.outcomes.get(one.name)) for one in classes}
-    return {name: min(1 + _WEIGHT_GAIN * d, _MAX_WEIGHT) for name, d in deficits.items()}
+    least = min(deficits.values(), default=0.0)
+    return {n: min(1 + _WEIGHT_GAIN * (d - least), _MAX_WEIGHT) for n, d in deficits.items()}
 
 
 def _deficit(promised: ServiceClass, outcomes: ClassOutcomes | None) -> float:

@@ -47,12 +47,14 @@ class StepTerms:
 
     `weights` [R] are those of the drafted requests' service classes and `plain_weight` that
     of all requests without drafts; left out, every request weighs 1. `prefill_tokens` are
-    prompt tokens that share the coming step: unfinished prompts, and what is forecast.
+    prompt tokens that share the coming step: unfinished prompts, and what is forecast;
+    `joining_requests` are forecast to decode beside the others.
     """
 
     weights: NDArray[np.float64] | None = None
     plain_weight: float | None = None
     prefill_tokens: int = 0
+    joining_requests: int = 0
 
 
 PLAIN_TERMS = StepTerms()

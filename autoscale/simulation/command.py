@@ -5,10 +5,12 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
-from autoscale.simulation.experiment import Experiment, Settings
+from autoscale.simulation.experiment import BATCH, LATENCY, Experiment, Settings
 from autoscale.simulation.regimes import REGIMES, Regime
 from autoscale.simulation.report import guardrail_holds, report, save_results, verdicts
+from autoscale.simulation.traces import load_trace
 from profiles.roofline import MACHINES, QWEN3_14B, modelled_profile
 from profiles.step_cost import load_step_cost
 
@@ -20,9 +22,10 @@ def simulate(args: argparse.Namespace) -> int:
         if args.profile is None
         else load_step_cost(args.profile, may_be_modelled=True)
     )
-    settings = Settings(args.replicas, args.steps, args.seeds, args.workers)
+    settings = Settings(args.replicas, args.seats, args.steps, args.seeds, args.workers)
+    regimes = regimes_named(args.regimes) if args.trace is None else [_replayed(args.trace)]
     results = Experiment(profile, settings).run(
-        regimes_named(args.regimes),
+        regimes,
         with_ablations=not args.no_ablation,
         progress=lambda line: print(line, file=sys.stderr, flush=True),
     )
@@ -42,3 +45,11 @@ def regimes_named(names: Sequence[str] | None) -> list[Regime]:
     if unknown:
         raise ValueError(f"no regime {unknown[0]!r}; there are {', '.join(known)}")
     return list(REGIMES) if names is None else [known[name] for name in names]
+
+
+def _replayed(path: Path) -> Regime:
+    trace = tuple(load_trace(path))
+    unknown = {one.service_class for one in trace} - {LATENCY, BATCH}
+    if unknown or not trace:
+        raise ValueError(f"{path}: service_class has to be {LATENCY} or {BATCH}, not {unknown}")
+    return Regime(path.name, 1.0, trace=trace)

@@ -8,6 +8,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from multiprocessing import get_context
+from typing import Any
 
 import numpy as np
 
@@ -15,20 +16,24 @@ from autoscale.plan import ReplicaPlan
 from autoscale.policy_settings import make_policy
 from autoscale.service_class import ServiceClass
 from autoscale.simulation.costs import SimulatedCosts
-from autoscale.simulation.fleet import Arm, FleetShape, Outcome, SimulatedFleet
-from autoscale.simulation.regimes import Regime
-from autoscale.simulation.replica import Served
+from autoscale.simulation.fleet import Arm, Faults, FleetShape, Outcome, SimulatedFleet
+from autoscale.simulation.regimes import Regime, steady
+from autoscale.simulation.replica import EngineLimits, Served
 from autoscale.simulation.texts import Texts, draw_texts
 from autoscale.simulation.traces import Arrival, draw_trace
 from profiles.step_cost import StepCostProfile
 
 DEFAULT = "fleet"
 LATENCY, BATCH = "latency", "batch"
+_NO_PROMISES = (ServiceClass(LATENCY, 1e9, 1e9), ServiceClass(BATCH, 1e9, 1e9))
 _GAMMA = 7
 _COUNTED = 0.85  # of the duration: later arrivals are served but not judged
 _SATURATED = 3.0  # times a first guess of the capacity
+_PROMISED_AT = 0.6  # of the capacity: what nearly every request gets there is promised
 _TEXT_SEED = 7
+_USUAL_CONTEXT = 400  # tokens of a request
 _ABLATED: dict[str, object] = {
+    "expected_requests": None,
     "expected_prefill_tokens": None,
     "class_weights": {},
     "draft_wait_s": None,
@@ -37,11 +42,16 @@ _ABLATED: dict[str, object] = {
 }
 
 
+Job = tuple[Regime, int]
+"""A regime and a seed."""
+
+
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """`steps` is a run's duration in decode steps of one request."""
+    """`steps` is a run's duration in plain steps with every seat taken."""
 
     num_replicas: int = 8
+    seats: int = 64
     steps: int = 800
     seeds: int = 5
     workers: int = 1
@@ -70,15 +80,6 @@ class Result:
     wall_s: float
 
 
-def classes_of(costs: SimulatedCosts) -> tuple[ServiceClass, ServiceClass]:
-    """Promises in steps of one request: a tight class and a loose one."""
-    step_s = costs.step_s(1, 1, 300)
-    return (
-        ServiceClass(LATENCY, ttft_s=40 * step_s, tpot_s=0.75 * step_s),
-        ServiceClass(BATCH, ttft_s=200 * step_s, tpot_s=3 * step_s),
-    )
-
-
 def arms_of(costs: SimulatedCosts) -> list[Arm]:
     """The fixed policies, the local rule, and what the plan adds to it."""
     fixed = [("off", {"kind": "off"})] + [
@@ -105,8 +106,10 @@ class Experiment:
     def __init__(self, profile: StepCostProfile, settings: Settings) -> None:
         self.profile = profile
         self.settings = settings
-        self.duration_s = settings.steps * SimulatedCosts.of(profile).step_s(1, 1, 300)
-        self._capacities: dict[tuple[object, ...], float] = {}
+        seats = settings.seats
+        full_step_s = SimulatedCosts.of(profile).step_s(seats, seats, seats * _USUAL_CONTEXT)
+        self.duration_s = settings.steps * full_step_s
+        self._found: dict[tuple[object, ...], Any] = {}  # by pilot runs
 
     def run(
         self,
@@ -116,11 +119,10 @@ class Experiment:
         progress: Callable[[str], None],
     ) -> list[Result]:
         """All arms in all regimes, over `workers` processes."""
-        jobs = [
-            (regime, seed, self.capacity_per_s(regime))
-            for regime in regimes
-            for seed in range(self.settings.seeds)
-        ]
+        for regime in regimes:  # before processes part
+            self.capacity_per_s(regime)
+            self.classes(regime)
+        jobs = [(regime, seed) for regime in regimes for seed in range(self.settings.seeds)]
         results: list[Result] = []
         for some in self._map(partial(_run_job, self, with_ablations), jobs):
             results += some
@@ -130,8 +132,8 @@ class Experiment:
 
     def _map(
         self,
-        work: Callable[[tuple[Regime, int, float]], list[Result]],
-        jobs: Sequence[tuple[Regime, int, float]],
+        work: Callable[[Job], list[Result]],
+        jobs: Sequence[Job],
     ) -> Iterator[list[Result]]:
         if self.settings.workers == 1:
             yield from map(work, jobs)
@@ -143,23 +145,48 @@ class Experiment:
             yield from pool.map(_run_inherited, range(len(jobs)))
 
     def capacity_per_s(self, regime: Regime) -> float:
-        """Requests per second that the default policy serves when all seats are taken."""
-        key = (regime.shape, regime.padded_tokens, regime.num_drafters)
-        if key not in self._capacities:
-            costs = self.costs(regime)
-            seats = self._shape(regime).limits.seats
-            step_s = costs.step_s(seats, seats, seats * 400)
-            rate = _SATURATED * self.settings.num_replicas * seats / step_s
-            rate /= regime.shape.mean_output_tokens
-            plain = Regime("saturated", 1.0, shape=regime.shape, num_drafters=regime.num_drafters)
-            duration_s = self.duration_s / 2
-            trace = self.trace(plain, 0, rate, duration_s)
-            arm = next(arm for arm in arms_of(costs) if arm.name == "local")
-            texts = _texts(plain)
-            fleet = SimulatedFleet(arm, self._shape(plain), costs, texts, classes_of(costs), 0)
-            tokens_per_s = fleet.run(trace, duration_s).committed_tokens / duration_s
-            self._capacities[key] = tokens_per_s / regime.shape.mean_output_tokens
-        return self._capacities[key]
+        """Requests per second that the local rule serves when all seats are taken."""
+        key = ("capacity", regime.shape, regime.padded_tokens, regime.num_drafters)
+        if key not in self._found:
+            shape = self._shape(regime)
+            seats = shape.limits.seats
+            step_s = self.costs(regime).step_s(seats, seats, 0)
+            rate = _SATURATED * shape.num_replicas * seats / step_s
+            fleet = self._pilot(regime, rate / regime.shape.mean_output_tokens, _NO_PROMISES)
+            before = fleet.advance(self.duration_s / 2).committed_tokens
+            after = fleet.advance(self.duration_s).committed_tokens
+            served_per_s = (after - before) / (self.duration_s / 2)
+            self._found[key] = served_per_s / regime.shape.mean_output_tokens
+        found: float = self._found[key]
+        return found
+
+    def classes(self, regime: Regime) -> tuple[ServiceClass, ServiceClass]:
+        """A tight promise and a loose one: from what requests get at a comfortable load."""
+        key = ("classes", regime.shape)
+        if key not in self._found:
+            usual = Regime("usual", _PROMISED_AT, shape=regime.shape)
+            rate = _PROMISED_AT * self.capacity_per_s(usual)
+            served = self._pilot(usual, rate, _NO_PROMISES).advance(self.duration_s).served
+            ttft_s = _quantile([one.ttft_s for one in served if one.ttft_s is not None], 0.9)
+            tpot_s = _quantile([one.tpot_s for one in served if one.tpot_s is not None], 0.9)
+            self._found[key] = (
+                ServiceClass(LATENCY, ttft_s=10 * ttft_s, tpot_s=1.2 * tpot_s),
+                ServiceClass(BATCH, ttft_s=50 * ttft_s, tpot_s=4 * tpot_s),
+            )
+        found: tuple[ServiceClass, ServiceClass] = self._found[key]
+        return found
+
+    def _pilot(
+        self, regime: Regime, rate_per_s: float, classes: Sequence[ServiceClass]
+    ) -> SimulatedFleet:
+        """The local rule on a healthy fleet, about to serve."""
+        plain = replace(regime, rate=steady, peak=1.0, faults=Faults(), trace=())
+        costs = self.costs(plain)
+        trace = self.trace(plain, 0, rate_per_s, self.duration_s)
+        arm = next(arm for arm in arms_of(costs) if arm.name == "local")
+        fleet = SimulatedFleet(arm, self._shape(plain), costs, _texts(plain), classes, 0)
+        fleet.start(trace, self.duration_s)
+        return fleet
 
     def costs(self, regime: Regime) -> SimulatedCosts:
         return SimulatedCosts.of(self.profile, regime.padded_tokens)
@@ -167,6 +194,8 @@ class Experiment:
     def trace(
         self, regime: Regime, seed: int, rate_per_s: float, duration_s: float
     ) -> list[Arrival]:
+        if regime.trace:
+            return list(regime.trace)
         return draw_trace(
             np.random.default_rng([seed, 0]),
             regime.shape,
@@ -178,30 +207,30 @@ class Experiment:
         )
 
     def _shape(self, regime: Regime) -> FleetShape:
-        return FleetShape(self.settings.num_replicas, regime.num_drafters, faults=regime.faults)
+        limits = EngineLimits(self.settings.seats)
+        return FleetShape(self.settings.num_replicas, regime.num_drafters, limits, regime.faults)
 
-    def run_seed(
-        self, regime: Regime, seed: int, capacity_per_s: float, *, with_ablations: bool
-    ) -> list[Result]:
+    def run_seed(self, regime: Regime, seed: int, *, with_ablations: bool) -> list[Result]:
         """Every arm on one trace, on the same texts."""
-        costs = self.costs(regime)
-        classes = classes_of(costs)
-        trace = self.trace(regime, seed, regime.load * capacity_per_s, self.duration_s)
+        costs, classes = self.costs(regime), self.classes(regime)
+        rate_per_s = regime.load * self.capacity_per_s(regime)
+        duration_s = self.duration_s
+        if regime.trace:
+            duration_s += regime.trace[-1].arrival_s
+        trace = self.trace(regime, seed, rate_per_s, duration_s)
         texts = _texts(regime)
         arms = arms_of(costs) + (ablations_of(costs) if with_ablations else [])
         results = []
         for arm in arms:
             began = time.perf_counter()
             fleet = SimulatedFleet(arm, self._shape(regime), costs, texts, classes, seed)
-            outcome = fleet.run(trace, self.duration_s)
+            outcome = fleet.run(trace, duration_s)
             wall_s = time.perf_counter() - began
             results.append(summarise(outcome, classes, (regime.name, arm.name, seed), wall_s))
         return results
 
 
-_INHERITED: tuple[
-    Callable[[tuple[Regime, int, float]], list[Result]], Sequence[tuple[Regime, int, float]]
-]
+_INHERITED: tuple[Callable[[Job], list[Result]], Sequence[Job]]
 
 
 def _run_inherited(i: int) -> list[Result]:
@@ -209,11 +238,8 @@ def _run_inherited(i: int) -> list[Result]:
     return work(jobs[i])
 
 
-def _run_job(
-    experiment: Experiment, with_ablations: bool, job: tuple[Regime, int, float]
-) -> list[Result]:
-    regime, seed, capacity_per_s = job
-    return experiment.run_seed(regime, seed, capacity_per_s, with_ablations=with_ablations)
+def _run_job(experiment: Experiment, with_ablations: bool, job: Job) -> list[Result]:
+    return experiment.run_seed(*job, with_ablations=with_ablations)
 
 
 def _texts(regime: Regime) -> Texts:

@@ -105,13 +105,19 @@ class SimulatedFleet:
         ]
         for replica in self._replicas:
             replica.uses_plan = arm.uses_plan
+        self._served: list[Served] = []
         self._plans = [NO_PLAN] * shape.num_replicas
         self._num_prompt_tokens, self._num_arrived = 0, 0
 
     def run(self, trace: Sequence[Arrival], duration_s: float) -> Outcome:
         """Serve `trace` until `duration_s`; what has not ended by then stays unfinished."""
-        served = [Served(arrival) for arrival in trace]
-        for one in served:
+        self.start(trace, duration_s)
+        return self.advance(duration_s)
+
+    def start(self, trace: Sequence[Arrival], duration_s: float) -> None:
+        """Take in `trace` and the faults of a run of `duration_s`."""
+        self._served = [Served(arrival) for arrival in trace]
+        for one in self._served:
             self._at(one.arrival.arrival_s, self._arrive, one)
         faults = self._shape.faults
         if faults.late_replicas:
@@ -121,10 +127,13 @@ class SimulatedFleet:
         if faults.loss_at is not None:
             self._at(faults.loss_at * duration_s, self._lose, self._replicas[-1])
         self._at(EXCHANGE_S, self._exchange, None)
-        while self._events and self._events[0][0] <= duration_s:
+
+    def advance(self, until_s: float) -> Outcome:
+        """What has happened by `until_s`."""
+        while self._events and self._events[0][0] <= until_s:
             now_s, _, happen, subject = heapq.heappop(self._events)
             happen(now_s, subject)
-        return Outcome(served, [replica.totals for replica in self._replicas], duration_s)
+        return Outcome(self._served, [replica.totals for replica in self._replicas], until_s)
 
     def _at(self, at_s: float, happen: Callable[[float, Any], None], subject: Any) -> None:
         heapq.heappush(self._events, (at_s, next(self._order), happen, subject))

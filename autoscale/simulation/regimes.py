@@ -5,7 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from autoscale.simulation.fleet import Faults
-from autoscale.simulation.traces import Rate, TraceShape
+from autoscale.simulation.traces import Arrival, Rate, TraceShape
+
+
+def steady(_: float) -> float:
+    return 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,18 +18,20 @@ class Regime:
 
     `rate` shapes it over the duration, 0 to 1, up to `peak`. `padded_tokens` makes the step
     cost jagged, `overconfidence` confidences too high (see `texts`), `num_drafters` a pool
-    instead of a drafter beside every target.
+    instead of a drafter beside every target. A `trace` is replayed as it is, and then neither
+    load nor rate count.
     """
 
     name: str
     load: float
-    rate: Rate = lambda _: 1.0
+    rate: Rate = steady
     peak: float = 1.0
     shape: TraceShape = field(default_factory=TraceShape)
     faults: Faults = field(default_factory=Faults)
     overconfidence: float = 0.0
     padded_tokens: int = 1
     num_drafters: int = 0
+    trace: tuple[Arrival, ...] = ()
 
 
 def _bursts(share: float) -> float:

@@ -372,11 +372,13 @@ class SimulatedReplica:
         own_prompts = sum(prefill.remaining for prefill in self._prefills)
         if not self.uses_plan:
             return StepTerms(prefill_tokens=min(own_prompts, self._limits.max_step_tokens))
-        forecast = round(self.plan.expected_prefill_tokens or 0.0)
+        plan, num_requests = self.plan, len(self._rows)
+        forecast = round(plan.expected_prefill_tokens or 0.0)
         prefill_tokens = min(max(own_prompts, forecast), self._limits.max_step_tokens)
+        joining = max(0, round(plan.expected_requests or 0.0) - num_requests)
         if (self._weights == 1.0).all():
-            return StepTerms(prefill_tokens=prefill_tokens)
+            return StepTerms(prefill_tokens=prefill_tokens, joining_requests=joining)
         weights = self._weights[self._rows.class_index]
         drafted = weights[some]
         plain = float(weights.sum() - drafted.sum())
-        return StepTerms(drafted, plain, prefill_tokens)
+        return StepTerms(drafted, plain, prefill_tokens, joining)

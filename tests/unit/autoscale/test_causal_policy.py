@@ -197,6 +197,14 @@ def test_a_table_that_was_measured_beside_others_does_not_stop_drafting(true_sca
     assert service.num_tokens / service.seconds > 1.8 * n / plain_s
 
 
+def test_what_it_learned_of_steps_is_told_by_size():
+    service = Service(accept=0.8, overhead_s=0.004)
+    service.run(requests(4), 400)
+    learned = service.policy.learned()
+    assert learned.table.at_one(16) == pytest.approx(TABLE.at_one(16) + 0.004, rel=0.05)
+    assert service.policy.snapshot()["learned"]["num_steps"] == learned.num_steps
+
+
 def test_choosing_never_reads_what_was_drafted_now():
     """Rule 3: whether to draft follows from earlier steps; drafts do not change it."""
 

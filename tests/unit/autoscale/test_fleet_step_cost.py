@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import date
 
 import pytest
@@ -50,6 +51,26 @@ def test_reports_for_another_table_are_left_out():
 def test_costs_stay_rising():
     table, _ = merge_step_costs(PROFILE, [report(0.020, 0.020, 0.040), report(0.030, 0.020, 0.02)])
     assert list(table.step_cost_s) == sorted(table.step_cost_s)
+
+
+def test_reports_cross_processes_as_plain_values():
+    some = report(0.01, 0.02, 0.03)
+    assert StepCostReport.from_plain(json.loads(json.dumps(some.to_plain()))) == some
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"step_cost_s": [0.01, float("nan"), 0.03]},
+        {"step_cost_s": [0.01, -0.02, 0.03]},
+        {"num_steps": [1.0]},
+        {"n_tokens": None},
+        {"pair_s": "much"},
+    ],
+)
+def test_nonsense_reports_are_refused(change):
+    with pytest.raises(ValueError, match=r"."):
+        StepCostReport.from_plain(report(0.01, 0.02, 0.03).to_plain() | change)
 
 
 def test_what_was_learned_loads_as_the_same_table(tmp_path):

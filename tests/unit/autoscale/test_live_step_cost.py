@@ -82,11 +82,12 @@ def test_context_is_told_from_tokens():
         cost.record(n, TABLE.at_one(n) + 2e-7 * context, 1, context)
     assert cost.at(16, 1, 20_000) - cost.at(16, 1, 0) == pytest.approx(0.004, rel=0.1)
     assert cost.at(16, 1, 0) == pytest.approx(TABLE.at_one(16), rel=0.04)
+    assert cost.learned().context_token_s == pytest.approx(2e-7, rel=0.1)
 
 
 def test_its_table_rises_and_holds_what_it_learned():
     cost = learned(lambda n: 0.5 * TABLE.at_one(n), 900, noise=0.05)
-    table = cost.table()
+    table = cost.learned()
     assert (np.diff(table.step_cost_s) >= 0).all()
     assert table.at_one(32) == pytest.approx(0.5 * TABLE.at_one(32), rel=0.04)
 
