@@ -52,7 +52,7 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     simulate.add_argument("--replicas", type=int, default=8)
     simulate.add_argument("--seats", type=int, default=64, help="requests of a replica at a time")
     simulate.add_argument("--seeds", type=int, default=5, help="runs of every policy")
-    simulate.add_argument("--steps", type=int, default=800, help="of a run, with every seat taken")
+    simulate.add_argument("--steps", type=int, default=1000, help="of a run, with every seat taken")
     simulate.add_argument("--workers", type=int, default=1, help="processes")
     simulate.add_argument("--no-ablation", action="store_true", help="leave out the plan's fields")
     simulate.set_defaults(run=_simulate)

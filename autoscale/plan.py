@@ -13,7 +13,7 @@ from autoscale.fleet_load import ClassOutcomes, FleetLoad, ReplicaLoad, fleet_lo
 from autoscale.service_class import ServiceClass
 
 _WEIGHT_GAIN = 8.0
-_MAX_WEIGHT = 4.0
+_MAX_WEIGHT = 1.5
 _MIN_OUTCOMES = 20.0  # requests of a class that ended lately, before its attainment counts
 _MAX_RELATIVE_COST = 8.0
 _MIN_DRAFTS = 256  # of the fleet, before their acceptance says how long to wait for them
@@ -70,8 +70,10 @@ def make_plans(
 def class_weights(fleet: FleetLoad, classes: Sequence[ServiceClass]) -> dict[str, float]:
     """More weight to classes whose promise is kept less often than it should be.
 
-    The class that falls short least has weight 1, the others up to 4; all have 1 while every
-    promise is kept. They move verify budgets to requests at risk (design section 7).
+    The class that falls short least has weight 1, the others up to 1.5; all have 1 while every
+    promise is kept. They move verify budgets to requests at risk (design section 7). Larger
+    weights cost more throughput than they bring: what is verified for one class beyond its
+    share is the less likely to be accepted.
     """
     deficits = {one.name: _deficit(one, fleet.outcomes.get(one.name)) for one in classes}
     least = min(deficits.values(), default=0.0)

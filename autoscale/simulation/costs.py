@@ -15,17 +15,23 @@ from profiles.step_cost import StepCostProfile
 
 @dataclass(frozen=True)
 class SimulatedCosts:
-    """Seconds of steps and drafts from a profile; with `padding` above 1, steps are as long
-    as ones of the next multiple of so many tokens: the cost is jagged."""
+    """Seconds of steps and drafts from a profile.
+
+    With `padding` above 1, steps are as long as ones of the next multiple of so many tokens:
+    the cost is jagged. Drafters are `drafter_slowdown` times slower than the profile says.
+    """
 
     table: StepCostTable
     drafts_s: Mapping[int, float]
     padding: int = 1
+    drafter_slowdown: float = 1.0
 
     @classmethod
-    def of(cls, profile: StepCostProfile, padding: int = 1) -> SimulatedCosts:
+    def of(
+        cls, profile: StepCostProfile, padding: int = 1, drafter_slowdown: float = 1.0
+    ) -> SimulatedCosts:
         """Raises ValueError where the profile has too few verifying steps."""
-        return cls(*costs_of(profile), padding)
+        return cls(*costs_of(profile), padding, drafter_slowdown)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "_draft_cost", DraftCost(self.drafts_s))
@@ -37,7 +43,7 @@ class SimulatedCosts:
 
     def draft_s(self, num_requests: int) -> float:
         drafts: DraftCost = self._draft_cost  # type: ignore[attr-defined]
-        return drafts.at(num_requests)
+        return self.drafter_slowdown * drafts.at(num_requests)
 
     @property
     def told(self) -> StepCostTable:

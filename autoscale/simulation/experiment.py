@@ -16,8 +16,8 @@ from autoscale.plan import ReplicaPlan
 from autoscale.policy_settings import make_policy
 from autoscale.service_class import ServiceClass
 from autoscale.simulation.costs import SimulatedCosts
-from autoscale.simulation.fleet import Arm, Faults, FleetShape, Outcome, SimulatedFleet
-from autoscale.simulation.regimes import Regime, steady
+from autoscale.simulation.fleet import Arm, FleetShape, Outcome, SimulatedFleet
+from autoscale.simulation.regimes import Regime
 from autoscale.simulation.replica import EngineLimits, Served
 from autoscale.simulation.texts import Texts, draw_texts
 from autoscale.simulation.traces import Arrival, draw_trace
@@ -27,7 +27,7 @@ DEFAULT = "fleet"
 LATENCY, BATCH = "latency", "batch"
 _NO_PROMISES = (ServiceClass(LATENCY, 1e9, 1e9), ServiceClass(BATCH, 1e9, 1e9))
 _GAMMA = 7
-_COUNTED = 0.85  # of the duration: later arrivals are served but not judged
+_COUNTED = 0.7  # of the duration: later arrivals are served but not judged
 _SATURATED = 3.0  # times a first guess of the capacity
 _PROMISED_AT = 0.6  # of the capacity: what nearly every request gets there is promised
 _TEXT_SEED = 7
@@ -52,7 +52,7 @@ class Settings:
 
     num_replicas: int = 8
     seats: int = 64
-    steps: int = 800
+    steps: int = 1000
     seeds: int = 5
     workers: int = 1
 
@@ -146,7 +146,7 @@ class Experiment:
 
     def capacity_per_s(self, regime: Regime) -> float:
         """Requests per second that the local rule serves when all seats are taken."""
-        key = ("capacity", regime.shape, regime.padded_tokens, regime.num_drafters)
+        key = ("capacity", regime.shape, regime.padded_tokens)
         if key not in self._found:
             shape = self._shape(regime)
             seats = shape.limits.seats
@@ -180,7 +180,7 @@ class Experiment:
         self, regime: Regime, rate_per_s: float, classes: Sequence[ServiceClass]
     ) -> SimulatedFleet:
         """The local rule on a healthy fleet, about to serve."""
-        plain = replace(regime, rate=steady, peak=1.0, faults=Faults(), trace=())
+        plain = Regime("pilot", 1.0, shape=regime.shape, padded_tokens=regime.padded_tokens)
         costs = self.costs(plain)
         trace = self.trace(plain, 0, rate_per_s, self.duration_s)
         arm = next(arm for arm in arms_of(costs) if arm.name == "local")
@@ -189,7 +189,7 @@ class Experiment:
         return fleet
 
     def costs(self, regime: Regime) -> SimulatedCosts:
-        return SimulatedCosts.of(self.profile, regime.padded_tokens)
+        return SimulatedCosts.of(self.profile, regime.padded_tokens, regime.drafter_slowdown)
 
     def trace(
         self, regime: Regime, seed: int, rate_per_s: float, duration_s: float

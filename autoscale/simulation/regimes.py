@@ -18,8 +18,8 @@ class Regime:
 
     `rate` shapes it over the duration, 0 to 1, up to `peak`. `padded_tokens` makes the step
     cost jagged, `overconfidence` confidences too high (see `texts`), `num_drafters` a pool
-    instead of a drafter beside every target. A `trace` is replayed as it is, and then neither
-    load nor rate count.
+    instead of a drafter beside every target, each `drafter_slowdown` times slower. A `trace`
+    is replayed as it is, and then neither load nor rate count.
     """
 
     name: str
@@ -31,6 +31,7 @@ class Regime:
     overconfidence: float = 0.0
     padded_tokens: int = 1
     num_drafters: int = 0
+    drafter_slowdown: float = 1.0
     trace: tuple[Arrival, ...] = ()
 
 
@@ -49,7 +50,7 @@ REGIMES: tuple[Regime, ...] = (
     Regime("ramp 30% to 120%", 0.75, _ramp, 1.6),
     Regime("replica lost", 0.8, faults=Faults(loss_at=0.4)),
     Regime("slow node", 0.7, faults=Faults(slow_node=2.0)),
-    Regime("drafter pool saturated", 0.7, num_drafters=1),
+    Regime("drafter pool saturated", 0.6, num_drafters=1, drafter_slowdown=3.0),
     Regime("autoscaling lags", 0.9, faults=Faults(late_replicas=3, late_at=0.5)),
     Regime("overconfident drafter", 0.9, overconfidence=0.6),
     Regime("prefill-heavy", 0.9, shape=TraceShape(prompt_tokens=1500, output_tokens=60)),
