@@ -16,6 +16,7 @@ from profiles.step_cost import LEARNED, VERIFY, EngineProvenance, StepCostProfil
 
 _MIN_STEPS = 50.0  # at a size, of all replicas together, before it is believed
 _MAX_STEPS = 1000.0  # of one replica that count: none outvotes the others by being busy
+_WORTH_A_VERSION = 0.01
 _CONTEXTS = (0, 1024)  # tokens per request, at which a learned table is written down
 
 
@@ -50,6 +51,53 @@ class StepCostReport:
             return cls(StepCostTable(lists[0], lists[1], *slopes), lists[2])
         except (KeyError, TypeError) as error:
             raise ValueError(f"a report of step costs is malformed: {error!r}") from None
+
+
+class FleetStepCost:
+    """The controller's side: the last report of every replica, by what it was measured on.
+
+    A new controller goes on from a profile, or from what the next reports say. `version` rises
+    whenever a merged table differs from the one before by more than a percent somewhere.
+    """
+
+    def __init__(self) -> None:
+        self._reports: dict[EngineProvenance, dict[str, StepCostReport]] = {}
+        self._merged: dict[EngineProvenance, Merged] = {}
+
+    def learn(self, profile: StepCostProfile, table: StepCostTable) -> None:
+        """Go on from a profile that was kept, whose fit is `table`."""
+        nothing_new = (0.0,) * len(table.n_tokens)
+        self._merged[profile.provenance] = Merged(table, nothing_new, profile.version)
+
+    def absorb(self, engine: EngineProvenance, replica_id: str, report: StepCostReport) -> None:
+        """What a replica has learned by now."""
+        self._reports.setdefault(engine, {})[replica_id] = report
+        if engine not in self._merged:
+            self._merged[engine] = Merged(report.table, (0.0,) * len(report.num_steps))
+
+    def forget(self, engine: EngineProvenance, replica_id: str) -> None:
+        """The replica is gone; what it taught stays until others know better."""
+        self._reports.get(engine, {}).pop(replica_id, None)
+
+    def merge(self, engine: EngineProvenance) -> Merged | None:
+        """What a new replica is to start from; None where nothing is known."""
+        known = self._merged.get(engine)
+        if known is None:
+            return None
+        table, num_steps = merge_step_costs(known.table, self._reports.get(engine, {}).values())
+        before = known.table.step_cost_s
+        if not np.allclose(table.step_cost_s, before, rtol=_WORTH_A_VERSION, atol=0.0):
+            known = self._merged[engine] = Merged(table, num_steps, known.version + 1)
+        return known
+
+
+@dataclass(frozen=True, slots=True)
+class Merged:
+    """A table, the recent steps behind each of its entries, and its version."""
+
+    table: StepCostTable
+    num_steps: tuple[float, ...]
+    version: int = 0
 
 
 def merge_step_costs(

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from datetime import date
 
 import pytest
 
-from autoscale.fleet_step_cost import StepCostReport, learned_profile, merge_step_costs
+from autoscale.fleet_step_cost import (
+    FleetStepCost,
+    StepCostReport,
+    learned_profile,
+    merge_step_costs,
+)
 from autoscale.step_cost import StepCostTable
 from autoscale.step_cost_fit import fit_step_cost, with_fits
 from profiles.step_cost import VERIFY, EngineProvenance, load_step_cost, save_step_cost
@@ -51,6 +57,40 @@ def test_reports_for_another_table_are_left_out():
 def test_costs_stay_rising():
     table, _ = merge_step_costs(PROFILE, [report(0.020, 0.020, 0.040), report(0.030, 0.020, 0.02)])
     assert list(table.step_cost_s) == sorted(table.step_cost_s)
+
+
+class TestTheControllersSide:
+    def fleet(self, *reports):
+        fleet = FleetStepCost()
+        for i, some in enumerate(reports):
+            fleet.absorb(HERE, f"r{i}", some)
+        return fleet
+
+    def test_it_offers_what_most_replicas_learned_and_counts_versions(self):
+        fleet = self.fleet(report(0.01, 0.02, 0.03), report(0.02, 0.03, 0.05))
+        fleet.absorb(HERE, "r2", report(0.02, 0.03, 0.05))
+        merged = fleet.merge(HERE)
+        assert (merged.table.step_cost_s, merged.version) == ((0.02, 0.03, 0.05), 1)
+        assert fleet.merge(HERE).version == 1  # nothing new
+
+    def test_other_engines_learn_nothing_from_it(self):
+        fleet = self.fleet(report(0.01, 0.02, 0.03))
+        assert fleet.merge(replace(HERE, hardware="another")) is None
+
+    def test_a_new_controller_goes_on_from_the_profile_that_was_kept(self):
+        learned = StepCostTable(PROFILE.n_tokens, (0.02, 0.03, 0.05))
+        kept = learned_profile(HERE, learned, (9, 9, 9), version=7, learned_on=date(2026, 11, 25))
+        fleet = FleetStepCost()
+        fleet.learn(kept, learned)
+        assert (fleet.merge(HERE).table, fleet.merge(HERE).version) == (learned, 7)
+        fleet.absorb(HERE, "r0", report(0.02, 0.03, 0.09))
+        assert fleet.merge(HERE).version == 8
+
+    def test_what_a_lost_replica_taught_stays(self):
+        fleet = self.fleet(report(0.02, 0.03, 0.05))
+        fleet.merge(HERE)
+        fleet.forget(HERE, "r0")
+        assert fleet.merge(HERE).table.step_cost_s == (0.02, 0.03, 0.05)
 
 
 def test_reports_cross_processes_as_plain_values():
