@@ -79,6 +79,7 @@ def _drafting(model: ModelSpec, shape: DraftShape) -> dict[str, Any]:
             drafter=drafter.model_dump(),
             dtype=drafter.dtype,
             context_bytes=drafter.context_mib * MIB,
+            nodes=model.target.nodes,
             step_cost=step_cost_file(model),
             step_cost_override=model.target.step_cost_override,
         ).to_config(),

@@ -7,9 +7,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from autoscale.simulation.experiment import BATCH, LATENCY, Experiment, Settings
+from autoscale.simulation.experiment import Experiment, Settings
 from autoscale.simulation.regimes import REGIMES, Regime
 from autoscale.simulation.report import guardrail_holds, report, save_results, verdicts
+from autoscale.simulation.results import BATCH, LATENCY
 from autoscale.simulation.traces import load_trace
 from profiles.roofline import MACHINES, QWEN3_14B, modelled_profile
 from profiles.step_cost import load_step_cost

@@ -14,7 +14,8 @@ from autoscale.plan import NO_PLAN, ReplicaPlan, make_plans
 from autoscale.policies import Policy
 from autoscale.service_class import ServiceClass
 from autoscale.simulation.costs import SimulatedCosts
-from autoscale.simulation.replica import EngineLimits, ReplicaTotals, Served, SimulatedReplica
+from autoscale.simulation.replica import EngineLimits, ReplicaTotals, SimulatedReplica
+from autoscale.simulation.served import Served
 from autoscale.simulation.texts import Texts
 from autoscale.simulation.traces import Arrival
 

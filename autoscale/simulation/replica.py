@@ -18,8 +18,8 @@ from autoscale.fleet_load import ClassOutcomes, ReplicaLoad
 from autoscale.plan import NO_PLAN, ReplicaPlan
 from autoscale.policies import Policy, StepOutcome, StepTerms, Verified
 from autoscale.service_class import ServiceClass
+from autoscale.simulation.served import DecodingRows, Served
 from autoscale.simulation.texts import Texts
-from autoscale.simulation.traces import Arrival
 
 _FADE = 0.97  # of what a replica reports of ended requests, per exchange
 _MEAN = 0.05  # weight of a new step in what it reports
@@ -28,28 +28,6 @@ StepSeconds = Callable[[int, int, int], float]
 """Seconds of a step, by its tokens, decoding requests and their context tokens together."""
 Draft = Callable[[float, int], float]
 """When drafts for so many requests that are asked for now will have come."""
-
-
-@dataclass(slots=True)
-class Served:
-    """What became of a request; None where it has not come to that."""
-
-    arrival: Arrival
-    first_token_s: float | None = None
-    finished_s: float | None = None
-    was_shed: bool = False
-    produced: int = 0  # output tokens so far, kept when its replica is lost
-
-    @property
-    def ttft_s(self) -> float | None:
-        started = self.first_token_s
-        return None if started is None else started - self.arrival.arrival_s
-
-    @property
-    def tpot_s(self) -> float | None:
-        if self.finished_s is None or self.first_token_s is None:
-            return None
-        return (self.finished_s - self.first_token_s) / max(self.arrival.output_tokens - 1, 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,43 +54,6 @@ class ReplicaTotals:
 class _Prefill:
     served: Served
     remaining: int
-
-
-class _Rows:
-    """The decoding requests, one row each."""
-
-    __slots__ = ("class_index", "context", "ids", "output", "position", "served", "text")
-
-    def __init__(self) -> None:
-        self.ids: list[str] = []
-        self.served: list[Served] = []
-        self.text, self.position, self.output, self.context, self.class_index = (
-            np.zeros(0, dtype=np.int64) for _ in range(5)
-        )
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    def add(self, id_: str, served: Served, text: int, class_index: int) -> None:
-        self.ids.append(id_)
-        self.served.append(served)
-        arrival = served.arrival
-        position = served.produced
-        values = (text, position, arrival.output_tokens, arrival.prompt_tokens + position)
-        columns = (self.text, self.position, self.output, self.context, self.class_index)
-        self.text, self.position, self.output, self.context, self.class_index = (
-            np.append(column, value)
-            for column, value in zip(columns, (*values, class_index), strict=True)
-        )
-
-    def keep(self, rows: NDArray[np.bool_]) -> None:
-        kept = np.flatnonzero(rows).tolist()
-        self.ids = [self.ids[i] for i in kept]
-        self.served = [self.served[i] for i in kept]
-        columns = (self.text, self.position, self.output, self.context, self.class_index)
-        self.text, self.position, self.output, self.context, self.class_index = (
-            column[rows] for column in columns
-        )
 
 
 class SimulatedReplica:
@@ -143,7 +84,7 @@ class SimulatedReplica:
         self._limits = limits
         self._step_s = step_s
         self._draft = draft
-        self._rows = _Rows()
+        self._rows = DecodingRows()
         self._prefills: deque[_Prefill] = deque()
         self._lengths = np.zeros(0, dtype=np.int64)  # draft tokens that the next step verifies
         self._asked: list[int] = []  # rows for which drafts came
@@ -177,7 +118,7 @@ class SimulatedReplica:
         for i, served in enumerate(self._rows.served):
             served.produced = int(self._rows.position[i])
         lost = [*self._rows.served, *(p.served for p in self._prefills), *self.waiting]
-        self._rows, self._prefills, self.waiting = _Rows(), deque(), deque()
+        self._rows, self._prefills, self.waiting = DecodingRows(), deque(), deque()
         return lost
 
     def begin_step(self, now_s: float) -> float | None:

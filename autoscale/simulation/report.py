@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from autoscale.simulation.experiment import DEFAULT, Result
+from autoscale.simulation.experiment import DEFAULT
+from autoscale.simulation.results import Result
 from profiles.parquet import write_profile
 from profiles.step_cost import StepCostProfile
 

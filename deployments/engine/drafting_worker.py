@@ -19,7 +19,7 @@ from deployments.engine.ranks import Follower
 from deployments.engine.settings import WorkerSettings
 from deployments.engine.step_time import measure_step_cost
 from drafters.sources import RemoteDraftSource
-from profiles.step_cost import load_step_cost
+from profiles.step_cost import EngineProvenance, load_step_cost
 
 
 @contextmanager
@@ -63,9 +63,12 @@ class DraftingWorker:
         settings: WorkerSettings = runner.settings
         if settings.step_cost is None:
             return measure_step_cost(runner), {}
-        here = worker_provenance(self.vllm_config, self.device)  # type: ignore[attr-defined]
         path = Path(settings.step_cost)
-        return costs_of(load_step_cost(path, here, settings.step_cost_override))
+        return costs_of(load_step_cost(path, self._provenance(), settings.step_cost_override))
+
+    def _provenance(self) -> EngineProvenance:
+        settings: WorkerSettings = self.model_runner.settings  # type: ignore[attr-defined]
+        return worker_provenance(self.vllm_config, self.device, settings.nodes)  # type: ignore[attr-defined]
 
     def dspark_stats(self) -> dict[str, Any]:
         """Totals of the adapter and of its draft source, and what is open now.
@@ -89,8 +92,7 @@ class DraftingWorker:
 
     def dspark_provenance(self) -> dict[str, str]:
         """What this worker's step costs belong to: the fields of `EngineProvenance`."""
-        here = worker_provenance(self.vllm_config, self.device)  # type: ignore[attr-defined]
-        return here.as_metadata()
+        return self._provenance().as_metadata()
 
     def dspark_apply_plan(
         self,

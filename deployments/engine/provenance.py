@@ -17,17 +17,17 @@ _CPU_INFO = Path("/proc/cpuinfo")
 _NVIDIA_DRIVER = Path("/sys/module/nvidia/version")
 
 
-def worker_provenance(vllm_config: Any, device: torch.device) -> EngineProvenance:
-    """As it is inside a worker with its model loaded."""
+def worker_provenance(vllm_config: Any, device: torch.device, nodes: int) -> EngineProvenance:
+    """As it is inside a worker of a target that is spread over `nodes`."""
     model, parallel = vllm_config.model_config, vllm_config.parallel_config
     directory = checkpoint_directory(model.model, "the target", model.revision)
-    nodes = f" over {parallel.nnodes} nodes" if parallel.nnodes > 1 else ""
+    over_nodes = f" over {nodes} nodes" if nodes > 1 else ""
     return EngineProvenance(
         hardware=_hardware(device),
         model_id=model.model if not Path(model.model).is_dir() else directory.name,
         model_revision=checkpoint_fingerprint(directory),
         dtype=str(model.dtype).removeprefix("torch."),
-        parallelism=f"tp{parallel.tensor_parallel_size}{nodes}",
+        parallelism=f"tp{parallel.tensor_parallel_size}{over_nodes}",
         engine="vllm, eager" if model.enforce_eager else "vllm",
         engine_version=installed_version(VLLM),
         driver=_driver(device),

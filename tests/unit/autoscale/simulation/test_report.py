@@ -7,8 +7,8 @@ from dataclasses import replace
 import pyarrow.parquet as pq
 import pytest
 
-from autoscale.simulation.experiment import Result
 from autoscale.simulation.report import guardrail_holds, paired_ratio, verdicts
+from autoscale.simulation.results import Result
 from cluster.cli import build_parser
 
 RESULT = Result(
