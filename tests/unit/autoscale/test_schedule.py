@@ -257,6 +257,46 @@ def test_admission_never_depends_on_the_token_or_what_follows(
     assert admitted[0] == admitted[1]
 
 
+def peeks(schedule) -> bool:
+    """Whether admitting a token ever depends on confidences behind it, over random drafts."""
+    rng = np.random.default_rng(1)
+    limits = np.full(2, GAMMA)
+    for _ in range(200):
+        confidences = rng.uniform(0.3, 1.0, size=(2, GAMMA))
+        for request, position in product(range(2), range(GAMMA)):
+            changed = confidences.copy()
+            changed[request, position + 1 :] = rng.uniform(size=GAMMA - position - 1)
+            admitted = [
+                schedule(some, limits)[request] > position for some in (confidences, changed)
+            ]
+            if admitted[0] != admitted[1]:
+                return True
+    return False
+
+
+def fresh(make):
+    """A schedule that is made anew for every step, as it may remember the one before."""
+    return lambda confidences, limits: make(JAGGED).admit(confidences, limits, len(confidences))
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_no_policy_peeks(name):
+    assert not peeks(fresh(SCHEDULES[name]))
+
+
+def test_an_unguarded_search_is_caught_peeking():
+    assert peeks(lambda confidences, limits: unguarded(JAGGED)(confidences))
+
+
+def test_lookahead_keeps_the_targets_distribution_in_the_counterexample():
+    def schedule(confidences):
+        policy = Lookahead(PADDED)
+        policy.admit(np.array([[0.4, 0.99]]), np.array([2]), 1)
+        return policy.admit(confidences, np.array([2]), 1)
+
+    assert first_token_output(schedule) == pytest.approx(P_TARGET)
+
+
 def test_the_first_lookahead_step_verifies_nothing_as_nothing_is_known():
     policy = Lookahead(FLAT)
     confidences = np.full((2, GAMMA), 0.9)

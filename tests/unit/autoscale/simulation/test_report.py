@@ -9,6 +9,7 @@ import pytest
 
 from autoscale.simulation.report import guardrail_holds, paired_ratio, verdicts
 from autoscale.simulation.results import Result
+from autoscale.simulation.traces import Arrival, save_trace
 from cluster.cli import build_parser
 
 RESULT = Result(
@@ -86,6 +87,17 @@ def test_the_command_writes_runs_and_report(tmp_path, capsys):
     assert "modelled" in report
     assert "| load 60% |" in report
     assert report.strip() in capsys.readouterr().out
+
+
+def test_a_trace_is_replayed_and_one_of_other_classes_refused(tmp_path, capsys):
+    path = tmp_path / "monday.parquet"
+    small = ("--replicas", "2", "--seeds", "1", "--steps", "60", "--trace", str(path))
+    save_trace(path, [Arrival(0.1 * i, 50, 20, "latency", i) for i in range(10)])
+    assert simulate(*small, "--no-ablation") == 0
+    assert "| monday.parquet |" in capsys.readouterr().out
+    save_trace(path, [Arrival(0.1, 50, 20, "gold")])
+    assert simulate(*small) == 2
+    assert "service_class has to be latency or batch" in capsys.readouterr().err
 
 
 def test_an_unknown_regime_is_refused(capsys):
