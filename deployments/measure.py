@@ -7,7 +7,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from autoscale.causal_policy import Causal
 from autoscale.policies import Fixed
+from autoscale.step_cost import StepCostTable
 from deployments.catalog import MODELS
 from deployments.draft_model import check_drafter, make_draft_engine
 from deployments.engine.adapter import SpeculationAdapter
@@ -18,11 +20,12 @@ from deployments.schema import ModelSpec
 from deployments.serve_file import read_serve_file
 from drafters.footprint import measure_footprint
 from drafters.latency import latency_table, random_engine
-from drafters.measure import Instant, draft_times_ms, round_trip_ms
+from drafters.measure import Instant, draft_times_ms, median_ms, round_trip_ms
 from drafters.sources import ColocatedDraftSource
 
 SESSIONS = [1, 2, 4, 8, 16]
 _REQUESTS, _TOKENS = 8, 8
+_SCHEDULED = 256  # requests
 
 
 def measure(config: Path, repeats: int) -> str:
@@ -56,6 +59,8 @@ def measure(config: Path, repeats: int) -> str:
             f"{torch.get_num_threads()} thread(s), medians",
             f"adapter per step, {_REQUESTS} requests x {_TOKENS} tokens, drafting excluded: "
             f"{adapter_ms(model, feature_size, repeats * 5):.3f} ms",
+            f"causal schedule, {_SCHEDULED} requests x {engine.model.config.shape.block_size} "
+            f"positions: {schedule_ms(engine.model.config.shape.block_size, repeats * 5):.3f} ms",
             f"split round trip beyond draft compute, {_REQUESTS} requests x {_TOKENS} rows: "
             "{:.2f} ms, p99 {:.2f} ms; ".format(*open_wire)
             + "under CURVE {:.2f} ms, p99 {:.2f} ms".format(*encrypted),
@@ -133,3 +138,11 @@ def adapter_ms(model: ModelSpec, feature_size: int, repeats: int) -> float:
         )
         times.append(adapter.stats.adapter_s - before)
     return 1000 * float(np.median(times))
+
+
+def schedule_ms(block_size: int, repeats: int) -> float:
+    """Median of one decision of the causal policy, with draft tokens likely and unlikely."""
+    policy = Causal(StepCostTable((1, 256, 2048), (0.010, 0.011, 0.030)))
+    confidences = np.random.default_rng(0).uniform(0.3, 1.0, (_SCHEDULED, block_size))
+    limits = np.full(_SCHEDULED, block_size)
+    return median_ms(lambda: policy.admit(confidences, limits, _SCHEDULED), repeats)

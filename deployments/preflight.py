@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from deployments.checkpoints import read_config
 from deployments.draft_model import DraftShape, check_drafter
+from deployments.engine_args import step_cost_file
 from deployments.errors import ConfigError
 from deployments.memory import check_memory
 from deployments.native import speculative_config
@@ -20,6 +21,7 @@ def check_models(settings: AppSpec) -> None:
         check_memory(model)
     for model in settings.models:
         read_config(model.target.source, f"model {model.id}: target.source", model.target.revision)
+        step_cost_file(model)
         if model.placement == "native":
             speculative_config(model)
         else:
