@@ -1,6 +1,7 @@
 import json
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
+from typing import ClassVar
 
 import httpx
 import pytest
@@ -23,7 +24,7 @@ def test_clients_that_end_together_count_in_full():
 class Endpoint(BaseHTTPRequestHandler):
     """Answers a chat with as many tokens as its prompt has characters; refuses "no"."""
 
-    asked: list[dict] = []
+    asked: ClassVar[list[dict]] = []
 
     def do_POST(self):
         request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
