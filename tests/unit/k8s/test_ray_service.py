@@ -15,7 +15,7 @@ from ray.serve.schema import DeploymentSchema, ServeApplicationSchema, ServeDepl
 
 from deployments.catalog import find_checkpoint
 from deployments.memory import check_memory
-from deployments.placement import drafter_actor_options, placement_group
+from deployments.placement import INGRESS_CPUS, drafter_actor_options, logical_cpus, placement_group
 from deployments.schema import ModelSpec
 from deployments.serve_file import ServeFile, read_serve_file
 from tests.unit.k8s.manifests import (
@@ -31,8 +31,6 @@ from tests.unit.k8s.manifests import (
 
 PROJECT = tomllib.loads(Path("pyproject.toml").read_text())["project"]
 WITH_MODELS = [name for name in OVERLAYS if name != "cpu-demo"]
-# As deployments.app names them.
-DEPLOYMENTS = ("Ingress", "Controller", "Target:{id}", "Drafter:{id}")
 
 
 def serve_file(overlay: str) -> ServeFile:
@@ -57,10 +55,8 @@ def test_the_serve_file_has_no_key_that_serve_would_drop(overlay):
     assert document.keys() <= ServeDeploySchema.model_fields.keys()
     (application,) = document["applications"]
     assert application.keys() <= ServeApplicationSchema.model_fields.keys()
-    ids = [model.id for model in serve_file(overlay).settings.models]
-    known = {name.format(id=id_) for name in DEPLOYMENTS for id_ in ids}
     for override in overrides(overlay):
-        assert override["name"] in known
+        assert override["name"] in logical_cpus(serve_file(overlay).settings)
         assert override.keys() <= DeploymentSchema.model_fields.keys()
         scaling = override.get("autoscaling_config", {})
         assert scaling.keys() <= AutoscalingConfig.model_fields.keys()
@@ -180,15 +176,17 @@ def test_replicas_fit_the_pods(overlay, size):
         free += [dict(resources) for _ in range(num_pods)]
     for model in serve_file(overlay).settings.models:
         for _ in range(target_replicas(overlay, model, size)):
-            place(placement_group(model.target), free)
+            group = placement_group(model.target)
+            group["bundles"][0]["CPU"] += model.target.num_cpus  # the replica itself
+            place(group, free)
         if model.placement == "split":
             assert model.drafter is not None
             options = drafter_actor_options(model.drafter)
             bundle = {"CPU": options["num_cpus"], "GPU": options.get("num_gpus", 0)}
             bundle |= options.get("resources", {})
             for _ in range(model.drafter.replicas):
-                place({"bundles": [bundle], "strategy": "PACK"}, free)
-    place({"bundles": [{"CPU": 0.1}], "strategy": "PACK"}, free)  # the ingress
+                place({"bundles": [bundle]}, free)
+    place({"bundles": [{"CPU": INGRESS_CPUS}]}, free)
 
 
 def target_replicas(overlay: str, model: ModelSpec, size: str) -> int:
