@@ -6,6 +6,8 @@ import argparse
 import sys
 from pathlib import Path
 
+TRAINED_KINDS = ("dspark", "dflash", "eagle3", "mtp")
+
 
 def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add this package's commands to the command line."""
@@ -15,7 +17,7 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parity.add_argument("directory", metavar="DIR", help="checkpoint with golden rounds")
     parity.add_argument("--tolerance", type=float, default=1e-4, help="largest absolute error")
     parity.set_defaults(run=run_parity)
-    train = subparsers.add_parser("train", help="train a DSpark drafter for a target")
+    train = subparsers.add_parser("train", help="train a drafter for a target")
     train.add_argument("--target", required=True, help="the target's checkpoint directory")
     train.add_argument(
         "--data", required=True, help="JSON lines of prompt and output, see dspark answers"
@@ -23,15 +25,20 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     train.add_argument(
         "--output", type=Path, required=True, help="directory of the drafter; resumed when begun"
     )
+    train.add_argument("--kind", choices=TRAINED_KINDS, default="dspark")
     train.add_argument("--steps", type=int, default=1200)
     train.add_argument("--layers", type=int, default=2, help="decoder layers of the drafter")
-    train.add_argument("--block-size", type=int, default=7, help="draft tokens per block")
+    train.add_argument("--block-size", type=int, help="draft tokens per block (default: 7; mtp: 1)")
     train.add_argument("--markov-rank", type=int, default=64)
     train.add_argument(
-        "--target-layers", type=int, nargs="+", required=True, help="whose outputs are features"
+        "--target-layers", type=int, nargs="+", help="whose outputs are features (mtp: the last)"
     )
     train.add_argument("--batch", type=int, default=8, help="sequences per step")
     train.add_argument("--anchors", type=int, default=32, help="blocks per sequence and step")
+    train.add_argument(
+        "--anchor-span", type=int, help="tokens that a sequence's anchors lie within"
+    )
+    train.add_argument("--context-tokens", type=int, help="what a drafter sees before an anchor")
     train.add_argument("--max-tokens", type=int, default=512, help="longer sequences are cut")
     train.add_argument("--learning-rate", type=float, default=2e-3)
     train.add_argument("--held-out", type=int, default=192, help="rows for evaluation only")
@@ -62,31 +69,35 @@ def run_parity(args: argparse.Namespace) -> int:
 
 
 def run_train(args: argparse.Namespace) -> int:
-    """0: trained; 2: target, data or output cannot be used, with the reason."""
+    """0: trained; 2: target, data or output cannot be used; 3: interrupted, to be resumed."""
     import torch
 
     from drafters.errors import CheckpointError
     from drafters.training import TrainingPlan, train
+    from drafters.training.kinds import KINDS
 
     if args.threads is not None:
         torch.set_num_threads(args.threads)
-    plan = TrainingPlan(
-        target_dir=args.target,
-        data=args.data,
-        steps=args.steps,
-        num_layers=args.layers,
-        block_size=args.block_size,
-        markov_rank=args.markov_rank,
-        target_layer_ids=tuple(args.target_layers),
-        batch_size=args.batch,
-        num_anchors=args.anchors,
-        max_tokens=args.max_tokens,
-        learning_rate=args.learning_rate,
-        held_out=args.held_out,
-        seed=args.seed,
-    )
     try:
-        train(
+        plan = TrainingPlan(
+            target_dir=args.target,
+            data=args.data,
+            steps=args.steps,
+            kind=args.kind,
+            num_layers=args.layers,
+            block_size=args.block_size or KINDS[args.kind].default_block_size,
+            markov_rank=args.markov_rank,
+            target_layer_ids=KINDS[args.kind].target_layer_ids(args.target, args.target_layers),
+            batch_size=args.batch,
+            num_anchors=args.anchors,
+            anchor_span=args.anchor_span,
+            context_tokens=args.context_tokens,
+            max_tokens=args.max_tokens,
+            learning_rate=args.learning_rate,
+            held_out=args.held_out,
+            seed=args.seed,
+        )
+        finished = train(
             plan,
             args.output,
             checkpoint_every=args.checkpoint_every,
@@ -95,4 +106,4 @@ def run_train(args: argparse.Namespace) -> int:
     except (CheckpointError, ValueError, OSError) as error:
         print(f"dspark train: {error}", file=sys.stderr)
         return 2
-    return 0
+    return 0 if finished else 3

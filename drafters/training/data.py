@@ -24,21 +24,25 @@ class TextSequence:
 
     @property
     def anchors(self) -> range:
-        """Positions a block can start at: output tokens that another one follows."""
-        return range(self.first_output, len(self.tokens) - 1)
+        """Positions a block can start at: output tokens between two others."""
+        return range(max(1, self.first_output), len(self.tokens) - 1)
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
     """B sequences, padded to T: `tokens` and `anchors` int64, `lengths` int64 [B].
 
-    `anchors` is [B, n]; a sequence with fewer than n positions to start at is filled up
-    with -1.
+    `anchors` is [B, n] with at least one each; a sequence with fewer than n positions to
+    start at is filled up with -1.
     """
 
     tokens: Tensor
     lengths: Tensor
     anchors: Tensor
+
+    def to(self, device: torch.device) -> Batch:
+        """The same, on `device`."""
+        return Batch(self.tokens.to(device), self.lengths.to(device), self.anchors.to(device))
 
 
 def read_sequences(path: Path, max_tokens: int) -> list[TextSequence]:
@@ -74,11 +78,18 @@ class BatchPlan:
     """
 
     def __init__(
-        self, sequences: Sequence[TextSequence], *, batch_size: int, num_anchors: int, seed: int
+        self,
+        sequences: Sequence[TextSequence],
+        *,
+        batch_size: int,
+        num_anchors: int,
+        seed: int,
+        anchor_span: int | None = None,
     ) -> None:
         self._sequences = sequences
         self._batch_size = batch_size
         self._num_anchors = num_anchors
+        self._anchor_span = anchor_span
         self._seed = seed
         self._epoch = -1
         self._order: list[list[int]] = []
@@ -93,9 +104,8 @@ class BatchPlan:
         if epoch != self._epoch:
             self._epoch, self._order = epoch, self._shuffled(epoch)
         chosen = random.Random(f"{self._seed} anchors {step}")
-        return make_batch(
-            [self._sequences[i] for i in self._order[index]], self._num_anchors, chosen
-        )
+        rows = [self._sequences[i] for i in self._order[index]]
+        return make_batch(rows, self._num_anchors, chosen, anchor_span=self._anchor_span)
 
     def _shuffled(self, epoch: int) -> list[list[int]]:
         """Batches of similar length, in random order."""
@@ -116,15 +126,27 @@ class BatchPlan:
         return batches
 
 
-def make_batch(sequences: Sequence[TextSequence], num_anchors: int, chosen: random.Random) -> Batch:
-    """Pad sequences and draw up to `num_anchors` different anchors of each, in order."""
+def make_batch(
+    sequences: Sequence[TextSequence],
+    num_anchors: int,
+    chosen: random.Random,
+    *,
+    anchor_span: int | None = None,
+) -> Batch:
+    """Pad sequences and draw up to `num_anchors` different anchors of each, in order.
+
+    With an `anchor_span`, a sequence's anchors come from so many positions in a row.
+    """
     longest = max(len(sequence.tokens) for sequence in sequences)
     tokens = torch.zeros(len(sequences), longest, dtype=torch.int64)
     anchors = torch.full((len(sequences), num_anchors), -1, dtype=torch.int64)
     for row, sequence in enumerate(sequences):
         tokens[row, : len(sequence.tokens)] = torch.tensor(sequence.tokens)
-        count = min(num_anchors, len(sequence.anchors))
-        drawn = sorted(chosen.sample(sequence.anchors, count))
-        anchors[row, :count] = torch.tensor(drawn, dtype=torch.int64)
+        stretch = sequence.anchors
+        if anchor_span is not None and len(stretch) > anchor_span:
+            first = chosen.choice(stretch[: len(stretch) - anchor_span + 1])
+            stretch = range(first, first + anchor_span)
+        drawn = sorted(chosen.sample(stretch, min(num_anchors, len(stretch))))
+        anchors[row, : len(drawn)] = torch.tensor(drawn, dtype=torch.int64)
     lengths = torch.tensor([len(sequence.tokens) for sequence in sequences])
     return Batch(tokens, lengths, anchors)

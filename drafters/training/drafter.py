@@ -1,0 +1,61 @@
+"""The drafter in training: how a run starts, and what a batch says about its weights."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from drafters.checkpoint import random_model
+from drafters.module import DrafterModule
+from drafters.tensor_files import TARGET_TENSORS
+from drafters.training.blocks import block_labels, training_blocks
+from drafters.training.data import Batch
+from drafters.training.kinds import KINDS, TrainedKind
+from drafters.training.losses import DraftDistances, DraftLosses, draft_losses
+from drafters.training.plan import TrainingPlan
+from drafters.training.target import FrozenTarget
+
+
+def new_drafter(plan: TrainingPlan, target: FrozenTarget) -> DrafterModule:
+    """A drafter to train: embedding and LM head the target's, frozen. Raises CheckpointError.
+
+    Its layers start as the target's last ones. What has no counterpart there starts random.
+    """
+    kind = KINDS[plan.kind]
+    model = random_model(
+        kind.fields(plan), plan.target_dir, seed=plan.seed, dtype=torch.float32, device="cpu"
+    )
+    ours = model.state_dict()
+    theirs = {name: weight.cpu().float() for name, weight in target.decoder_state().items()}
+    with torch.no_grad():
+        for name, weight in kind.start(model, theirs).items():
+            if name in ours and weight.shape == ours[name].shape:
+                ours[name].copy_(weight)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name not in TARGET_TENSORS)
+    return model.to(target.device).train()
+
+
+def trained_state(model: DrafterModule) -> dict[str, Tensor]:
+    """The weights that training changes: all but those shared with the target."""
+    return {k: v for k, v in model.state_dict().items() if k not in TARGET_TENSORS}
+
+
+def batch_losses(
+    model: DrafterModule, target: FrozenTarget, batch: Batch, plan: TrainingPlan
+) -> DraftLosses:
+    """Losses of all blocks of a batch, packed."""
+    kind: TrainedKind[DrafterModule] = KINDS[plan.kind]
+    states = target.read(batch.tokens)
+    features = states.features.to(model.dtype)
+    blocks = training_blocks(batch, features, plan.block_size, plan.context_tokens)
+    labels = block_labels(batch, states, plan.block_size)
+    said = kind.predict(model, blocks, labels.exists)
+    distances = DraftDistances(
+        said.logits,
+        target.logits(labels.target_hidden),
+        labels.tokens,
+        said.confidence_logits,
+    )
+    weights = kind.position_weights(plan).to(model.device)
+    return draft_losses(kind.objective(distances), distances, weights, labels.counted)
