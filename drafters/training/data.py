@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
-import json
+import hashlib
 import random
+from array import array
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import torch
 from torch import Tensor
+
+from drafters.answers import read_answers
 
 _BATCHES_PER_BUCKET = 16  # sequences are sorted by length within this many batches
 
 
 @dataclass(frozen=True, slots=True)
 class TextSequence:
-    """One conversation: `tokens`, of which those from `first_output` on are the target's."""
+    """One conversation: `tokens`, of which those from `first_output` on are the target's.
+
+    `row` is its place among the usable ones of its file.
+    """
 
     tokens: tuple[int, ...]
     first_output: int
     domain: str
+    row: int = 0
 
     @property
     def anchors(self) -> range:
@@ -30,45 +37,64 @@ class TextSequence:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """B sequences, padded to T: `tokens` and `anchors` int64, `lengths` int64 [B].
+    """B sequences, padded to T: `tokens` [B, T], `lengths` [B] and `anchors` [B, n], int64.
 
-    `anchors` is [B, n] with at least one each; a sequence with fewer than n positions to
-    start at is filled up with -1.
+    A sequence has one anchor at least; with fewer than n positions to start at it is filled
+    up with -1. `rows` int64 [B] are the sequences' `TextSequence.row`.
     """
 
     tokens: Tensor
     lengths: Tensor
     anchors: Tensor
+    rows: Tensor
 
     def to(self, device: torch.device) -> Batch:
         """The same, on `device`."""
-        return Batch(self.tokens.to(device), self.lengths.to(device), self.anchors.to(device))
+        return Batch(*(getattr(self, field.name).to(device) for field in fields(self)))
+
+    def share(self, rank: int, count: int, micro_batch: int | None = None) -> list[Batch]:
+        """Worker `rank`'s of `count` sequences, `micro_batch` of them at a time."""
+        mine = range(rank, len(self.rows), count)
+        size = micro_batch or max(1, len(mine))
+        return [self._part(list(mine[i : i + size])) for i in range(0, len(mine), size)]
+
+    def _part(self, indices: list[int]) -> Batch:
+        longest = int(self.lengths[indices].max())
+        tokens = self.tokens[indices, :longest]
+        return Batch(tokens, self.lengths[indices], self.anchors[indices], self.rows[indices])
 
 
 def read_sequences(path: Path, max_tokens: int) -> list[TextSequence]:
-    """Rows `{"prompt": [ids], "output": [ids], "domain": ...}`, cut to `max_tokens`.
+    """Rows with the token ids of `prompt` and `output` and a `domain`, cut to `max_tokens`.
 
-    Rows without a position to draft from are left out. Raises ValueError naming the line
-    that cannot be read, or when nothing is left.
+    `path` is a file of JSON lines or a directory of Parquet parts. Rows without a position to
+    draft from are left out. Raises ValueError naming the place that cannot be read, or when
+    nothing is left.
     """
-    sequences = []
-    with path.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, 1):
-            try:
-                row = json.loads(line)
-                prompt, output = row["prompt"], row["output"]
-                tokens = tuple(int(token) for token in [*prompt, *output][:max_tokens])
-            except (ValueError, KeyError, TypeError) as error:
-                raise ValueError(
-                    f"{path}:{number}: {error!r}; needed is one JSON object a line with the "
-                    "token ids of prompt and output"
-                ) from None
-            sequence = TextSequence(tokens, len(prompt), str(row.get("domain", "")))
-            if len(sequence.anchors):
-                sequences.append(sequence)
+    sequences: list[TextSequence] = []
+    for place, row in read_answers(path):
+        try:
+            prompt, output = row["prompt"], row["output"]
+            tokens = tuple(int(token) for token in [*prompt, *output][:max_tokens])
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(
+                f"{place}: {error!r}; needed are the token ids of prompt and output"
+            ) from None
+        domain = str(row.get("domain", ""))
+        sequence = TextSequence(tokens, len(prompt), domain, len(sequences))
+        if len(sequence.anchors):
+            sequences.append(sequence)
     if not sequences:
         raise ValueError(f"{path}: no row has an output of two tokens or more")
     return sequences
+
+
+def data_digest(sequences: Sequence[TextSequence]) -> str:
+    """Sixteen hex digits that change with any token or with their order."""
+    digest = hashlib.sha256()
+    for sequence in sequences:
+        digest.update(array("q", (sequence.first_output, *sequence.tokens)).tobytes())
+    return digest.hexdigest()[:16]
 
 
 class BatchPlan:
@@ -149,4 +175,5 @@ def make_batch(
         drawn = sorted(chosen.sample(stretch, min(num_anchors, len(stretch))))
         anchors[row, : len(drawn)] = torch.tensor(drawn, dtype=torch.int64)
     lengths = torch.tensor([len(sequence.tokens) for sequence in sequences])
-    return Batch(tokens, lengths, anchors)
+    rows = torch.tensor([sequence.row for sequence in sequences])
+    return Batch(tokens, lengths, anchors, rows)

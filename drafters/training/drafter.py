@@ -8,12 +8,12 @@ from torch import Tensor
 from drafters.checkpoint import random_model
 from drafters.module import DrafterModule
 from drafters.tensor_files import TARGET_TENSORS
-from drafters.training.blocks import block_labels, training_blocks
+from drafters.training.blocks import block_labels, counted_positions, training_blocks
 from drafters.training.data import Batch
 from drafters.training.kinds import KINDS, TrainedKind
 from drafters.training.losses import DraftDistances, DraftLosses, draft_losses
 from drafters.training.plan import TrainingPlan
-from drafters.training.target import FrozenTarget
+from drafters.training.target import FrozenTarget, TargetStates
 
 
 def new_drafter(plan: TrainingPlan, target: FrozenTarget) -> DrafterModule:
@@ -42,11 +42,16 @@ def trained_state(model: DrafterModule) -> dict[str, Tensor]:
 
 
 def batch_losses(
-    model: DrafterModule, target: FrozenTarget, batch: Batch, plan: TrainingPlan
+    model: DrafterModule,
+    target: FrozenTarget,
+    batch: Batch,
+    plan: TrainingPlan,
+    states: TargetStates | None = None,
 ) -> DraftLosses:
-    """Losses of all blocks of a batch, packed."""
+    """Losses of all blocks of a batch, packed; `states` where the target's are known."""
     kind: TrainedKind[DrafterModule] = KINDS[plan.kind]
-    states = target.read(batch.tokens)
+    if states is None:
+        states = target.read(batch.tokens)
     features = states.features.to(model.dtype)
     blocks = training_blocks(batch, features, plan.block_size, plan.context_tokens)
     labels = block_labels(batch, states, plan.block_size)
@@ -59,3 +64,9 @@ def batch_losses(
     )
     weights = kind.position_weights(plan).to(model.device)
     return draft_losses(kind.objective(distances), distances, weights, labels.counted)
+
+
+def batch_weight(batch: Batch, plan: TrainingPlan) -> Tensor:
+    """What a batch's `DraftLosses.weight` is going to be."""
+    weights = KINDS[plan.kind].position_weights(plan)
+    return (weights * counted_positions(batch, plan.block_size)).sum()

@@ -1,137 +1,45 @@
-"""The training loop: steps, schedule, checkpoints that resume exactly."""
+"""The training loop: steps, checkpoints that resume exactly, and what comes of them."""
 
 from __future__ import annotations
 
-import random
 import time
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
-from drafters.errors import CheckpointError
-from drafters.training.blocks import counted_positions
-from drafters.training.checkpoints import FILE_NAME, read_checkpoint, write_checkpoint
-from drafters.training.data import Batch, BatchPlan, TextSequence, make_batch, read_sequences
-from drafters.training.drafter import batch_losses, new_drafter, trained_state
-from drafters.training.losses import DraftLosses
+from drafters.training.memory import peak_memory_bytes
 from drafters.training.output import write_drafter
 from drafters.training.plan import TrainingPlan
-from drafters.training.progress import Progress
 from drafters.training.stopping import StopRequest
-from drafters.training.target import FrozenTarget
+from drafters.training.trainer import Trainer
+from drafters.training.workers import OneWorker, Workers
 
-_EVALUATION_BATCH = 8
+_REPORT_EVERY = 10  # steps
+
+Report = Callable[[str], None]
 
 
-class Trainer:
-    """A drafter, its optimizer and the step they are at."""
+@dataclass(frozen=True, slots=True)
+class RunOptions:
+    """How a run is carried out; nothing here decides what comes out but for rounding.
 
-    def __init__(self, plan: TrainingPlan, device: torch.device | str | None = None) -> None:
-        """`device` None is CUDA where there is one, else the CPU.
+    `checkpoint_every` is in steps, `micro_batch` in sequences (None: a worker's whole
+    share), `device` None is CUDA where there is one. With a `feature_cache` directory the
+    target's states are computed once and kept there.
+    """
 
-        Raises CheckpointError for a target that cannot be read, ValueError for the data.
-        """
-        self.plan = plan
-        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        sequences = read_sequences(Path(plan.data), plan.max_tokens)
-        if len(sequences) < plan.held_out + plan.batch_size:
-            raise ValueError(
-                f"{plan.data}: {len(sequences)} usable rows; held_out {plan.held_out} and a "
-                f"batch of {plan.batch_size} need more"
-            )
-        split = len(sequences) - plan.held_out
-        self.held_out = sequences[split:]
-        self.batches = BatchPlan(
-            sequences[:split],
-            batch_size=plan.batch_size,
-            num_anchors=plan.num_anchors,
-            anchor_span=plan.anchor_span,
-            seed=plan.seed,
-        )
-        dtype = torch.bfloat16 if plan.autocast else torch.float32
-        self.target = FrozenTarget(plan.target_dir, plan.target_layer_ids, dtype, self.device)
-        self.model = new_drafter(plan, self.target)
-        self._trained = [p for p in self.model.parameters() if p.requires_grad]
-        self.optimizer = torch.optim.AdamW(
-            self._trained, lr=plan.learning_rate, betas=(0.9, 0.95), weight_decay=plan.weight_decay
-        )
-        self.step = 0
-        self.progress = Progress()
-
-    def train_step(self) -> DraftLosses:
-        """One batch, one update."""
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.plan.learning_rate_at(self.step)
-        batch = self.batches.batch(self.step)
-        losses = self.losses(batch)
-        self.optimizer.zero_grad(set_to_none=True)
-        (losses.total / losses.weight).backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(self._trained, self.plan.max_grad_norm)
-        self.optimizer.step()
-        self.step += 1
-        self.progress.tokens += int(batch.lengths.sum())
-        self.progress.positions += int(counted_positions(batch, self.plan.block_size).sum())
-        return losses.detached()
-
-    def losses(self, batch: Batch) -> DraftLosses:
-        """Losses of a batch under the current weights."""
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.plan.autocast):
-            return batch_losses(self.model, self.target, batch.to(self.device), self.plan)
-
-    @torch.no_grad()
-    def evaluate(self) -> dict[str, dict[str, float]]:
-        """Mean losses and acceptance lengths of the held-out rows, by domain."""
-        return {
-            domain: self._evaluate([row for row in self.held_out if row.domain == domain])
-            for domain in sorted({row.domain for row in self.held_out})
-        }
-
-    def _evaluate(self, rows: list[TextSequence]) -> dict[str, float]:
-        chosen = random.Random(self.plan.seed)
-        firsts = range(0, len(rows), _EVALUATION_BATCH)
-        parts = [
-            self.losses(make_batch(rows[i : i + _EVALUATION_BATCH], self.plan.num_anchors, chosen))
-            for i in firsts
-        ]
-        return sum(parts[1:], parts[0]).means()
-
-    def save(self, directory: Path) -> None:
-        """Write what resuming needs."""
-        state = {
-            "plan": asdict(self.plan),
-            "step": self.step,
-            "model": trained_state(self.model),
-            "optimizer": self.optimizer.state_dict(),
-            "progress": asdict(self.progress),
-        }
-        write_checkpoint(directory, state)
-
-    def resume(self, directory: Path) -> bool:
-        """Go on from `directory`'s checkpoint; False when there is none.
-
-        Raises CheckpointError when it is damaged or was written under another plan.
-        """
-        state = read_checkpoint(directory)
-        if state is None:
-            return False
-        mine = asdict(self.plan)
-        for name in mine:
-            if state["plan"].get(name) != mine[name]:
-                raise CheckpointError(
-                    f"{directory / FILE_NAME}: trained with {name} {state['plan'].get(name)!r}, "
-                    f"now {mine[name]!r}; use the same settings, or another output directory"
-                )
-        self.model.load_state_dict(state["model"], strict=False)
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.step = state["step"]
-        self.progress = Progress(**state["progress"])
-        return True
+    checkpoint_every: int = 50
+    micro_batch: int | None = None
+    device: str | None = None
+    feature_cache: Path | None = None
 
 
 def train(
-    plan: TrainingPlan, output: Path, *, checkpoint_every: int, report: Callable[[str], None]
+    plan: TrainingPlan,
+    output: Path,
+    report: Report,
+    options: RunOptions | None = None,
+    workers: Workers | None = None,
 ) -> bool:
     """Train to the plan's last step, resuming what `output` holds, and write the drafter.
 
@@ -139,17 +47,36 @@ def train(
     with False: the same call goes on from there. `output` gets what
     `drafters.training.output` says. Raises CheckpointError and ValueError.
     """
-    output.mkdir(parents=True, exist_ok=True)
-    trainer = Trainer(plan)
+    options, workers = options or RunOptions(), workers or OneWorker()
+    is_first = workers.rank == 0
+    if is_first:
+        output.mkdir(parents=True, exist_ok=True)
+    trainer = Trainer(plan, device=options.device, workers=workers, micro_batch=options.micro_batch)
+    if options.feature_cache is not None:
+        trainer.use_cache(options.feature_cache)
     if trainer.resume(output):
         report(f"resuming at step {trainer.step}")
-    progress, began, first = trainer.progress, time.monotonic(), trainer.step
-    earlier_s = progress.seconds
+    finished = _run(trainer, output, report if is_first else _say_nothing, options)
+    if not finished:
+        report(f"stopped at step {trainer.step}; the same command goes on from there")
+        return False
+    trainer.take_best_weights()
+    held_out = trainer.evaluate()
+    if is_first:
+        write_drafter(plan, trainer.model, output, progress=trainer.progress, held_out=held_out)
+    report(summary(trainer))
+    return True
+
+
+def _run(trainer: Trainer, output: Path, report: Report, options: RunOptions) -> bool:
+    """Steps until the last, a stall, or a request to stop; whether it is finished."""
+    plan, progress = trainer.plan, trainer.progress
+    began, first, earlier_s = time.monotonic(), trainer.step, progress.seconds
     with StopRequest() as stop:
-        while trainer.step < plan.steps and not stop.requested:
+        while not _is_finished(trainer):
             progress.add(trainer.train_step().means())
             progress.seconds = earlier_s + time.monotonic() - began
-            if trainer.step % 10 == 0 or trainer.step == plan.steps:
+            if trainer.step % _REPORT_EVERY == 0 or trainer.step == plan.steps:
                 left_s = (time.monotonic() - began) / (trainer.step - first)
                 left_s *= plan.steps - trainer.step
                 progress.note(trainer.step)
@@ -157,14 +84,37 @@ def train(
                     f"step {trainer.step}/{plan.steps}  loss {progress.loss:.4f}  acceptance "
                     f"length {progress.acceptance_length:.2f}  {left_s / 60:.1f} min left"
                 )
-            if trainer.step % checkpoint_every == 0:
+            if plan.evaluate_every and trainer.step % plan.evaluate_every == 0:
+                trainer.evaluate_on_the_way()
+                report(f"held out: {progress.evaluations[-1]['acceptance_length']:.3f}")
+            stopping = trainer.any_worker(stop.requested)
+            if stopping or trainer.step % options.checkpoint_every == 0 or _is_finished(trainer):
                 trainer.save(output)
-    if trainer.step > first:
-        trainer.save(output)
-    if trainer.step < plan.steps:
-        report(f"stopped at step {trainer.step}; the same command goes on from there")
-        return False
-    write_drafter(
-        plan, trainer.model, output, progress=trainer.progress, held_out=trainer.evaluate()
-    )
-    return True
+            if stopping:
+                break
+    return _is_finished(trainer)
+
+
+def _is_finished(trainer: Trainer) -> bool:
+    plan = trainer.plan
+    return trainer.step >= plan.steps or trainer.progress.has_stalled(plan.patience)
+
+
+def _say_nothing(line: str) -> None:
+    return None
+
+
+def summary(trainer: Trainer) -> str:
+    """Speed and memory of a finished run, of all its workers together."""
+    progress = trainer.progress
+    best = progress.best_evaluation
+    seconds = max(progress.seconds, 1e-9)
+    lines = [
+        f"{trainer.step} steps in {seconds / 60:.1f} min: {progress.tokens / seconds:,.0f} tokens "
+        f"of text and {progress.positions / seconds:,.0f} draft positions per second",
+        f"peak memory {peak_memory_bytes(trainer.device) / 2**30:.2f} GiB per process "
+        f"({'GPU' if trainer.device.type == 'cuda' else 'resident'})",
+    ]
+    if best is not None:
+        lines.append(f"weights of step {progress.evaluations[best]['step']}, the best held out")
+    return "\n".join(lines)

@@ -90,12 +90,21 @@ class DraftLosses:
     blocks: Tensor
 
     def __add__(self, other: DraftLosses) -> DraftLosses:
-        pairs = ((getattr(self, f.name), getattr(other, f.name)) for f in fields(self))
-        return DraftLosses(*(a + b for a, b in pairs))
+        return DraftLosses(*(a + b for a, b in zip(self.sums, other.sums, strict=True)))
+
+    @staticmethod
+    def none(device: torch.device) -> DraftLosses:
+        """Of no blocks."""
+        return DraftLosses(*(torch.zeros((), device=device) for _ in fields(DraftLosses)))
+
+    @property
+    def sums(self) -> list[Tensor]:
+        """All of them, to be added up in place."""
+        return [getattr(self, f.name) for f in fields(self)]
 
     def detached(self) -> DraftLosses:
         """Without gradients."""
-        return DraftLosses(*(getattr(self, f.name).detach() for f in fields(self)))
+        return DraftLosses(*(tensor.detach() for tensor in self.sums))
 
     def means(self) -> dict[str, float]:
         """Means by name: over weights, of acceptance lengths over blocks."""
@@ -134,7 +143,7 @@ def draft_losses(
         length,
         greedy_length,
         counting.sum(),
-        blocks.sum(),
+        blocks.sum().float(),
     )
 
 

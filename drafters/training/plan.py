@@ -17,6 +17,10 @@ class TrainingPlan:
     exp(-(k - 1) / position_decay), None being the block size; Eagle3 and MTP have weights of
     their own.
 
+    With `evaluate_every` steps, the held-out acceptance length is taken on the way, and the
+    weights that had the longest come out. `patience` ends the run after so many evaluations
+    without a longer one.
+
     A drafter sees the last `context_tokens` before an anchor, and a sequence's anchors lie
     within `anchor_span` tokens of each other (None: anywhere). With both, a drafter's cost
     per step has a bound whatever the length of the text.
@@ -42,8 +46,15 @@ class TrainingPlan:
     weight_decay: float = 0.01
     max_grad_norm: float = 1.0
     held_out: int = 256
+    evaluate_every: int | None = None
+    patience: int | None = None
     seed: int = 0
     autocast: bool = True
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for settings that contradict each other."""
+        if self.patience is not None and self.evaluate_every is None:
+            raise ValueError("patience counts evaluations: it needs evaluate_every")
 
     def learning_rate_at(self, step: int) -> float:
         """The rate of a step, counted from 0."""

@@ -11,7 +11,7 @@ class Progress:
     """Moving averages over some twenty steps, and totals.
 
     `positions` are those of blocks that losses were taken at, `tokens` those of the texts
-    that the target read.
+    that the target read. `evaluations` are held-out acceptance lengths, in order.
     """
 
     loss: float = float("nan")
@@ -20,6 +20,24 @@ class Progress:
     tokens: int = 0
     positions: int = 0
     history: list[dict[str, float]] = field(default_factory=list)
+    evaluations: list[dict[str, float]] = field(default_factory=list)
+
+    @property
+    def best_evaluation(self) -> int | None:
+        """Which evaluation had the longest acceptance length, the first of equals."""
+        lengths = [evaluation["acceptance_length"] for evaluation in self.evaluations]
+        return lengths.index(max(lengths)) if lengths else None
+
+    @property
+    def is_at_best(self) -> bool:
+        """Whether the last evaluation is the best."""
+        return bool(self.evaluations) and self.best_evaluation == len(self.evaluations) - 1
+
+    def has_stalled(self, patience: int | None) -> bool:
+        """Whether `patience` evaluations have followed the best."""
+        if patience is None or self.best_evaluation is None:
+            return False
+        return len(self.evaluations) - 1 - self.best_evaluation >= patience
 
     def add(self, means: dict[str, float]) -> None:
         """Take in a step's mean losses."""

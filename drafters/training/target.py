@@ -24,8 +24,7 @@ class TargetStates(NamedTuple):
 class FrozenTarget:
     """A Hugging Face causal language model that only answers.
 
-    Features are computed when they are needed: kept on disk they would be thousands of
-    times the text.
+    `numbers_per_token` is how many its `TargetStates` have.
     """
 
     def __init__(
@@ -38,12 +37,13 @@ class FrozenTarget:
         from transformers import AutoModelForCausalLM
 
         model: Any = AutoModelForCausalLM.from_pretrained(str(directory), dtype=dtype)
-        self.device = torch.device(device)
-        self._model = model.to(device).requires_grad_(False).eval()
+        self.device, self.dtype = torch.device(device), dtype
+        model = model.to(device).requires_grad_(False).eval()
         self._decoder: Any = model.get_decoder()
-        self._softcap: float | None = getattr(
-            model.config.get_text_config(), "final_logit_softcapping", None
-        )
+        self._lm_head: Any = model.get_output_embeddings()
+        text = model.config.get_text_config()
+        self._softcap: float | None = getattr(text, "final_logit_softcapping", None)
+        self.numbers_per_token = (len(target_layer_ids) + 1) * int(text.hidden_size)
         self._states: dict[int, Tensor] = {}
         # What layer i puts out is what the module behind it takes in; the last layer's is
         # taken before the final norm.
@@ -72,7 +72,7 @@ class FrozenTarget:
     @torch.no_grad()
     def logits(self, hidden: Tensor) -> Tensor:
         """Logits [..., V] of last hidden states [..., d]."""
-        logits: Tensor = self._model.lm_head(hidden)
+        logits: Tensor = self._lm_head(hidden)
         cap = self._softcap
         return logits if cap is None else torch.tanh(logits / cap) * cap
 
@@ -80,3 +80,7 @@ class FrozenTarget:
         """The decoder's weights by the names they have within it: `layers.N.*`, `norm.weight`."""
         weights: dict[str, Tensor] = self._decoder.state_dict()
         return weights
+
+    def drop_decoder(self) -> None:
+        """Give back its memory; only `logits` answers from then on."""
+        self._decoder = None

@@ -11,7 +11,14 @@ from torch import Tensor
 from drafters.dspark import DSparkModel
 from drafters.new_config import dspark_fields
 from drafters.training.blocks import TrainingBlocks
-from drafters.training.kinds.kind import Predictions, TrainedKind, last_layers, layer_names
+from drafters.training.kinds.kind import (
+    DraftReads,
+    Predictions,
+    TrainedKind,
+    last_layers,
+    layer_names,
+    num_weights,
+)
 from drafters.training.losses import DraftDistances, decaying_weights
 from drafters.training.parallel_blocks import parallel_hidden
 from drafters.training.plan import TrainingPlan
@@ -53,3 +60,6 @@ class DFlash(TrainedKind[DSparkModel]):
 
     def position_weights(self, plan: TrainingPlan) -> Tensor:
         return decaying_weights(plan.block_size, plan.position_decay or plan.block_size)
+
+    def draft_reads(self, model: DSparkModel) -> DraftReads:
+        return DraftReads(num_weights(model, without=("embed_tokens.",)), 0)

@@ -10,8 +10,10 @@ from typing import Any
 
 from torch import Tensor
 
+from drafters.dspark import DSparkModel
 from drafters.new_config import dspark_fields
 from drafters.training.kinds.dflash import DFlash
+from drafters.training.kinds.kind import DraftReads, num_weights
 from drafters.training.losses import DraftDistances
 from drafters.training.plan import TrainingPlan
 
@@ -39,3 +41,10 @@ class DSpark(DFlash):
             + L1_WEIGHT * distances.l1
             + CONFIDENCE_WEIGHT * distances.confidence
         )
+
+    def draft_reads(self, model: DSparkModel) -> DraftReads:
+        """The Markov head's second matrix is read for every token."""
+        parallel = num_weights(model, without=("embed_tokens.", "markov_head."))
+        w1 = model.markov_head.markov_w1.weight.numel() if model.markov_head else 0
+        everything = num_weights(model, without=("embed_tokens.",))
+        return DraftReads(parallel, everything - parallel - w1)

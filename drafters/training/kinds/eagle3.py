@@ -11,7 +11,14 @@ from torch import Tensor
 from drafters.new_config import eagle3_fields
 from drafters.paired import Eagle3Model
 from drafters.training.blocks import TrainingBlocks
-from drafters.training.kinds.kind import Predictions, TrainedKind, last_layers, layer_names
+from drafters.training.kinds.kind import (
+    DraftReads,
+    Predictions,
+    TrainedKind,
+    last_layers,
+    layer_names,
+    num_weights,
+)
 from drafters.training.losses import DraftDistances
 from drafters.training.plan import TrainingPlan
 from drafters.training.unrolled_steps import unrolled_hidden
@@ -58,3 +65,7 @@ class Eagle3(TrainedKind[Eagle3Model]):
 
     def position_weights(self, plan: TrainingPlan) -> Tensor:
         return STEP_DECAY ** torch.arange(plan.block_size, dtype=torch.float32)
+
+    def draft_reads(self, model: Eagle3Model) -> DraftReads:
+        serial = num_weights(model, without=("embed_tokens.", "fc."))
+        return DraftReads(model.fc.weight.numel(), serial)

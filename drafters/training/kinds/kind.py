@@ -25,6 +25,13 @@ class Predictions(NamedTuple):
     confidence_logits: Tensor | None = None
 
 
+class DraftReads(NamedTuple):
+    """Weights that a draft reads from memory: once, and again for each of its tokens."""
+
+    once: int
+    per_token: int
+
+
 class TrainedKind(ABC, Generic[ModelT]):
     """How one kind of drafter is made, run over known text, and judged."""
 
@@ -60,6 +67,16 @@ class TrainedKind(ABC, Generic[ModelT]):
     @abstractmethod
     def position_weights(self, plan: TrainingPlan) -> Tensor:
         """How much each position of a block counts, float32 [gamma]."""
+
+    @abstractmethod
+    def draft_reads(self, model: ModelT) -> DraftReads:
+        """What drafting a block reads, rows looked up in tables aside."""
+
+
+def num_weights(model: Any, *, without: tuple[str, ...] = ()) -> int:
+    """Weights whose names start with none of `without`."""
+    named = model.named_parameters()
+    return sum(p.numel() for name, p in named if not name.startswith(without))
 
 
 def last_layers(

@@ -12,7 +12,14 @@ from torch import Tensor
 from drafters.new_config import mtp_fields
 from drafters.paired import MTPModel
 from drafters.training.blocks import TrainingBlocks
-from drafters.training.kinds.kind import Predictions, TrainedKind, last_layers, layer_names
+from drafters.training.kinds.kind import (
+    DraftReads,
+    Predictions,
+    TrainedKind,
+    last_layers,
+    layer_names,
+    num_weights,
+)
 from drafters.training.losses import DraftDistances
 from drafters.training.plan import TrainingPlan
 from drafters.training.unrolled_steps import unrolled_hidden
@@ -54,3 +61,6 @@ class MTP(TrainedKind[MTPModel]):
 
     def position_weights(self, plan: TrainingPlan) -> Tensor:
         return torch.ones(plan.block_size)
+
+    def draft_reads(self, model: MTPModel) -> DraftReads:
+        return DraftReads(0, num_weights(model, without=("embed_tokens.",)))

@@ -17,8 +17,9 @@ from drafters.errors import CheckpointError
 from drafters.training.checkpoints import FILE_NAME
 from drafters.training.data import BatchPlan, TextSequence, make_batch, read_sequences
 from drafters.training.kinds import KINDS
-from drafters.training.loop import Trainer, train
+from drafters.training.loop import RunOptions, train
 from drafters.training.plan import TrainingPlan
+from drafters.training.trainer import Trainer
 from tests.unit.drafters.training_fixtures import small_plan, write_answers, write_target
 
 
@@ -77,8 +78,9 @@ def test_losses_fall_on_text_seen_over_and_over(plan):
 
 def test_a_trained_drafter_loads_beside_its_target(plan, tmp_path):
     lines: list[str] = []
-    assert train(plan, tmp_path, checkpoint_every=2, report=lines.append)
-    assert lines[-1].startswith("step 6/6")
+    assert train(plan, tmp_path, lines.append, RunOptions(checkpoint_every=2))
+    assert lines[-2].startswith("step 6/6")
+    assert "tokens of text" in lines[-1]
     model = load_drafter(tmp_path, dtype=torch.float32, device="cpu", target_dir=plan.target_dir)
     assert model.config.block_size == plan.block_size
     assert model.config.target_layer_ids == plan.target_layer_ids
@@ -94,9 +96,9 @@ def test_a_run_told_to_stop_keeps_what_it_has_done(dspark_plan, tmp_path):
             os.kill(os.getpid(), signal.SIGTERM)
 
     longer, lines = replace(dspark_plan, steps=14), []
-    assert not train(longer, tmp_path, checkpoint_every=1000, report=terminate)
+    assert not train(longer, tmp_path, terminate, RunOptions(checkpoint_every=1000))
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
-    assert train(longer, tmp_path, checkpoint_every=1000, report=lines.append)
+    assert train(longer, tmp_path, lines.append, RunOptions(checkpoint_every=1000))
     assert lines[0] == "resuming at step 10"
 
 
