@@ -7,6 +7,7 @@ the answers came; a row's `id` says which prompt it belongs to.
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,14 +39,19 @@ class Answer:
 
 
 class AnswerWriter:
-    """Appends parts to a directory. What is added is on disk after `flush`."""
+    """Appends parts to a directory. What is added is on disk after `flush`.
 
-    def __init__(self, directory: Path, rows_per_part: int = 256) -> None:
+    A part is written of `rows_per_part` answers, or once the first of them is `max_age_s`
+    old: no more than that is lost when the process dies.
+    """
+
+    def __init__(self, directory: Path, rows_per_part: int = 256, max_age_s: float = 60) -> None:
         """Raises ValueError when a part that is there cannot be read."""
         directory.mkdir(parents=True, exist_ok=True)
         self._directory = directory
-        self._rows_per_part = rows_per_part
+        self._rows_per_part, self._max_age_s = rows_per_part, max_age_s
         self._pending: list[Answer] = []
+        self._oldest_s = 0.0
         parts = answer_parts(directory)
         self._next = 1 + max((int(part.stem.split("-")[1]) for part in parts), default=-1)
         self.written = {
@@ -54,8 +60,12 @@ class AnswerWriter:
 
     def add(self, answer: Answer) -> None:
         """Keep an answer, and write a part when there are enough."""
+        now_s = time.monotonic()
+        if not self._pending:
+            self._oldest_s = now_s
         self._pending.append(answer)
-        if len(self._pending) >= self._rows_per_part:
+        is_full = len(self._pending) >= self._rows_per_part
+        if is_full or now_s - self._oldest_s >= self._max_age_s:
             self.flush()
 
     def flush(self) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +17,7 @@ import httpx
 import openai
 import pytest
 
+from drafters.answers import read_answers
 from loadtest.prompts import PROMPTS, SECOND_TURNS
 from tests.integration.served import demo_config, fleet, serving, wait_for
 
@@ -261,3 +265,24 @@ def test_malformed_input_gets_the_openai_error_shape(url, path, body, status):
     assert isinstance(error["message"], str)
     assert error["message"]
     assert {"type", "code"} <= set(error)
+
+
+def test_generated_answers_are_the_served_models_own(url, tmp_path):
+    """Token ids and end of text included, whatever drafts them."""
+    prompts = tmp_path / "chat.jsonl"
+    rows = [{"messages": chat, "domain": "chat", "source": "test"} for chat in first_turns()[:12]]
+    prompts.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = []
+    for model in ("plain", "colocated"):
+        output = tmp_path / model
+        command = [
+            *(sys.executable, "-m", "cluster.cli", "generate", "--target", "models/demo-target"),
+            *("--prompts", str(prompts), "--output", str(output), "--url", url, "--model", model),
+            *("--temperatures", "0", "--max-tokens", "24"),
+        ]
+        subprocess.run(command, check=True, timeout=120)
+        found.append({row["id"]: row["output"] for _, row in read_answers(output)})
+    plain, colocated = found
+    assert len(plain) == 12
+    assert plain == colocated
+    assert {len(output) for output in plain.values()} >= {24}
