@@ -52,7 +52,7 @@ class AnswerWriter:
         self._rows_per_part, self._max_age_s = rows_per_part, max_age_s
         self._pending: list[Answer] = []
         self._oldest_s = 0.0
-        parts = answer_parts(directory)
+        parts = sorted(directory.glob("part-*.parquet"))
         self._next = 1 + max((int(part.stem.split("-")[1]) for part in parts), default=-1)
         self.written = {
             id_ for part in parts for id_ in _read_part(part, ["id"]).column("id").to_pylist()
@@ -85,8 +85,8 @@ class AnswerWriter:
 
 
 def answer_parts(directory: Path) -> Sequence[Path]:
-    """The parts of a directory, in order."""
-    return sorted(directory.glob("part-*.parquet"))
+    """The parts below a directory, in order."""
+    return sorted(directory.rglob("part-*.parquet"))
 
 
 def read_answers(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -16,6 +16,7 @@ from typing import Any
 import httpx
 import openai
 import pytest
+from transformers import AutoTokenizer
 
 from drafters.answers import read_answers
 from loadtest.prompts import PROMPTS, SECOND_TURNS
@@ -25,13 +26,20 @@ MAX_TOKENS = 40
 
 
 @pytest.fixture(scope="module")
-def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def captured(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the targets keep what they served."""
+    return Path(tmp_path_factory.mktemp("captured"))
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory: pytest.TempPathFactory, captured: Path) -> Iterator[str]:
     folder: Path = tmp_path_factory.mktemp("served")
     config = demo_config(
         folder / "serve.yaml",
         models={"plain": "off", "split": "split", "colocated": "colocated"},
         # Prompts of more tokens than this are prefilled in chunks.
         engine_kwargs={"max_num_batched_tokens": 64},
+        capture={"directory": str(captured)},
     )
     with serving(config, folder / "log") as base:
         yield base
@@ -286,3 +294,17 @@ def test_generated_answers_are_the_served_models_own(url, tmp_path):
     assert len(plain) == 12
     assert plain == colocated
     assert {len(output) for output in plain.values()} >= {24}
+
+
+def test_served_traffic_is_kept_as_training_text_without_addresses(client, captured):
+    ask(client, "plain", [{"role": "user", "content": "My address is jane@example.com, keep it."}])
+    tokenizer = AutoTokenizer.from_pretrained("models/demo-target")
+
+    def kept() -> list[str]:
+        rows = [row for _, row in read_answers(captured)] if any(captured.iterdir()) else []
+        texts = [tokenizer.decode(row["prompt"]) for row in rows]
+        return [text for text in texts if "My address is" in text]
+
+    (text,) = wait_for(kept)
+    assert "jane" not in text
+    assert "keep it" in text
