@@ -301,7 +301,11 @@ def test_served_traffic_is_kept_as_training_text_without_addresses(client, captu
     tokenizer = AutoTokenizer.from_pretrained("models/demo-target")
 
     def kept() -> list[str]:
-        rows = [row for _, row in read_answers(captured)] if any(captured.iterdir()) else []
+        rows = (
+            [row for _, row in read_answers(captured)]
+            if any(captured.rglob("part-*.parquet"))
+            else []
+        )
         texts = [tokenizer.decode(row["prompt"]) for row in rows]
         return [text for text in texts if "My address is" in text]
 
