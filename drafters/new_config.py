@@ -76,10 +76,31 @@ def mtp_fields(target_dir: str | Path, *, block_size: int) -> dict[str, Any]:
 def _shared_fields(target_dir: str | Path, kind: str) -> dict[str, Any]:
     target = text_config(read_config(target_dir))
     return {
+        **_global_heads(target),
         **target,
         "architectures": [_family(target) + kind],
         "layer_types": None,
+        "per_layer_config": None,
         "num_target_layers": target.get("num_hidden_layers"),
+    }
+
+
+def _global_heads(target: Mapping[str, Any]) -> dict[str, Any]:
+    """Gemma 4's full-attention heads, where they are told of each layer alone.
+
+    That is how later versions of transformers write a config; released checkpoints have the
+    fields that a drafter's config has.
+    """
+    kinds = target.get("layer_types") or []
+    layers = target.get("per_layer_config") or {}
+    if "full_attention" not in kinds or not layers:
+        return {}
+    layer = layers.get(str(kinds.index("full_attention")), {})
+    return {
+        "global_head_dim": layer.get("head_dim", target.get("head_dim")),
+        "num_global_key_value_heads": layer.get(
+            "num_key_value_heads", target.get("num_key_value_heads")
+        ),
     }
 
 

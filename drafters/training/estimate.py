@@ -161,7 +161,8 @@ def target_size(target_dir: str) -> TargetSize:
     decoder, text = model.get_decoder(), model.config.get_text_config()
     head = model.get_output_embeddings().weight.numel()
     embedding = model.get_input_embeddings().weight.numel()
-    head_dim = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    # Of Gemma 4's two kinds of layers the more frequent one's.
+    head_dim = text.to_dict().get("head_dim") or text.hidden_size // text.num_attention_heads
     return TargetSize(
         num_parameters=sum(p.numel() for p in decoder.parameters()) - embedding,
         head_parameters=head,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 
@@ -161,7 +161,7 @@ class Trainer:
             for i in range(0, len(rows), _EVALUATION_BATCH)
         ]
         losses = DraftLosses.none(self.device)
-        for batch in _every(batches, self.workers):
+        for batch in batches[self.workers.rank :: self.workers.count]:
             losses += self.losses(batch)
         self.workers.add_up(losses.sums)
         return losses
@@ -221,7 +221,3 @@ class Trainer:
         self.progress = Progress(**state["progress"])
         self._best = state["best"]
         return True
-
-
-def _every(batches: list[Batch], workers: Workers) -> Iterable[Batch]:
-    return batches[workers.rank :: workers.count]
