@@ -38,6 +38,7 @@ def _register_train(train: argparse.ArgumentParser) -> None:
     settings = train.add_argument_group("settings, over those of --config")
     settings.add_argument("--target", help="the target's checkpoint directory, or its hub id")
     settings.add_argument("--kind", choices=TRAINED_KINDS, help="of drafter (default: dspark)")
+    settings.add_argument("--start-from", help="a trained drafter to go on from with other text")
     settings.add_argument("--steps", type=int)
     settings.add_argument("--epochs", type=float, help="instead of steps")
     settings.add_argument("--layers", type=int, dest="num_layers", help="of the drafter")

@@ -44,9 +44,8 @@ def train_on_ray(
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
-    absolute = replace(
-        plan, target_dir=str(Path(plan.target_dir).resolve()), data=str(Path(plan.data).resolve())
-    )
+    paths = {name: getattr(plan, name) for name in ("target_dir", "data", "start_from")}
+    absolute = replace(plan, **{k: str(Path(p).resolve()) for k, p in paths.items() if p})
     cache = options.feature_cache
     options = replace(options, feature_cache=None if cache is None else cache.resolve())
     job = _Job(absolute, output.resolve(), options)

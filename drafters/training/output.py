@@ -37,8 +37,8 @@ def write_drafter(
     fields = KINDS[plan.kind].fields(plan)
     (output / "config.json").write_text(json.dumps(fields, indent=2) + "\n")
     settings = asdict(plan)
-    for name in ("target_dir", "data"):
-        settings[name] = Path(settings[name]).name
+    for name in ("target_dir", "data", "start_from"):
+        settings[name] = settings[name] and Path(settings[name]).name
     record = {"plan": settings, **asdict(progress), "held_out": held_out}
     for average in ("loss", "acceptance_length"):
         del record[average]

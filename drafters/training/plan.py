@@ -11,11 +11,12 @@ class TrainingPlan:
     """Everything that decides what comes out. Two equal plans on one machine give one drafter.
 
     `kind` is one of `drafters.training.kinds.KINDS`; `num_layers` and `markov_rank` are of
-    the kinds that have them. Learning rate: linear warm-up, then a cosine down to a tenth.
-    `autocast` runs matrix products in bfloat16. The last `held_out` rows of the data are
-    for evaluation only. `position_decay` is in tokens: position k of a block counts
-    exp(-(k - 1) / position_decay), None being the block size; Eagle3 and MTP have weights of
-    their own.
+    the kinds that have them. `start_from` is a trained drafter's directory to go on from with
+    other text; None starts from the target's layers. Learning rate: linear warm-up, then a
+    cosine down to a tenth. `autocast` runs matrix products in bfloat16. The last `held_out`
+    rows of the data are for evaluation only. `position_decay` is in tokens: position k of a
+    block counts exp(-(k - 1) / position_decay), None being the block size; Eagle3 and MTP
+    have weights of their own.
 
     With `evaluate_every` steps, the held-out acceptance length is taken on the way, and the
     weights that had the longest come out. `patience` ends the run after so many evaluations
@@ -30,6 +31,7 @@ class TrainingPlan:
     data: str
     steps: int
     kind: str = "dspark"
+    start_from: str | None = None
     num_layers: int = 2
     block_size: int = 7
     markov_rank: int = 64

@@ -27,6 +27,7 @@ class TrainingSettings(BaseModel):
 
     target: str
     revision: str | None = None
+    start_from: str | None = None
     kind: Literal["dspark", "dflash", "eagle3", "mtp"] = "dspark"
     steps: PositiveInt | None = None
     epochs: PositiveFloat | None = None
@@ -69,6 +70,7 @@ class TrainingSettings(BaseModel):
             data=data,
             steps=steps,
             kind=self.kind,
+            start_from=self.start_from,
             num_layers=self.num_layers,
             block_size=self.block_size or kind.default_block_size,
             markov_rank=self.markov_rank,

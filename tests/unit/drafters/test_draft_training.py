@@ -90,6 +90,18 @@ def test_a_trained_drafter_loads_beside_its_target(plan, tmp_path):
     assert str(Path(plan.target_dir).parent) not in (tmp_path / "training.json").read_text()
 
 
+def test_a_trained_drafter_goes_on_with_other_text(plan, tmp_path):
+    assert train(plan, tmp_path, print)
+    trained = load_drafter(
+        tmp_path, dtype=torch.float32, device="cpu", target_dir=plan.target_dir
+    ).state_dict()
+    again = replace(plan, start_from=str(tmp_path), seed=1)
+    for name, weight in Trainer(again).model.state_dict().items():
+        assert torch.equal(weight, trained[name]), name
+    with pytest.raises(CheckpointError, match=r"block_size is ., the drafter to be trained has 4"):
+        Trainer(replace(again, block_size=4))
+
+
 def test_a_run_told_to_stop_keeps_what_it_has_done(dspark_plan, tmp_path):
     def terminate(line: str) -> None:
         if line.startswith("step 10/"):
