@@ -44,8 +44,12 @@ def train_on_ray(
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
-    paths = {name: getattr(plan, name) for name in ("target_dir", "data", "start_from")}
-    absolute = replace(plan, **{k: str(Path(p).resolve()) for k, p in paths.items() if p})
+    absolute = replace(
+        plan,
+        target_dir=_absolute(plan.target_dir),
+        data=_absolute(plan.data),
+        start_from=None if plan.start_from is None else _absolute(plan.start_from),
+    )
     cache = options.feature_cache
     options = replace(options, feature_cache=None if cache is None else cache.resolve())
     job = _Job(absolute, output.resolve(), options)
@@ -63,6 +67,10 @@ def train_on_ray(
     )
     trainer.fit()
     return (output / "training.json").exists()
+
+
+def _absolute(path: str) -> str:
+    return str(Path(path).resolve())
 
 
 def _worker(config: dict[str, Any]) -> None:

@@ -49,7 +49,7 @@ class TorchWorkers:
     def add_up(self, tensors: Sequence[Tensor]) -> None:
         flat = torch.cat([tensor.flatten() for tensor in tensors])
         torch.distributed.all_reduce(flat)
-        parts = flat.split([tensor.numel() for tensor in tensors])
+        parts = torch.split(flat, [tensor.numel() for tensor in tensors])
         for tensor, part in zip(tensors, parts, strict=True):
             tensor.copy_(part.view_as(tensor))
 
