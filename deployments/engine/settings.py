@@ -16,6 +16,8 @@ class WorkerSettings:
     `block_size` is gamma, `block_tokens` the size of a context block (vLLM's KV block),
     `deadline_s` how long a step waits for a drafter replica. `drafter` describes the
     checkpoint (see `deployments.schema.DrafterSpec`) and is read for `colocated` only.
+    The target is spread over `nodes`. `step_cost` is a profile's file, in which the keys
+    `step_cost_override` may differ; without one the worker measures as it starts.
     """
 
     placement: str
@@ -31,6 +33,9 @@ class WorkerSettings:
     drafter: dict[str, Any]
     dtype: str
     context_bytes: int
+    nodes: int
+    step_cost: str | None
+    step_cost_override: tuple[str, ...]
 
     def to_config(self) -> dict[str, Any]:
         return {KEY: asdict(self)}
@@ -46,4 +51,5 @@ class WorkerSettings:
                 f"additional_config[{KEY!r}] must hold {sorted(names)}, found {found}: build the "
                 "engine's arguments with deployments.app, or with WorkerSettings.to_config()"
             )
-        return cls(**{**values, "target_layer_ids": tuple(values["target_layer_ids"])})
+        lists = ("target_layer_ids", "step_cost_override")
+        return cls(**{**values, **{name: tuple(values[name]) for name in lists}})

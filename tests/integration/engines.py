@@ -33,12 +33,15 @@ def settings(**model: Any) -> Any:
     return parse_settings({"models": [base | model]}).models[0]
 
 
-def make_engine(placement: str, **overrides: Any) -> Any:
-    """A `vllm.LLM`: `off` is plain vLLM, the others carry our worker."""
+def make_engine(placement: str, *, target: dict[str, Any] | None = None, **overrides: Any) -> Any:
+    """A `vllm.LLM`: `off` is plain vLLM, the others carry our worker.
+
+    `target` are settings over the demo target's, `overrides` engine arguments.
+    """
     from vllm import LLM
 
     mend_frontend()
-    model = settings(placement=placement)
+    model = settings(placement=placement, target=DEMO_TARGET | (target or {}))
     shape = None if placement == "off" else check_drafter(model)
     kwargs = engine_kwargs(model, shape) | {"disable_log_stats": False} | overrides
     return LLM(model=target_directory(model), **kwargs)
