@@ -78,7 +78,11 @@ def _bind_target(model: ModelSpec, config: LLMConfig) -> Any:
     return build_llm_deployment(
         config,
         name_prefix="Target:",
-        bind_kwargs={"placement": model.placement, "engine_cls": engine},
+        bind_kwargs={
+            "placement": model.placement,
+            "engine_cls": engine,
+            "capture": model.target.capture,
+        },
     )
 
 

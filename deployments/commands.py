@@ -1,4 +1,4 @@
-"""`dspark serve`, `prefetch`, `measure`, `profile`, `answers` and `matrix`."""
+"""`dspark serve`, `prefetch`, `measure`, `profile`, `generate` and `matrix`."""
 
 from __future__ import annotations
 
@@ -65,18 +65,28 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     )
     profile.set_defaults(run=_profile)
 
-    answers = subparsers.add_parser(
-        "answers", help="let a target answer prompts: the text its drafter is trained on"
+    generate = subparsers.add_parser(
+        "generate", help="let a target answer prompts: the text its drafter is trained on"
     )
-    answers.add_argument("--target", required=True, help="the target's checkpoint directory")
-    answers.add_argument(
+    generate.add_argument(
+        "--target", required=True, help="the target's checkpoint, with --url its tokenizer will do"
+    )
+    generate.add_argument(
         "--prompts", type=Path, nargs="+", required=True, help="JSON lines (.gz or not) of messages"
     )
-    answers.add_argument("--output", type=Path, required=True, help="continued when begun")
-    answers.add_argument("--rows-per-file", type=int, default=4000)
-    answers.add_argument("--max-tokens", type=int, default=192, help="output tokens per answer")
-    answers.add_argument("--seed", type=int, default=0)
-    answers.set_defaults(run=_answers)
+    generate.add_argument(
+        "--output", type=Path, required=True, help="directory of Parquet parts; continued"
+    )
+    generate.add_argument("--url", help="of a server with the target (default: this process)")
+    generate.add_argument("--model", help="its name there, needed with --url")
+    generate.add_argument("--concurrency", type=int, default=64, help="requests in flight")
+    generate.add_argument("--temperatures", type=float, nargs="+", default=(0.0, 0.7))
+    generate.add_argument("--rows-per-file", type=int, default=4000)
+    generate.add_argument("--limit", type=int, help="prompts in all")
+    generate.add_argument("--max-prompt-tokens", type=int, default=300, help="longer ones are out")
+    generate.add_argument("--max-tokens", type=int, default=192, help="output tokens per answer")
+    generate.add_argument("--seed", type=int, default=0)
+    generate.set_defaults(run=_generate)
 
     matrix = subparsers.add_parser(
         "matrix", help="which placements of which models work on which GPUs and engine"
@@ -161,19 +171,38 @@ def _profile(args: argparse.Namespace) -> int:
     return 0
 
 
-def _answers(args: argparse.Namespace) -> int:
+def _generate(args: argparse.Namespace) -> int:
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
-    from deployments.engine.regenerate import Generation, regenerate
+    from deployments.generation.command import GenerationError, generate
+    from deployments.generation.prompts import Generation
+    from deployments.generation.served import ServedModel
 
     options = Generation(
-        max_tokens=args.max_tokens, rows_per_file=args.rows_per_file, seed=args.seed
+        temperatures=tuple(args.temperatures),
+        max_tokens=args.max_tokens,
+        max_prompt_tokens=args.max_prompt_tokens,
+        rows_per_file=args.rows_per_file,
+        limit=args.limit,
+        seed=args.seed,
     )
+    served = None
+    if args.url is not None:
+        if args.model is None:
+            print("dspark generate: --url needs --model", file=sys.stderr)
+            return 2
+        key = os.environ.get("OPENAI_API_KEY", "none")
+        served = ServedModel(args.url, args.model, key, args.concurrency)
     try:
-        regenerate(
-            args.target, args.prompts, args.output, options, lambda line: print(line, flush=True)
+        generate(
+            args.target,
+            args.prompts,
+            args.output,
+            options,
+            served,
+            lambda line: print(line, flush=True),
         )
-    except (OSError, ValueError) as error:
-        print(f"dspark answers: {error}", file=sys.stderr)
+    except (OSError, ValueError, GenerationError) as error:
+        print(f"dspark generate: {error}", file=sys.stderr)
         return 2
     return 0
 

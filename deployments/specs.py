@@ -36,6 +36,20 @@ class ReplicaSpec(Settings):
         return value
 
 
+class CaptureSpec(Settings):
+    """What of the served traffic is kept to train a drafter on: nothing unless this is given.
+
+    Token ids of a `fraction` of the requests go to `directory`, at most `max_mib` of them
+    over all replicas there, the newest. `redact` takes out what looks like addresses,
+    numbers and secrets. A request opts out with `vllm_xargs: {dspark_capture: "off"}`.
+    """
+
+    directory: str = Field(min_length=1)
+    fraction: float = Field(default=1.0, gt=0, le=1)
+    max_mib: int = Field(default=256, ge=1)
+    redact: bool = True
+
+
 class TargetSpec(ReplicaSpec):
     """One model's target replicas.
 
@@ -66,6 +80,7 @@ class TargetSpec(ReplicaSpec):
     threads: int = Field(default=1, ge=1)
     num_cpus: float = Field(default=0.5, ge=0)
     max_queued_requests: int = Field(default=256, ge=0)
+    capture: CaptureSpec | None = None
     step_cost: str | None = None
     step_cost_override: tuple[str, ...] = ()
     loras: dict[Annotated[str, Field(pattern=r"^[\w.-]+$")], str] = Field(default_factory=dict)

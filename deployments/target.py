@@ -16,6 +16,7 @@ from cluster.controller import TargetPlan, TargetReport
 from deployments.compatibility import accept_software
 from deployments.controller import INTERVAL_S, find_controller
 from deployments.schema import DRAFTED_BY_US
+from deployments.specs import CaptureSpec
 
 logger = logging.getLogger(__name__)
 
@@ -24,7 +25,12 @@ class TargetServer(LLMServer):  # type: ignore[misc]
     """Serves one model. Reports what speculation did and takes its drafter from the plan."""
 
     async def __init__(  # type: ignore[misc]
-        self, llm_config: LLMConfig, *, placement: str, **kwargs: Any
+        self,
+        llm_config: LLMConfig,
+        *,
+        placement: str,
+        capture: CaptureSpec | None = None,
+        **kwargs: Any,
     ) -> None:
         accept_software()
         context = serve.get_replica_context()
@@ -34,6 +40,8 @@ class TargetServer(LLMServer):  # type: ignore[misc]
         self._plan: TargetPlan | None = None
         self._ranks_agree = True
         await super().__init__(llm_config, **kwargs)
+        if capture is not None:
+            self.engine.keep_traffic(capture, self._replica_id)
         self._exchange = asyncio.create_task(self._exchange_forever())
 
     async def _exchange_forever(self) -> None:

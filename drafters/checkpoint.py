@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -25,14 +24,14 @@ from drafters.config import (
 from drafters.dspark import DSparkModel
 from drafters.errors import CheckpointError
 from drafters.interface import DraftModel
-from drafters.layouts import DEFAULT_ARCHITECTURE, read_layout
+from drafters.layouts import read_layout
 from drafters.module import DrafterModule
+from drafters.new_config import dspark_fields
 from drafters.ngram import NgramModel
 from drafters.own_layout import NGRAM_ARCHITECTURE
 from drafters.paired import Eagle3Model, MTPModel
 from drafters.tensor_files import TARGET_TENSORS, TensorFiles, target_tensors
 
-MASK_TOKEN = "<|mask|>"
 RANDOM_INIT_STD = 0.02
 
 
@@ -97,40 +96,6 @@ def needs_target_weights(directory: str | Path) -> bool:
     return not TARGET_TENSORS.keys() <= set(map(layout.name_of, TensorFiles(directory).names))
 
 
-def fields_for_target(
-    target_dir: str | Path,
-    *,
-    num_layers: int,
-    block_size: int,
-    markov_rank: int,
-    target_layer_ids: tuple[int, ...],
-    mask_token_id: int | None = None,
-    markov_head_type: str = "vanilla",
-) -> dict[str, Any]:
-    """The config.json of a DSpark drafter of a target's sizes. Raises CheckpointError.
-
-    `mask_token_id` defaults to the tokenizer's <|mask|>, else the target's padding or end
-    token.
-    """
-    target = text_config(read_config(target_dir))
-    if mask_token_id is None:
-        mask_token_id = _mask_token_id(Path(target_dir))
-    return {
-        **target,
-        "architectures": [DEFAULT_ARCHITECTURE],
-        "layer_types": None,
-        "num_hidden_layers": num_layers,
-        "num_target_layers": target.get("num_hidden_layers"),
-        "block_size": block_size,
-        "mask_token_id": mask_token_id,
-        "markov_rank": markov_rank,
-        "markov_head_type": markov_head_type,
-        "target_layer_ids": list(target_layer_ids),
-        "enable_confidence_head": True,
-        "confidence_head_with_markov": markov_rank > 0,
-    }
-
-
 def random_drafter(
     target_dir: str | Path,
     *,
@@ -147,7 +112,7 @@ def random_drafter(
 
     It drafts nothing useful, at a trained drafter's cost. Raises CheckpointError.
     """
-    fields = fields_for_target(
+    fields = dspark_fields(
         target_dir,
         num_layers=num_layers,
         block_size=block_size,
@@ -282,26 +247,3 @@ def _random_weight(name: str, shape: torch.Size, generator: torch.Generator) -> 
     if name == "d2t":
         return torch.zeros(shape, dtype=torch.int64)
     return torch.randn(shape, generator=generator, device=generator.device) * RANDOM_INIT_STD
-
-
-def _mask_token_id(target_dir: Path) -> int:
-    """The <|mask|> of tokenizer.json, else the config's padding or end token."""
-    tokenizer = target_dir / "tokenizer.json"
-    if tokenizer.is_file():
-        try:
-            added = json.loads(tokenizer.read_text("utf-8")).get("added_tokens", [])
-            ids = [token["id"] for token in added if token["content"] == MASK_TOKEN]
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise CheckpointError(f"{tokenizer}: added_tokens not readable: {error!r}") from error
-        if ids:
-            return int(ids[0])
-    target = text_config(read_config(target_dir))
-    for field in ("pad_token_id", "eos_token_id"):
-        value = target.get(field)
-        value = value[0] if isinstance(value, list) and value else value
-        if isinstance(value, int):
-            return value
-    raise CheckpointError(
-        f"{target_dir}/config.json: no {MASK_TOKEN} token, pad_token_id or eos_token_id; "
-        "give mask_token_id"
-    )

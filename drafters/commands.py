@@ -6,6 +6,8 @@ import argparse
 import sys
 from pathlib import Path
 
+TRAINED_KINDS = ("dspark", "dflash", "eagle3", "mtp")
+
 
 def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add this package's commands to the command line."""
@@ -15,29 +17,51 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parity.add_argument("directory", metavar="DIR", help="checkpoint with golden rounds")
     parity.add_argument("--tolerance", type=float, default=1e-4, help="largest absolute error")
     parity.set_defaults(run=run_parity)
-    train = subparsers.add_parser("train", help="train a DSpark drafter for a target")
-    train.add_argument("--target", required=True, help="the target's checkpoint directory")
+    _register_train(subparsers.add_parser("train", help="train a drafter for a target"))
+
+
+def _register_train(train: argparse.ArgumentParser) -> None:
+    """Settings have no defaults here: those of the file, or of `TrainingSettings`, stand."""
+    train.add_argument("--config", help="a training file, or the name of a bundled one (demo)")
+    train.add_argument("--data", help="answers of the target, see dspark generate")
+    train.add_argument("--output", type=Path, help="directory of the drafter; resumed when begun")
     train.add_argument(
-        "--data", required=True, help="JSON lines of prompt and output, see dspark answers"
+        "--estimate", action="store_true", help="say what it would cost and bring, and stop"
     )
-    train.add_argument(
-        "--output", type=Path, required=True, help="directory of the drafter; resumed when begun"
-    )
-    train.add_argument("--steps", type=int, default=1200)
-    train.add_argument("--layers", type=int, default=2, help="decoder layers of the drafter")
-    train.add_argument("--block-size", type=int, default=7, help="draft tokens per block")
-    train.add_argument("--markov-rank", type=int, default=64)
-    train.add_argument(
-        "--target-layers", type=int, nargs="+", required=True, help="whose outputs are features"
-    )
-    train.add_argument("--batch", type=int, default=8, help="sequences per step")
-    train.add_argument("--anchors", type=int, default=32, help="blocks per sequence and step")
-    train.add_argument("--max-tokens", type=int, default=512, help="longer sequences are cut")
-    train.add_argument("--learning-rate", type=float, default=2e-3)
-    train.add_argument("--held-out", type=int, default=192, help="rows for evaluation only")
-    train.add_argument("--seed", type=int, default=0)
-    train.add_argument("--threads", type=int, help="torch threads (default: torch's own)")
     train.add_argument("--checkpoint-every", type=int, default=50, help="steps")
+    train.add_argument("--feature-cache", type=Path, help="keep the target's states there")
+    train.add_argument("--workers", type=int, help="train on Ray with so many")
+    train.add_argument(
+        "--use-gpu", action=argparse.BooleanOptionalAction, help="a GPU per worker of --workers"
+    )
+    train.add_argument("--threads", type=int, help="torch threads (default: torch's own)")
+    settings = train.add_argument_group("settings, over those of --config")
+    settings.add_argument("--target", help="the target's checkpoint directory, or its hub id")
+    settings.add_argument("--kind", choices=TRAINED_KINDS, help="of drafter (default: dspark)")
+    settings.add_argument("--start-from", help="a trained drafter to go on from with other text")
+    settings.add_argument("--steps", type=int)
+    settings.add_argument("--epochs", type=float, help="instead of steps")
+    settings.add_argument("--layers", type=int, dest="num_layers", help="of the drafter")
+    settings.add_argument("--block-size", type=int, help="draft tokens (default: 7; mtp: 1)")
+    settings.add_argument("--markov-rank", type=int)
+    settings.add_argument("--markov-head", dest="markov_head_type", help="vanilla, gated or rnn")
+    settings.add_argument(
+        "--target-layers", type=int, nargs="+", help="whose outputs are features (mtp: the last)"
+    )
+    settings.add_argument("--batch", type=int, dest="batch_size", help="sequences per step")
+    settings.add_argument("--micro-batch", type=int, help="sequences at a time in a worker")
+    settings.add_argument(
+        "--anchors", type=int, dest="num_anchors", help="blocks per sequence and step"
+    )
+    settings.add_argument("--anchor-span", type=int, help="tokens a sequence's anchors lie within")
+    settings.add_argument("--context-tokens", type=int, help="seen by the drafter before an anchor")
+    settings.add_argument("--max-tokens", type=int, help="longer sequences are cut")
+    settings.add_argument("--learning-rate", type=float)
+    settings.add_argument("--held-out", type=int, help="rows for evaluation only")
+    settings.add_argument("--evaluate-every", type=int, help="steps between held-out evaluations")
+    settings.add_argument("--patience", type=int, help="evaluations without gain that end it")
+    settings.add_argument("--precision", choices=("bf16", "float32"))
+    settings.add_argument("--seed", type=int)
     train.set_defaults(run=run_train)
 
 
@@ -62,37 +86,12 @@ def run_parity(args: argparse.Namespace) -> int:
 
 
 def run_train(args: argparse.Namespace) -> int:
-    """0: trained; 2: target, data or output cannot be used, with the reason."""
-    import torch
-
+    """0: done; 2: settings, target or data cannot be used; 3: interrupted, to be resumed."""
     from drafters.errors import CheckpointError
-    from drafters.training import TrainingPlan, train
+    from drafters.training.command import run
 
-    if args.threads is not None:
-        torch.set_num_threads(args.threads)
-    plan = TrainingPlan(
-        target_dir=args.target,
-        data=args.data,
-        steps=args.steps,
-        num_layers=args.layers,
-        block_size=args.block_size,
-        markov_rank=args.markov_rank,
-        target_layer_ids=tuple(args.target_layers),
-        batch_size=args.batch,
-        num_anchors=args.anchors,
-        max_tokens=args.max_tokens,
-        learning_rate=args.learning_rate,
-        held_out=args.held_out,
-        seed=args.seed,
-    )
     try:
-        train(
-            plan,
-            args.output,
-            checkpoint_every=args.checkpoint_every,
-            report=lambda line: print(line, flush=True),
-        )
+        return 0 if run(args) else 3
     except (CheckpointError, ValueError, OSError) as error:
         print(f"dspark train: {error}", file=sys.stderr)
         return 2
-    return 0

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import atexit
+from pathlib import Path
 from typing import Any
 
 from ray.llm._internal.serve.engines.vllm.vllm_engine import VLLMEngine
 
 from deployments.engine.frontend import mend_frontend, mend_native_frontend
+from deployments.engine.traffic import observed
+from deployments.engine_args import MIB
+from deployments.specs import CaptureSpec
+from drafters.capture import TrafficCapture
+from drafters.redaction import Redactor
 
 
 class _Engine(VLLMEngine):  # type: ignore[misc]
@@ -16,6 +23,20 @@ class _Engine(VLLMEngine):  # type: ignore[misc]
         await super().start()
         if self._oai_serving_tokenization is None:  # type: ignore[has-type]
             self._oai_serving_tokenization = getattr(self._app_state, "serving_tokenization", None)
+
+    def keep_traffic(self, spec: CaptureSpec, replica_id: str) -> None:
+        """Keep served token ids from now on, as `spec` says."""
+        client = self._engine_client
+        capture = TrafficCapture(
+            Path(spec.directory),
+            replica_id,
+            model_id=self.llm_config.model_id,
+            redact=Redactor(client.get_tokenizer()) if spec.redact else None,
+            fraction=spec.fraction,
+            max_bytes=spec.max_mib * MIB,
+        )
+        atexit.register(capture.close)
+        client.generate = observed(client.generate, capture.offer)
 
 
 class TargetEngine(_Engine):

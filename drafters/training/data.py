@@ -2,69 +2,99 @@
 
 from __future__ import annotations
 
-import json
+import hashlib
 import random
+from array import array
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import torch
 from torch import Tensor
+
+from drafters.answers import read_answers
 
 _BATCHES_PER_BUCKET = 16  # sequences are sorted by length within this many batches
 
 
 @dataclass(frozen=True, slots=True)
 class TextSequence:
-    """One conversation: `tokens`, of which those from `first_output` on are the target's."""
+    """One conversation: `tokens`, of which those from `first_output` on are the target's.
+
+    `row` is its place among the usable ones of its file.
+    """
 
     tokens: tuple[int, ...]
     first_output: int
     domain: str
+    row: int = 0
 
     @property
     def anchors(self) -> range:
-        """Positions a block can start at: output tokens that another one follows."""
-        return range(self.first_output, len(self.tokens) - 1)
+        """Positions a block can start at: output tokens between two others."""
+        return range(max(1, self.first_output), len(self.tokens) - 1)
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """B sequences, padded to T: `tokens` and `anchors` int64, `lengths` int64 [B].
+    """B sequences, padded to T: `tokens` [B, T], `lengths` [B] and `anchors` [B, n], int64.
 
-    `anchors` is [B, n]; a sequence with fewer than n positions to start at is filled up
-    with -1.
+    A sequence has one anchor at least; with fewer than n positions to start at it is filled
+    up with -1. `rows` int64 [B] are the sequences' `TextSequence.row`.
     """
 
     tokens: Tensor
     lengths: Tensor
     anchors: Tensor
+    rows: Tensor
+
+    def to(self, device: torch.device) -> Batch:
+        """The same, on `device`."""
+        return Batch(*(getattr(self, field.name).to(device) for field in fields(self)))
+
+    def share(self, rank: int, count: int, micro_batch: int | None = None) -> list[Batch]:
+        """Worker `rank`'s of `count` sequences, `micro_batch` of them at a time."""
+        mine = range(rank, len(self.rows), count)
+        size = micro_batch or max(1, len(mine))
+        return [self._part(list(mine[i : i + size])) for i in range(0, len(mine), size)]
+
+    def _part(self, indices: list[int]) -> Batch:
+        longest = int(self.lengths[indices].max())
+        tokens = self.tokens[indices, :longest]
+        return Batch(tokens, self.lengths[indices], self.anchors[indices], self.rows[indices])
 
 
 def read_sequences(path: Path, max_tokens: int) -> list[TextSequence]:
-    """Rows `{"prompt": [ids], "output": [ids], "domain": ...}`, cut to `max_tokens`.
+    """Rows with the token ids of `prompt` and `output` and a `domain`, cut to `max_tokens`.
 
-    Rows without a position to draft from are left out. Raises ValueError naming the line
-    that cannot be read, or when nothing is left.
+    `path` is a file of JSON lines or a directory of Parquet parts. Rows without a position to
+    draft from are left out. Raises ValueError naming the place that cannot be read, or when
+    nothing is left.
     """
-    sequences = []
-    with path.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, 1):
-            try:
-                row = json.loads(line)
-                prompt, output = row["prompt"], row["output"]
-                tokens = tuple(int(token) for token in [*prompt, *output][:max_tokens])
-            except (ValueError, KeyError, TypeError) as error:
-                raise ValueError(
-                    f"{path}:{number}: {error!r}; needed is one JSON object a line with the "
-                    "token ids of prompt and output"
-                ) from None
-            sequence = TextSequence(tokens, len(prompt), str(row.get("domain", "")))
-            if len(sequence.anchors):
-                sequences.append(sequence)
+    sequences: list[TextSequence] = []
+    for place, row in read_answers(path):
+        try:
+            prompt, output = row["prompt"], row["output"]
+            tokens = tuple(int(token) for token in [*prompt, *output][:max_tokens])
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(
+                f"{place}: {error!r}; needed are the token ids of prompt and output"
+            ) from None
+        domain = str(row.get("domain", ""))
+        sequence = TextSequence(tokens, len(prompt), domain, len(sequences))
+        if len(sequence.anchors):
+            sequences.append(sequence)
     if not sequences:
         raise ValueError(f"{path}: no row has an output of two tokens or more")
     return sequences
+
+
+def data_digest(sequences: Sequence[TextSequence]) -> str:
+    """Sixteen hex digits that change with any token or with their order."""
+    digest = hashlib.sha256()
+    for sequence in sequences:
+        digest.update(array("q", (sequence.first_output, *sequence.tokens)).tobytes())
+    return digest.hexdigest()[:16]
 
 
 class BatchPlan:
@@ -74,11 +104,18 @@ class BatchPlan:
     """
 
     def __init__(
-        self, sequences: Sequence[TextSequence], *, batch_size: int, num_anchors: int, seed: int
+        self,
+        sequences: Sequence[TextSequence],
+        *,
+        batch_size: int,
+        num_anchors: int,
+        seed: int,
+        anchor_span: int | None = None,
     ) -> None:
         self._sequences = sequences
         self._batch_size = batch_size
         self._num_anchors = num_anchors
+        self._anchor_span = anchor_span
         self._seed = seed
         self._epoch = -1
         self._order: list[list[int]] = []
@@ -93,9 +130,8 @@ class BatchPlan:
         if epoch != self._epoch:
             self._epoch, self._order = epoch, self._shuffled(epoch)
         chosen = random.Random(f"{self._seed} anchors {step}")
-        return make_batch(
-            [self._sequences[i] for i in self._order[index]], self._num_anchors, chosen
-        )
+        rows = [self._sequences[i] for i in self._order[index]]
+        return make_batch(rows, self._num_anchors, chosen, anchor_span=self._anchor_span)
 
     def _shuffled(self, epoch: int) -> list[list[int]]:
         """Batches of similar length, in random order."""
@@ -116,15 +152,28 @@ class BatchPlan:
         return batches
 
 
-def make_batch(sequences: Sequence[TextSequence], num_anchors: int, chosen: random.Random) -> Batch:
-    """Pad sequences and draw up to `num_anchors` different anchors of each, in order."""
+def make_batch(
+    sequences: Sequence[TextSequence],
+    num_anchors: int,
+    chosen: random.Random,
+    *,
+    anchor_span: int | None = None,
+) -> Batch:
+    """Pad sequences and draw up to `num_anchors` different anchors of each, in order.
+
+    With an `anchor_span`, a sequence's anchors come from so many positions in a row.
+    """
     longest = max(len(sequence.tokens) for sequence in sequences)
     tokens = torch.zeros(len(sequences), longest, dtype=torch.int64)
     anchors = torch.full((len(sequences), num_anchors), -1, dtype=torch.int64)
     for row, sequence in enumerate(sequences):
         tokens[row, : len(sequence.tokens)] = torch.tensor(sequence.tokens)
-        count = min(num_anchors, len(sequence.anchors))
-        drawn = sorted(chosen.sample(sequence.anchors, count))
-        anchors[row, :count] = torch.tensor(drawn, dtype=torch.int64)
+        stretch = sequence.anchors
+        if anchor_span is not None and len(stretch) > anchor_span:
+            first = chosen.choice(stretch[: len(stretch) - anchor_span + 1])
+            stretch = range(first, first + anchor_span)
+        drawn = sorted(chosen.sample(stretch, min(num_anchors, len(stretch))))
+        anchors[row, : len(drawn)] = torch.tensor(drawn, dtype=torch.int64)
     lengths = torch.tensor([len(sequence.tokens) for sequence in sequences])
-    return Batch(tokens, lengths, anchors)
+    rows = torch.tensor([sequence.row for sequence in sequences])
+    return Batch(tokens, lengths, anchors, rows)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -13,7 +16,9 @@ from typing import Any
 import httpx
 import openai
 import pytest
+from transformers import AutoTokenizer
 
+from drafters.answers import read_answers
 from loadtest.prompts import PROMPTS, SECOND_TURNS
 from tests.integration.served import demo_config, fleet, serving, wait_for
 
@@ -21,13 +26,20 @@ MAX_TOKENS = 40
 
 
 @pytest.fixture(scope="module")
-def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def captured(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the targets keep what they served."""
+    return Path(tmp_path_factory.mktemp("captured"))
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory: pytest.TempPathFactory, captured: Path) -> Iterator[str]:
     folder: Path = tmp_path_factory.mktemp("served")
     config = demo_config(
         folder / "serve.yaml",
         models={"plain": "off", "split": "split", "colocated": "colocated"},
         # Prompts of more tokens than this are prefilled in chunks.
         engine_kwargs={"max_num_batched_tokens": 64},
+        capture={"directory": str(captured)},
     )
     with serving(config, folder / "log") as base:
         yield base
@@ -281,3 +293,42 @@ def test_malformed_input_gets_the_openai_error_shape(url, path, body, status):
     assert isinstance(error["message"], str)
     assert error["message"]
     assert {"type", "code"} <= set(error)
+
+
+def test_generated_answers_are_the_served_models_own(url, tmp_path):
+    """Token ids and end of text included, whatever drafts them."""
+    prompts = tmp_path / "chat.jsonl"
+    rows = [{"messages": chat, "domain": "chat", "source": "test"} for chat in first_turns()[:12]]
+    prompts.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = []
+    for model in ("plain", "colocated"):
+        output = tmp_path / model
+        command = [
+            *(sys.executable, "-m", "cluster.cli", "generate", "--target", "models/demo-target"),
+            *("--prompts", str(prompts), "--output", str(output), "--url", url, "--model", model),
+            *("--temperatures", "0", "--max-tokens", "24"),
+        ]
+        subprocess.run(command, check=True, timeout=120)
+        found.append({row["id"]: row["output"] for _, row in read_answers(output)})
+    plain, colocated = found
+    assert len(plain) == 12
+    assert plain == colocated
+    assert {len(output) for output in plain.values()} >= {24}
+
+
+def test_served_traffic_is_kept_as_training_text_without_addresses(client, captured):
+    ask(client, "plain", [{"role": "user", "content": "My address is jane@example.com, keep it."}])
+    tokenizer = AutoTokenizer.from_pretrained("models/demo-target")
+
+    def kept() -> list[str]:
+        rows = (
+            [row for _, row in read_answers(captured)]
+            if any(captured.rglob("part-*.parquet"))
+            else []
+        )
+        texts = [tokenizer.decode(row["prompt"]) for row in rows]
+        return [text for text in texts if "My address is" in text]
+
+    (text,) = wait_for(kept)
+    assert "jane" not in text
+    assert "keep it" in text

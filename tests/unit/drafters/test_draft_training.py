@@ -1,124 +1,46 @@
-"""Packing and losses against one anchor at a time; resumed training against uninterrupted."""
+"""Runs of every kind: resumed against uninterrupted, what they change, what they refuse."""
 
 from __future__ import annotations
 
 import json
-import math
+import os
 import random
+import signal
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
+from drafters.checkpoint import load_drafter
+from drafters.errors import CheckpointError
+from drafters.training.checkpoints import FILE_NAME
 from drafters.training.data import BatchPlan, TextSequence, make_batch, read_sequences
-from drafters.training.loop import Trainer, batch_losses, train
+from drafters.training.kinds import KINDS
+from drafters.training.loop import RunOptions, train
 from drafters.training.plan import TrainingPlan
-from drafters.training.target import FrozenTarget
-from tests.unit.drafters.drafter_fixtures import TARGET_FIELDS, small_model
-
-VOCABULARY = 96
+from drafters.training.trainer import Trainer
+from tests.unit.drafters.training_fixtures import small_plan, write_answers, write_target
 
 
 @pytest.fixture(scope="module")
 def target_dir(tmp_path_factory) -> Path:
-    """A tiny random Qwen3 target in Hugging Face's layout."""
-    from transformers import Qwen3Config, Qwen3ForCausalLM
-
-    directory = tmp_path_factory.mktemp("target")
-    torch.manual_seed(0)
-    config = Qwen3Config(**TARGET_FIELDS, initializer_range=0.3)
-    Qwen3ForCausalLM(config).save_pretrained(directory)
-    return directory
+    return write_target(tmp_path_factory.mktemp("target"))
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> Path:
-    path = tmp_path_factory.mktemp("data") / "answers.jsonl"
-    rng = random.Random(0)
-    with path.open("w") as file:
-        for i in range(40):
-            prompt = [rng.randrange(VOCABULARY) for _ in range(rng.randrange(1, 6))]
-            output = [rng.randrange(VOCABULARY) for _ in range(rng.randrange(2, 20))]
-            row = {"prompt": prompt, "output": output, "domain": "math" if i % 2 else "chat"}
-            file.write(json.dumps(row) + "\n")
-    return path
+    return write_answers(tmp_path_factory.mktemp("data") / "answers.jsonl")
+
+
+@pytest.fixture(params=KINDS)
+def plan(request, target_dir, data) -> TrainingPlan:
+    return small_plan(request.param, target_dir, data)
 
 
 @pytest.fixture
-def plan(target_dir, data) -> TrainingPlan:
-    return TrainingPlan(
-        target_dir=str(target_dir),
-        data=str(data),
-        steps=6,
-        num_layers=2,
-        block_size=5,
-        markov_rank=6,
-        target_layer_ids=(-1, 2),
-        batch_size=3,
-        num_anchors=4,
-        warmup_steps=2,
-        held_out=8,
-        autocast=False,
-    )
-
-
-def test_packed_losses_equal_one_anchor_at_a_time(target_dir, data):
-    model, target = small_model(), FrozenTarget(target_dir, (-1, 2), torch.float32)
-    sequences = read_sequences(data, max_tokens=64)[:5]
-    batch = make_batch(sequences, 6, random.Random(1))
-    got = batch_losses(model, target, batch)
-    expected = reference_losses(model, target, sequences, batch.anchors)
-    for name, value in expected.items():
-        torch.testing.assert_close(getattr(got, name), value, atol=1e-5, rtol=0, msg=name)
-
-
-def reference_losses(model, target, sequences, anchors) -> dict[str, torch.Tensor]:
-    """Equation by equation: one block, then one position, at a time."""
-    gamma = model.config.block_size
-    sums, norm = dict.fromkeys(("cross_entropy", "l1", "confidence"), torch.tensor(0.0)), 0.0
-    lengths, greedy_lengths = [], []
-    for sequence, row in zip(sequences, anchors.tolist(), strict=True):
-        tokens = torch.tensor(sequence.tokens)
-        features, hidden = target.read(tokens.unsqueeze(0))
-        target_logits = target.logits(hidden)[0]
-        for anchor in (a for a in row if a >= 0):
-            keys, values = model.context_kv(features[0, :anchor], torch.arange(anchor))
-            block = model.backbone(
-                tokens[anchor].view(1),
-                torch.tensor([anchor]),
-                keys.unsqueeze(1),
-                values.unsqueeze(1),
-                torch.ones(1, anchor, dtype=torch.bool),
-            )[0]
-            survival, greedy_survival, length, greedy_length = 1.0, 1.0, 1.0, 1.0
-            for k in range(1, gamma + 1):
-                if anchor + k >= len(tokens):
-                    break
-                embed = model.markov_head.markov_w1(tokens[anchor + k - 1])
-                logits = model.lm_head(block[k - 1]) + model.markov_head.markov_w2(embed)
-                q = logits.softmax(-1)
-                p = target_logits[anchor + k - 1].softmax(-1)
-                rate = 1 - (p - q).abs().sum() / 2
-                c = model.confidence_head.proj(torch.cat((block[k - 1], embed))).sigmoid()[0]
-                weight = math.exp(-(k - 1) / gamma)
-                norm += weight
-                sums["cross_entropy"] = sums["cross_entropy"] - weight * q[tokens[anchor + k]].log()
-                sums["l1"] = sums["l1"] + weight * (p - q).abs().sum()
-                bce = -(rate * c.log() + (1 - rate) * (1 - c).log())
-                sums["confidence"] = sums["confidence"] + weight * bce
-                survival *= rate.item()
-                greedy_survival *= float(p.argmax() == q.argmax())
-                length, greedy_length = length + survival, greedy_length + greedy_survival
-            lengths.append(length)
-            greedy_lengths.append(greedy_length)
-    means = {name: value / norm for name, value in sums.items()}
-    total = 0.1 * means["cross_entropy"] + 0.9 * means["l1"] + 1.0 * means["confidence"]
-    return means | {
-        "total": total,
-        "acceptance_length": torch.tensor(lengths).mean(),
-        "greedy_acceptance_length": torch.tensor(greedy_lengths).mean(),
-    }
+def dspark_plan(target_dir, data) -> TrainingPlan:
+    return small_plan("dspark", target_dir, data)
 
 
 def test_resumed_training_equals_uninterrupted(plan, tmp_path):
@@ -146,28 +68,72 @@ def test_training_changes_what_it_should_and_nothing_else(plan):
     assert changed == set(before) - {"embed_tokens.weight", "lm_head.weight"}
 
 
-def test_a_trained_drafter_loads_beside_its_target(plan, tmp_path):
-    from drafters.checkpoint import load_drafter
+def test_losses_fall_on_text_seen_over_and_over(plan):
+    trainer = Trainer(replace(plan, steps=30, learning_rate=1e-2))
+    batch = trainer.batches.batch(0)
+    trainer.batches.batch = lambda step: batch  # type: ignore[method-assign]
+    losses = [trainer.train_step().means()["total"] for _ in range(30)]
+    assert losses[-1] < 0.9 * losses[0]
 
+
+def test_a_trained_drafter_loads_beside_its_target(plan, tmp_path):
     lines: list[str] = []
-    train(plan, tmp_path, checkpoint_every=2, report=lines.append)
-    assert lines[-1].startswith("step 6/6")
+    assert train(plan, tmp_path, lines.append, RunOptions(checkpoint_every=2))
+    assert lines[-2].startswith("step 6/6")
+    assert "tokens of text" in lines[-1]
     model = load_drafter(tmp_path, dtype=torch.float32, device="cpu", target_dir=plan.target_dir)
     assert model.config.block_size == plan.block_size
+    assert model.config.target_layer_ids == plan.target_layer_ids
     record = json.loads((tmp_path / "training.json").read_text())
     assert set(record["held_out"]) == {"chat", "math"}
+    assert record["positions"] > 0
     assert str(Path(plan.target_dir).parent) not in (tmp_path / "training.json").read_text()
 
 
-def test_another_plan_is_not_resumed(plan, tmp_path):
-    trainer = Trainer(plan)
+def test_a_trained_drafter_goes_on_with_other_text(plan, tmp_path):
+    assert train(plan, tmp_path, print)
+    trained = load_drafter(
+        tmp_path, dtype=torch.float32, device="cpu", target_dir=plan.target_dir
+    ).state_dict()
+    again = replace(plan, start_from=str(tmp_path), seed=1)
+    for name, weight in Trainer(again).model.state_dict().items():
+        assert torch.equal(weight, trained[name]), name
+    with pytest.raises(CheckpointError, match=r"block_size is ., the drafter to be trained has 4"):
+        Trainer(replace(again, block_size=4))
+
+
+def test_a_run_told_to_stop_keeps_what_it_has_done(dspark_plan, tmp_path):
+    def terminate(line: str) -> None:
+        if line.startswith("step 10/"):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    longer, lines = replace(dspark_plan, steps=14), []
+    assert not train(longer, tmp_path, terminate, RunOptions(checkpoint_every=1000))
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    assert train(longer, tmp_path, lines.append, RunOptions(checkpoint_every=1000))
+    assert lines[0] == "resuming at step 10"
+
+
+def test_another_plan_is_not_resumed(dspark_plan, tmp_path):
+    Trainer(dspark_plan).save(tmp_path)
+    with pytest.raises(CheckpointError, match="num_anchors 4, now 5"):
+        Trainer(replace(dspark_plan, num_anchors=5)).resume(tmp_path)
+
+
+@pytest.mark.parametrize("damage", ["cut", "flip", "empty"])
+def test_a_damaged_checkpoint_is_refused(damage, dspark_plan, tmp_path):
+    trainer = Trainer(dspark_plan)
     trainer.save(tmp_path)
-    with pytest.raises(ValueError, match="num_anchors 4, now 5"):
-        Trainer(replace(plan, num_anchors=5)).resume(tmp_path)
+    path = tmp_path / FILE_NAME
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes({"cut": content[:-9], "flip": content, "empty": b""}[damage])
+    with pytest.raises(CheckpointError, match=r"training.pt: truncated or altered .* remove it"):
+        trainer.resume(tmp_path)
 
 
-def test_learning_rate_warms_up_and_falls_to_a_tenth(plan):
-    rates = [replace(plan, steps=100).learning_rate_at(step) for step in (0, 1, 2, 51, 100)]
+def test_learning_rate_warms_up_and_falls_to_a_tenth(dspark_plan):
+    rates = [replace(dspark_plan, steps=100).learning_rate_at(step) for step in (0, 1, 2, 51, 100)]
     expected = [1e-3, 2e-3, 2e-3, 1.1e-3, 2e-4]
     assert rates == pytest.approx(expected)
 
@@ -187,6 +153,18 @@ def test_anchors_lie_in_the_output_and_have_a_successor():
     sequence = TextSequence(tuple(range(10)), 6, "")
     batch = make_batch([sequence], 5, random.Random(0))
     assert batch.anchors.tolist() == [[6, 7, 8, -1, -1]]
+
+
+def test_anchors_of_a_long_text_lie_within_the_span():
+    sequence = TextSequence(tuple(range(1000)), 6, "")
+    spans = []
+    for seed in range(20):
+        anchors = make_batch([sequence], 8, random.Random(seed), anchor_span=16).anchors[0]
+        assert len(set(anchors.tolist())) == 8
+        assert int(anchors[0]) >= 6
+        assert int(anchors[-1]) <= 998
+        spans.append(int(anchors[-1] - anchors[0]))
+    assert max(spans) < 16
 
 
 @pytest.mark.parametrize(

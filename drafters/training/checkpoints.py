@@ -1,0 +1,50 @@
+"""Checkpoints of a training run: written whole or not at all, and refused when damaged."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from drafters.errors import CheckpointError
+
+FILE_NAME = "training.pt"
+_DIGEST_BYTES = 32
+
+
+def write_checkpoint(directory: Path, state: dict[str, Any]) -> None:
+    """Replace `directory`'s checkpoint; an interruption leaves the former one whole.
+
+    The file is a SHA-256 digest and, behind it, what `torch.save` writes.
+    """
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    content = buffer.getbuffer()
+    unfinished = directory / (FILE_NAME + ".unfinished")
+    with unfinished.open("wb") as file:
+        file.write(hashlib.sha256(content).digest())
+        file.write(content)
+    unfinished.replace(directory / FILE_NAME)
+
+
+def read_checkpoint(directory: Path) -> dict[str, Any] | None:
+    """`directory`'s checkpoint, on the CPU; None when there is none.
+
+    Raises CheckpointError for a truncated or altered file.
+    """
+    path = directory / FILE_NAME
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        return None
+    digest, content = content[:_DIGEST_BYTES], content[_DIGEST_BYTES:]
+    if hashlib.sha256(content).digest() != digest:
+        raise CheckpointError(
+            f"{path}: truncated or altered since it was written; remove it to train from the "
+            "start, or bring back a copy"
+        )
+    state: dict[str, Any] = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    return state

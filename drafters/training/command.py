@@ -1,0 +1,85 @@
+"""`dspark train`: from settings to a plan, then an estimate of it or the run itself."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import torch
+
+from drafters.checkpoint import empty_model
+from drafters.config import DrafterConfig
+from drafters.training.data import read_sequences
+from drafters.training.estimate import Assumptions, Estimate, estimate, measured_tflops, target_size
+from drafters.training.kinds import KINDS
+from drafters.training.loop import RunOptions, train
+from drafters.training.on_ray import train_on_ray
+from drafters.training.settings import TrainingSettings, read_settings
+from drafters.training.target_source import target_directory
+
+
+def run(args: argparse.Namespace) -> bool:
+    """Whether there is nothing left to do. Raises CheckpointError, ValueError and OSError."""
+    settings = read_settings(args.config, _changes(args))
+    if args.threads is not None:
+        torch.set_num_threads(args.threads)
+    if args.estimate:
+        print(estimate_of(settings, args.data), flush=True)
+        return True
+    if args.data is None or args.output is None:
+        raise ValueError("--data and --output are needed, but for --estimate")
+    target_dir = target_directory(settings.target, settings.revision)
+    sequences = read_sequences(Path(args.data), settings.max_tokens)
+    plan = settings.plan(str(target_dir), args.data, len(sequences))
+    options = RunOptions(
+        checkpoint_every=args.checkpoint_every,
+        micro_batch=settings.micro_batch,
+        feature_cache=args.feature_cache,
+    )
+    report = _report
+    report(str(estimate_of(settings, args.data)))
+    if args.workers is None:
+        return train(plan, args.output, report, options)
+    use_gpu = torch.cuda.is_available() if args.use_gpu is None else args.use_gpu
+    return train_on_ray(
+        plan, args.output, report, options, num_workers=args.workers, use_gpu=use_gpu
+    )
+
+
+def estimate_of(settings: TrainingSettings, data: str | None) -> Estimate:
+    """The estimate for settings over `data`, or over what the settings assume of it."""
+    target_dir = str(target_directory(settings.target, settings.revision, weights=False))
+    num_rows, tokens_per_row = _text_size(settings, data)
+    plan = settings.plan(target_dir, data or "", num_rows)
+    config = DrafterConfig.from_dict(KINDS[plan.kind].fields(plan), "the drafter to be trained")
+    return estimate(
+        plan,
+        empty_model(config),
+        target_size(target_dir),
+        num_rows=num_rows,
+        tokens_per_row=tokens_per_row,
+        assumed=Assumptions(
+            settings.assumed_tflops or measured_tflops(),
+            settings.assumed_utilisation,
+            settings.assumed_acceptance_length,
+        ),
+    )
+
+
+def _text_size(settings: TrainingSettings, data: str | None) -> tuple[int, float]:
+    """Rows and tokens per row."""
+    if data is not None:
+        sequences = read_sequences(Path(data), settings.max_tokens)
+        return len(sequences), sum(len(row.tokens) for row in sequences) / len(sequences)
+    if settings.assumed_rows is None or settings.assumed_tokens_per_row is None:
+        raise ValueError("an estimate needs --data, or assumed_rows and assumed_tokens_per_row")
+    return settings.assumed_rows, settings.assumed_tokens_per_row
+
+
+def _changes(args: argparse.Namespace) -> dict[str, object]:
+    """What the command line says about settings."""
+    return {name: getattr(args, name, None) for name in TrainingSettings.model_fields}
+
+
+def _report(line: str) -> None:
+    print(line, flush=True)

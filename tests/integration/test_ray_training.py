@@ -1,0 +1,30 @@
+"""Two workers of Ray Train against one process, on the same plan."""
+
+from __future__ import annotations
+
+import ray
+import torch
+
+from drafters.training.checkpoints import read_checkpoint
+from drafters.training.loop import RunOptions, train
+from drafters.training.on_ray import train_on_ray
+from tests.unit.drafters.training_fixtures import small_plan, write_answers, write_target
+
+
+def test_workers_on_ray_train_the_drafter_of_one_process(tmp_path):
+    target = write_target(tmp_path / "target")
+    answers = write_answers(tmp_path / "answers.jsonl")
+    plan = small_plan("dspark", target, answers, evaluate_every=3)
+    options = RunOptions(device="cpu", feature_cache=tmp_path / "cache")
+    try:
+        ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+        assert train_on_ray(plan, tmp_path / "two", print, options, num_workers=2, use_gpu=False)
+    finally:
+        ray.shutdown()
+    assert train(plan, tmp_path / "one", print, RunOptions(device="cpu"))
+    one, two = (read_checkpoint(tmp_path / name) for name in ("one", "two"))
+    assert one is not None
+    assert two is not None
+    for name, weight in one["model"].items():
+        torch.testing.assert_close(two["model"][name], weight, atol=1e-5, rtol=0, msg=name)
+    assert (tmp_path / "two" / "model.safetensors").exists()

@@ -1,0 +1,76 @@
+"""Answers on disk: parts, what an interruption leaves, damage."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from drafters.answers import Answer, AnswerWriter, answer_parts, read_answers
+from drafters.training.data import read_sequences
+
+
+def answer(i: int) -> Answer:
+    return Answer(f"math:{i}:0", "math", "gsm8k", (1, 2, i), (3, 4, 5))
+
+
+def write(directory: Path, numbers: range, **settings) -> AnswerWriter:
+    writer = AnswerWriter(directory, **settings)
+    for i in numbers:
+        writer.add(answer(i))
+    return writer
+
+
+def test_answers_are_read_as_they_came(tmp_path):
+    write(tmp_path, range(5), rows_per_part=2).flush()
+    assert len(answer_parts(tmp_path)) == 3
+    rows = [row for _, row in read_answers(tmp_path)]
+    assert [row["prompt"] for row in rows] == [[1, 2, i] for i in range(5)]
+    assert rows[0]["output"] == [3, 4, 5]
+
+
+def test_a_later_writer_knows_and_keeps_what_is_there(tmp_path):
+    write(tmp_path, range(3)).flush()
+    second = write(tmp_path, range(3, 4))
+    assert second.written == {"math:0:0", "math:1:0", "math:2:0"}
+    second.flush()
+    assert [row["id"] for _, row in read_answers(tmp_path)] == [f"math:{i}:0" for i in range(4)]
+
+
+def test_a_process_that_dies_loses_less_than_a_part(tmp_path):
+    write(tmp_path, range(5), rows_per_part=2)
+    assert AnswerWriter(tmp_path).written == {f"math:{i}:0" for i in range(4)}
+
+
+def test_answers_are_not_kept_back_for_long(tmp_path):
+    write(tmp_path, range(3), max_age_s=0)
+    assert len(AnswerWriter(tmp_path).written) == 3
+
+
+def test_a_part_half_written_is_no_part(tmp_path):
+    write(tmp_path, range(2)).flush()
+    (tmp_path / "part-000001.unfinished").write_bytes(b"PAR1")
+    assert len(AnswerWriter(tmp_path).written) == 2
+
+
+def test_training_reads_them(tmp_path):
+    write(tmp_path, range(3), rows_per_part=2).flush()
+    sequences = read_sequences(tmp_path, max_tokens=5)
+    assert [s.tokens for s in sequences] == [(1, 2, i, 3, 4) for i in range(3)]
+    assert [(s.row, s.first_output, s.domain) for s in sequences][2] == (2, 3, "math")
+
+
+@pytest.mark.parametrize("damage", ["cut", "flip", "empty"])
+def test_a_damaged_part_is_named(damage, tmp_path):
+    write(tmp_path, range(300)).flush()
+    part = answer_parts(tmp_path)[0]
+    content = bytearray(part.read_bytes())
+    content[100] ^= 255
+    part.write_bytes({"cut": content[:-9], "flip": content, "empty": b""}[damage])
+    with pytest.raises(ValueError, match=r"part-000000.parquet: cannot be read .* remove it"):
+        list(read_answers(tmp_path))
+
+
+def test_a_directory_without_parts_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="no part-"):
+        list(read_answers(tmp_path))

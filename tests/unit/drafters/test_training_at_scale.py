@@ -1,0 +1,212 @@
+"""Accumulation, several workers, early stopping and the feature cache."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from drafters.training import feature_cache
+from drafters.training.feature_cache import cache_bytes
+from drafters.training.kinds import KINDS
+from drafters.training.loop import RunOptions, train
+from drafters.training.plan import TrainingPlan
+from drafters.training.progress import Progress
+from drafters.training.trainer import Trainer
+from tests.unit.drafters.training_fixtures import small_plan, write_answers, write_target
+
+
+@pytest.fixture(scope="module")
+def target_dir(tmp_path_factory) -> Path:
+    return write_target(tmp_path_factory.mktemp("target"))
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    return write_answers(tmp_path_factory.mktemp("data") / "answers.jsonl")
+
+
+@pytest.fixture(params=KINDS)
+def plan(request, target_dir, data) -> TrainingPlan:
+    return small_plan(request.param, target_dir, data)
+
+
+@pytest.fixture
+def dspark_plan(target_dir, data) -> TrainingPlan:
+    return small_plan("dspark", target_dir, data)
+
+
+def weights_after(trainer: Trainer, steps: int) -> tuple[dict[str, float], dict]:
+    for _ in range(steps):
+        losses = trainer.train_step()
+    return losses.means(), trainer.model.state_dict()
+
+
+def assert_same_run(one, other) -> None:
+    assert one[0] == pytest.approx(other[0], abs=1e-5)
+    for name, weight in one[1].items():
+        torch.testing.assert_close(weight, other[1][name], atol=1e-5, rtol=0, msg=name)
+
+
+def test_accumulated_gradients_are_those_of_the_whole_batch(plan):
+    whole = weights_after(Trainer(plan), 3)
+    for micro_batch in (1, 2):
+        assert_same_run(whole, weights_after(Trainer(plan, micro_batch=micro_batch), 3))
+
+
+class ThreadWorkers:
+    """Workers in threads of one process."""
+
+    def __init__(self, rank: int, count: int, meeting: Meeting) -> None:
+        self.rank, self.count, self._meeting = rank, count, meeting
+
+    def add_up(self, tensors) -> None:
+        mine = self._meeting.tensors
+        mine[self.rank] = [t.clone() for t in tensors]
+        self.wait()
+        for i, tensor in enumerate(tensors):
+            tensor.copy_(sum(mine[rank][i] for rank in range(self.count)))
+        self.wait()
+
+    def wait(self) -> None:
+        self._meeting.barrier.wait()
+
+
+class Meeting:
+    def __init__(self, count: int) -> None:
+        self.barrier = threading.Barrier(count, timeout=60)
+        self.tensors: dict[int, list[torch.Tensor]] = {}
+
+
+@pytest.mark.parametrize("count", [2, 4])  # of a batch of 3, so that one of 4 has no part
+def test_several_workers_take_the_steps_of_one(count, dspark_plan, tmp_path):
+    meeting = Meeting(count)
+    trainers = [
+        Trainer(dspark_plan, workers=ThreadWorkers(rank, count, meeting)) for rank in range(count)
+    ]
+    with ThreadPoolExecutor(count) as pool:
+        runs = list(pool.map(lambda trainer: weights_after(trainer, 3), trainers))
+        held_out = list(pool.map(lambda trainer: trainer.evaluate(), trainers))
+    alone = Trainer(dspark_plan)
+    expected = weights_after(alone, 3)
+    for run in runs:
+        assert_same_run(run, expected)
+    wanted = alone.evaluate()
+    for found in held_out:
+        for domain, means in wanted.items():
+            assert found[domain] == pytest.approx(means, abs=1e-4)
+
+
+def test_a_run_ends_when_held_out_text_gains_nothing(dspark_plan, tmp_path):
+    """At a rate of nearly zero nothing gains, so the first evaluation stays the best."""
+    patient = replace(
+        dspark_plan, steps=50, learning_rate=1e-12, evaluate_every=2, patience=3, weight_decay=0.0
+    )
+    lines: list[str] = []
+    assert train(patient, tmp_path, lines.append)
+    assert any(
+        line == "weights of step 2, the best held out" for line in "\n".join(lines).split("\n")
+    )
+    assert "8 steps" in lines[-1]
+
+
+def test_the_best_weights_come_out_also_of_a_resumed_run(dspark_plan, tmp_path):
+    evaluated = replace(dspark_plan, evaluate_every=1)
+    trainer = Trainer(evaluated)
+    trainer.train_step()
+    trainer.evaluate_on_the_way()
+    best = {name: weight.clone() for name, weight in trainer.model.state_dict().items()}
+    trainer.train_step()
+    trainer.progress.evaluations.append({"step": 2, "acceptance_length": 0.0})
+    trainer.save(tmp_path)
+    again = Trainer(evaluated)
+    again.resume(tmp_path)
+    again.take_best_weights()
+    for name, weight in again.model.state_dict().items():
+        assert torch.equal(weight, best[name]), name
+
+
+@pytest.mark.parametrize(
+    ("lengths", "patience", "stalled"),
+    [
+        ([], 1, False),
+        ([2.0], 1, False),
+        ([2.0, 2.0], 1, True),
+        ([2.0, 2.1], 1, False),
+        ([2.0, 2.1, 2.0], 2, False),
+        ([2.0, 2.1, 2.0, 2.05], 2, True),
+        ([2.0, 1.0, 1.0, 1.0], None, False),
+    ],
+)
+def test_a_stall_is_patience_evaluations_after_the_best(lengths, patience, stalled):
+    evaluations = [{"step": i, "acceptance_length": a} for i, a in enumerate(lengths)]
+    assert Progress(evaluations=evaluations).has_stalled(patience) is stalled
+
+
+def test_patience_without_evaluations_is_refused(dspark_plan):
+    with pytest.raises(ValueError, match="needs evaluate_every"):
+        replace(dspark_plan, patience=2)
+
+
+@pytest.fixture
+def small_parts(monkeypatch) -> None:
+    monkeypatch.setattr(feature_cache, "ROWS_PER_PART", 7)
+
+
+def test_cached_features_train_the_same_drafter(plan, tmp_path, small_parts):
+    fresh = weights_after(Trainer(plan), 3)
+    for _ in range(2):  # filled, then found
+        trainer = Trainer(plan)
+        trainer.use_cache(tmp_path)
+        assert_same_run(fresh, weights_after(trainer, 3))
+    assert len(list(tmp_path.glob("features-*.parquet"))) == 6
+
+
+def test_an_interrupted_cache_is_filled_up(dspark_plan, tmp_path, small_parts):
+    trainer = Trainer(dspark_plan)
+    trainer.use_cache(tmp_path)
+    first, second, *_ = sorted(tmp_path.glob("features-*.parquet"))
+    second.unlink()
+    kept = first.stat().st_mtime_ns
+    Trainer(dspark_plan).use_cache(tmp_path)
+    assert second.exists()
+    assert first.stat().st_mtime_ns == kept
+
+
+def test_the_size_of_a_cache_is_known_beforehand(dspark_plan, tmp_path):
+    trainer = Trainer(dspark_plan)
+    wanted = cache_bytes(trainer.sequences, trainer.target.numbers_per_token, torch.float32)
+    trainer.use_cache(tmp_path)
+    found = sum(path.stat().st_size for path in tmp_path.glob("features-*.parquet"))
+    overhead = 1000 * len(trainer.sequences)  # a row group each
+    assert wanted < found < wanted + overhead
+
+
+def test_a_disk_too_small_for_the_cache_is_refused_first(dspark_plan, tmp_path, monkeypatch):
+    usage = feature_cache.shutil.disk_usage(tmp_path)._replace(free=1000)
+    monkeypatch.setattr(feature_cache.shutil, "disk_usage", lambda directory: usage)
+    with pytest.raises(ValueError, match=r"the disk has 0\.0 GB free; train without a cache"):
+        Trainer(dspark_plan).use_cache(tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_cache_of_other_layers_is_refused(dspark_plan, tmp_path):
+    Trainer(dspark_plan).use_cache(tmp_path)
+    other = replace(dspark_plan, target_layer_ids=(-1, 3))
+    with pytest.raises(ValueError, match=r"made for target_layer_ids .*\(-1, 3\).* remove the"):
+        Trainer(other).use_cache(tmp_path)
+
+
+@pytest.mark.parametrize("damage", ["cut", "flip"])
+def test_a_damaged_cache_is_refused(damage, dspark_plan, tmp_path, small_parts):
+    Trainer(dspark_plan).use_cache(tmp_path)
+    for path in tmp_path.glob("features-*.parquet"):
+        content = bytearray(path.read_bytes())
+        content[len(content) // 2] ^= 255
+        path.write_bytes(content[:-9] if damage == "cut" else content)
+    with pytest.raises(ValueError, match="cannot be read"):
+        train(dspark_plan, tmp_path / "run", print, RunOptions(feature_cache=tmp_path))

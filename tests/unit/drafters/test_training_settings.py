@@ -1,0 +1,158 @@
+"""Training files, the command line over them, and estimates."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from cluster.cli import build_parser
+from drafters.checkpoint import empty_model
+from drafters.config import DrafterConfig
+from drafters.new_config import dspark_fields
+from drafters.training.estimate import Assumptions, TargetSize, estimate, target_size
+from drafters.training.kinds import KINDS
+from drafters.training.plan import TrainingPlan
+from drafters.training.settings import CONFIG_DIR, TrainingSettings, read_settings
+from tests.unit.drafters.drafter_fixtures import TARGET_FIELDS
+from tests.unit.drafters.training_fixtures import small_plan, write_answers, write_target
+
+BUNDLED = sorted(path.stem for path in CONFIG_DIR.glob("*.yaml"))
+
+
+def test_the_files_of_the_paper_have_its_settings():
+    assert BUNDLED == ["demo", "gemma4-12b", "qwen3-14b", "qwen3-4b", "qwen3-8b"]
+    for name in BUNDLED[1:]:
+        settings = read_settings(name, {})
+        assert (settings.block_size, settings.num_layers, settings.markov_rank) == (7, 5, 256)
+        assert len(settings.target_layers) == 5
+        assert settings.revision is not None
+
+
+def test_the_command_line_stands_over_the_file():
+    settings = read_settings("qwen3-4b", {"steps": 7, "kind": "eagle3", "seed": None})
+    assert (settings.steps, settings.epochs, settings.kind, settings.seed) == (7, None, "eagle3", 0)
+    assert settings.num_layers == 5
+
+
+def test_every_setting_but_the_rare_ones_has_an_option():
+    args = build_parser().parse_args(["train"])
+    rare = {"revision", "position_decay", "warmup", "weight_decay", "max_grad_norm"}
+    assumed = {name for name in TrainingSettings.model_fields if name.startswith("assumed_")}
+    assert {n for n in TrainingSettings.model_fields if not hasattr(args, n)} == rare | assumed
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("target: x\nlayers: 3", r"some.yaml: layers: Extra inputs"),
+        ("target: x\nsteps: 0", r"some.yaml: steps: Input should be greater than 0"),
+        ("steps: 3", r"some.yaml: target: Field required"),
+        ("- 3", r"some.yaml: holds a list"),
+        ("a: [", r"some.yaml: not readable as YAML"),
+    ],
+)
+def test_a_bad_file_is_refused_with_its_field(text, message, tmp_path):
+    path = tmp_path / "some.yaml"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=message):
+        read_settings(path, {})
+
+
+def test_a_run_is_so_many_steps_or_epochs():
+    both = TrainingSettings(target="t", steps=3, epochs=1, target_layers=(1,))
+    with pytest.raises(ValueError, match="either steps or epochs"):
+        both.plan("t", "d", 100)
+    epochs = TrainingSettings(
+        target="t", epochs=2, target_layers=(1,), batch_size=8, held_out=20, warmup=0.1
+    )
+    plan = epochs.plan("t", "d", 100)
+    assert (plan.steps, plan.warmup_steps) == (20, 2)
+
+
+def hand_sized(tmp_path: Path) -> tuple[TrainingPlan, object]:
+    (tmp_path / "config.json").write_text(json.dumps(TARGET_FIELDS))
+    plan = TrainingPlan(
+        target_dir=str(tmp_path), data="", steps=10, num_layers=1, block_size=5, markov_rank=4,
+        target_layer_ids=(0, 1), batch_size=2, num_anchors=3, context_tokens=20, anchor_span=10,
+    )  # fmt: skip
+    return plan, empty_model(DrafterConfig.from_dict(KINDS["dspark"].fields(plan), "test"))
+
+
+def test_an_estimate_is_its_formula(tmp_path):
+    plan, model = hand_sized(tmp_path)
+    target = TargetSize(
+        num_parameters=1000, head_parameters=96 * 32, num_layers=4, attention_width=32
+    )
+    found = estimate(
+        plan, model, target, num_rows=50, tokens_per_row=100,
+        assumed=Assumptions(tflops=1e-6, utilisation=0.5, acceptance_length=3.0),
+    )  # fmt: skip
+    assert (found.tokens, found.positions) == (2000, 10 * 2 * 3 * 5)
+    assert found.target_flops == 2000 * (2 * 1000 + 2 * 100 * 32 * 4)
+    attention = 2 * 32 * 32 + 2 * 32 * 16 + 2 * 8  # q, o; k, v; norms
+    layer = attention + 3 * 32 * 48 + 2 * 32
+    heads = 4 * 96 + (32 + 4 + 1)  # W2; confidence
+    makes_context = 64 * 32 + 32 + 2 * 32 * 16 + 8  # fc and its norm; k, v and their norm
+    head = 96 * 32
+    assert found.drafter_flops == (
+        300 * 6 * (layer + 32 + heads + head) + 20 * 30 * 6 * makes_context + 300 * 12 * 10 * 32
+    )
+    assert found.cache_bytes == 50 * 100 * 3 * 32 * 2
+    once = layer + 32 + 64 * 32 + 32 + 37 + head
+    assert found.draft_cost == pytest.approx((once + 5 * 4 * 96) / (1000 + head))
+    assert found.speed_up == pytest.approx(3 / (1 + found.draft_cost))
+    assert found.hours == pytest.approx(found.flops / 0.5e6 / 3600)
+    assert "assumed" in str(found)
+
+
+def test_a_target_is_sized_by_its_config_alone(tmp_path):
+    fields = {**TARGET_FIELDS, "model_type": "qwen3", "architectures": ["Qwen3ForCausalLM"]}
+    (tmp_path / "config.json").write_text(json.dumps(fields))
+    size = target_size(str(tmp_path))
+    layer = 2 * 32 * 32 + 2 * 32 * 16 + 2 * 8 + 3 * 32 * 48 + 2 * 32
+    assert size == TargetSize(4 * layer + 32, 96 * 32, 4, 32)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_is_estimated(kind, tmp_path):
+    target = write_target(tmp_path / "target")
+    plan = small_plan(kind, target, tmp_path)
+    model = empty_model(DrafterConfig.from_dict(KINDS[kind].fields(plan), "test"))
+    found = estimate(
+        plan, model, target_size(str(target)), num_rows=40, tokens_per_row=15,
+        assumed=Assumptions(1.0, 0.3, 2.0),
+    )  # fmt: skip
+    assert found.draft_cost > 0
+    assert found.hours > 0
+
+
+def run_command(*arguments: str) -> int:
+    args = build_parser().parse_args(["train", *arguments])
+    status: int = args.run(args)
+    return status
+
+
+def test_the_command_trains_and_says_how_fast(tmp_path, capsys):
+    target = write_target(tmp_path / "target")
+    answers = write_answers(tmp_path / "answers.jsonl")
+    common = ["--target", str(target), "--data", str(answers), "--target-layers", "1", "2"]
+    small = ["--layers", "1", "--batch", "3", "--held-out", "8", "--markov-rank", "4"]
+    output = str(tmp_path / "drafter")
+    assert run_command(*common, *small, "--steps", "2", "--output", output) == 0
+    said = capsys.readouterr().out
+    for words in ("hours", "speed-up", "draft positions per second", "peak memory"):
+        assert words in said
+    assert run_command(*common, *small, "--steps", "3", "--output", output) == 2
+    assert "trained with steps 2, now 3" in capsys.readouterr().err
+    assert run_command(*common, *small, "--steps", "3", "--estimate") == 0
+
+
+def test_fields_of_a_gemma4_target_make_a_gemma4_drafter(tmp_path):
+    fields = {"text_config": {"model_type": "gemma4_text", "num_hidden_layers": 6}}
+    (tmp_path / "config.json").write_text(json.dumps(fields))
+    found = dspark_fields(
+        tmp_path, num_layers=1, block_size=7, markov_rank=4, target_layer_ids=(1,), mask_token_id=4
+    )
+    assert found["architectures"] == ["Gemma4DSparkModel"]
