@@ -1,10 +1,12 @@
-"""The drafter's commands: `dspark parity` and `dspark train`."""
+"""The drafter's commands: `dspark parity`, `dspark train` and `dspark evaluate`."""
 
 from __future__ import annotations
 
 import argparse
 import sys
 from pathlib import Path
+
+from drafters.evaluation import commands as evaluation
 
 
 def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -39,6 +41,7 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     train.add_argument("--threads", type=int, help="torch threads (default: torch's own)")
     train.add_argument("--checkpoint-every", type=int, default=50, help="steps")
     train.set_defaults(run=run_train)
+    evaluation.register(subparsers)
 
 
 def run_parity(args: argparse.Namespace) -> int:
