@@ -8,7 +8,13 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
 
-from drafters.evaluation.report import MACRO_AVERAGE, acceptance_by_benchmark, by_mode
+from drafters.evaluation.splits import (
+    MACRO_AVERAGE,
+    acceptances,
+    by_benchmark,
+    by_mode,
+    with_macro_average,
+)
 from profiles.evaluation import EvaluatedDrafts
 from profiles.labels import survival_labels
 from profiles.reliability import reliability_curve
@@ -35,7 +41,7 @@ def acceptance_lengths(drafts: EvaluatedDrafts) -> Figure:
     axes = figure.subplots()
     width = 0.8 / len(modes)
     for i, (mode, of_mode) in enumerate(modes.items()):
-        cells = acceptance_by_benchmark(of_mode)
+        cells = with_macro_average(acceptances(by_benchmark(of_mode)))
         x = np.arange(len(cells)) + i * width
         errors = [cell.standard_error for cell in cells.values()]
         axes.bar(x, [cell.length for cell in cells.values()], width, yerr=errors, label=mode)
@@ -51,7 +57,8 @@ def acceptance_by_position(drafts: EvaluatedDrafts) -> Figure:
     figure = Figure(figsize=(5 * len(modes), 4), layout="constrained")
     panels = figure.subplots(1, len(modes), sharey=True, squeeze=False)[0]
     for axes, (mode, of_mode) in zip(panels, modes.items(), strict=True):
-        for name, cell in acceptance_by_benchmark(of_mode).items():
+        cells = with_macro_average(acceptances(by_benchmark(of_mode)))
+        for name, cell in cells.items():
             style = {"color": "black", "linewidth": 2.5} if name == MACRO_AVERAGE else {}
             axes.plot(range(1, len(cell.by_position) + 1), cell.by_position, label=name, **style)
         axes.set(title=mode, xlabel="position in the draft", ylim=(0, 1))
