@@ -17,8 +17,17 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "gets a report, Parquet that `dspark calibrate` reads, and pictures; an interrupted "
         "evaluation goes on where it stopped, at the cost of one chunk.",
     )
-    evaluate.add_argument("--target", type=Path, required=True, help="checkpoint directory")
-    evaluate.add_argument("--drafter", required=True, help="checkpoint directory, or: ngram")
+    evaluate.add_argument("--target", type=Path, help="checkpoint directory")
+    evaluate.add_argument("--drafter", help="checkpoint directory, or: ngram")
+    evaluate.add_argument(
+        "--url", help="a running service instead of --target and --drafter; it has to be idle"
+    )
+    evaluate.add_argument("--model", help="of the service")
+    evaluate.add_argument(
+        "--policy",
+        metavar="YAML",
+        help="that the service verifies by meanwhile, as {kind: fixed, k: 7} (default: its own)",
+    )
     evaluate.add_argument(
         "--benchmarks", type=Path, required=True, help="directory of JSON lines, one benchmark each"
     )
@@ -63,6 +72,18 @@ _DTYPES = ("float32", "bfloat16", "float16")
 
 def _evaluate(args: argparse.Namespace) -> int:
     """0: evaluated; 2: something given cannot be used, with the reason."""
+    is_offline = args.target is not None and args.drafter is not None
+    is_online = args.url is not None and args.model is not None
+    if is_offline == is_online:
+        print(
+            "dspark evaluate: needed is either --target and --drafter or --url and --model",
+            file=sys.stderr,
+        )
+        return 2
+    return _offline(args) if is_offline else _online(args)
+
+
+def _offline(args: argparse.Namespace) -> int:
     # Imported here, as torch is slow to import and other commands do without it.
     import torch
 
@@ -94,6 +115,43 @@ def _evaluate(args: argparse.Namespace) -> int:
     try:
         report = evaluate_offline(settings, args.output, lambda line: print(line, flush=True))
     except (CheckpointError, ValueError, OSError) as error:
+        print(f"dspark evaluate: {error}", file=sys.stderr)
+        return 2
+    print(report)
+    return 0
+
+
+def _online(args: argparse.Namespace) -> int:
+    import httpx
+    import yaml
+
+    from drafters.evaluation.benchmarks import read_benchmarks, spread
+    from drafters.evaluation.online import OnlinePlan, evaluate_online
+    from drafters.evaluation.plan import Mode
+    from drafters.evaluation.served import ServedModel
+
+    served = ServedModel(
+        args.url, args.model, max_output_tokens=args.max_output_tokens, concurrency=args.seats
+    )
+    try:
+        policy = None if args.policy is None else yaml.safe_load(args.policy)
+        benchmarks = read_benchmarks(args.benchmarks, args.only)
+        plan = OnlinePlan(
+            {name: spread(some, args.prompts) for name, some in benchmarks.items()},
+            tuple(Mode(t, s) for t in args.temperatures for s in args.thinking or ("none",)),
+            policy,
+        )
+        metadata = {
+            "model_id": args.model,
+            "policy": args.policy or "the model's own",
+            "benchmarks": ", ".join(f"{k} ({len(v)})" for k, v in plan.benchmarks.items()),
+            "max_output_tokens": str(args.max_output_tokens),
+            "concurrency": str(args.seats),
+        }
+        report = evaluate_online(
+            served, plan, args.output, metadata, lambda line: print(line, flush=True)
+        )
+    except (ValueError, OSError, yaml.YAMLError, httpx.HTTPError) as error:
         print(f"dspark evaluate: {error}", file=sys.stderr)
         return 2
     print(report)
