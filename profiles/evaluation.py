@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from itertools import chain
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -63,13 +63,16 @@ class EvaluatedDrafts(NamedTuple):
 def joined(parts: Sequence[EvaluatedDrafts]) -> EvaluatedDrafts:
     """The drafts of all `parts`, at least one, in order."""
 
-    def column(values: list[object]) -> object:
-        is_array = isinstance(values[0], np.ndarray)
-        return np.concatenate(values) if is_array else tuple(chain.from_iterable(values))  # type: ignore[call-overload,arg-type]
+    outcomes = (_joined([getattr(p.outcomes, f.name) for p in parts]) for f in fields(Outcomes))
+    places = (_joined([getattr(p.places, name) for p in parts]) for name in _ARROW_TYPES)
+    return EvaluatedDrafts(Outcomes(*outcomes), DraftPlaces(*places))
 
-    outcomes = (column([getattr(p.outcomes, f.name) for p in parts]) for f in fields(Outcomes))
-    places = (column([getattr(p.places, name) for p in parts]) for name in _ARROW_TYPES)
-    return EvaluatedDrafts(Outcomes(*outcomes), DraftPlaces(*places))  # type: ignore[arg-type]
+
+def _joined(columns: list[Any]) -> Any:
+    """Arrays or tuples, end to end."""
+    if isinstance(columns[0], np.ndarray):
+        return np.concatenate(columns)
+    return tuple(chain.from_iterable(columns))
 
 
 def evaluation_schema(block_size: int) -> pa.Schema:

@@ -49,7 +49,7 @@ def _read(path: Path) -> list[Conversation]:
                     raise TypeError("prompt and turns are texts")
                 domain = str(row.get("domain", path.stem))
                 conversations.append(Conversation(str(row["id"]), path.stem, domain, turns))
-            except (ValueError, KeyError, TypeError) as error:
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
                 raise ValueError(
                     f'{path}:{number}: {error!r}; needed is {{"id": ..., "prompt": ...}}'
                 ) from None

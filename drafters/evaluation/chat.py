@@ -52,11 +52,11 @@ class ChatTemplate:
         return text
 
 
-def end_tokens(model_dir: str | Path, tokenizer_end: int | None = None) -> frozenset[int]:
-    """Token ids that end an answer: the generation config's, the model's, the tokenizer's."""
+def end_tokens(model_dir: str | Path) -> frozenset[int]:
+    """Token ids that end an answer: the generation config's and the model's."""
     from transformers import AutoConfig, GenerationConfig
 
-    ids: set[int] = set() if tokenizer_end is None else {tokenizer_end}
+    ids: set[int] = set()
     for read in (GenerationConfig.from_pretrained, AutoConfig.from_pretrained):
         try:
             found = read(str(model_dir)).eos_token_id

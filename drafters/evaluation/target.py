@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -56,6 +57,9 @@ class EvaluatedTarget:
         """Raises CheckpointError naming the directory that cannot be read."""
         from transformers import AutoModelForCausalLM
 
+        if torch.device(device).type == "cpu":
+            # Query heads share K and V in the kernel instead of each getting a copy.
+            os.environ.setdefault("TRANSFORMERS_SDPA_FORCE_GQA", "1")
         try:
             model = AutoModelForCausalLM.from_pretrained(str(directory), dtype=dtype)
         except (OSError, ValueError) as error:

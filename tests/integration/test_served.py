@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import time
@@ -14,7 +15,9 @@ import httpx
 import openai
 import pytest
 
+from cluster.cli import main
 from loadtest.prompts import PROMPTS, SECOND_TURNS
+from profiles.served_acceptance import load_served
 from tests.integration.served import demo_config, fleet, serving, wait_for
 
 MAX_TOKENS = 40
@@ -261,3 +264,19 @@ def test_malformed_input_gets_the_openai_error_shape(url, path, body, status):
     assert isinstance(error["message"], str)
     assert error["message"]
     assert {"type", "code"} <= set(error)
+
+
+def test_an_evaluation_counts_what_the_service_accepted(url, tmp_path):
+    rows = [{"id": f"p{i}", "prompt": prompt} for i, prompt in enumerate(PROMPTS[:6])]
+    rows[0]["turns"] = [PROMPTS[0], SECOND_TURNS[0]]
+    (tmp_path / "mixed.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    arguments = ["evaluate", "--url", url, "--model", "colocated", "--benchmarks", str(tmp_path)]
+    arguments += ["--policy", "{kind: fixed, k: 7}", "--temperatures", "0"]
+    arguments += ["--max-output-tokens", str(MAX_TOKENS), "--output", str(tmp_path / "out")]
+    assert main(arguments) == 0
+    first, second = load_served(tmp_path / "out" / "served.parquet")
+    assert (first.num_prompts, second.num_prompts) == (6, 1)
+    for cell in (first, second):
+        assert cell.reached_by_position[0] == cell.verified_drafts > 0
+        assert 1 < cell.acceptance.length < 8
+    assert "policy" not in fleet(url, "colocated")["controls"]
