@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,7 +36,7 @@ def acceptance(outcomes: Outcomes) -> Acceptance:
     num_drafts = len(outcomes)
     prompts, prompt = np.unique(np.array(outcomes.prompt_ids, dtype=str), return_inverse=True)
     drafts = np.bincount(prompt, minlength=len(prompts))
-    tokens = np.bincount(prompt, 1 + outcomes.num_accepted, minlength=len(prompts))
+    tokens = np.bincount(prompt, 1.0 + outcomes.num_accepted, minlength=len(prompts))
     length = float(tokens.sum() / num_drafts) if num_drafts else math.nan
     return Acceptance(
         num_prompts=len(prompts),
@@ -47,7 +47,7 @@ def acceptance(outcomes: Outcomes) -> Acceptance:
     )
 
 
-def _ratio_error(tokens: NDArray[np.float64], drafts: NDArray[np.int64], ratio: float) -> float:
+def _ratio_error(tokens: NDArray[Any], drafts: NDArray[Any], ratio: float) -> float:
     """Standard error of sum(tokens) / sum(drafts), by linearisation over independent prompts.
 
     Drafts of one prompt are alike: taken one by one they would make the error look small.
@@ -70,15 +70,24 @@ def conditional_acceptance(outcomes: Outcomes) -> tuple[float, ...]:
 
 
 def macro_average(cells: Sequence[Acceptance]) -> Acceptance:
-    """The plain mean over benchmarks, each of the same weight, with its standard error."""
+    """The plain mean over benchmarks, each of the same weight, with its standard error.
+
+    A position's rate is the mean over benchmarks where any draft got that far.
+    """
     errors = [cell.standard_error for cell in cells]
     return Acceptance(
         num_prompts=sum(cell.num_prompts for cell in cells),
         num_drafts=sum(cell.num_drafts for cell in cells),
         length=float(np.mean([cell.length for cell in cells])),
         standard_error=math.sqrt(sum(error**2 for error in errors)) / len(errors),
-        by_position=tuple(np.mean([cell.by_position for cell in cells], axis=0).tolist()),
+        by_position=tuple(map(_mean, zip(*(cell.by_position for cell in cells), strict=True))),
     )
+
+
+def _mean(rates: Sequence[float]) -> float:
+    """Of the rates that are defined."""
+    defined = [rate for rate in rates if not math.isnan(rate)]
+    return sum(defined) / len(defined) if defined else math.nan
 
 
 def context_buckets(context_tokens: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 
@@ -101,8 +102,14 @@ def load_served(path: Path, expected: Mapping[str, str] | None = None) -> list[S
     )
     if expected is not None:
         check_provenance(path, metadata, expected)
-    rows = [
-        {key: tuple(value) if isinstance(value, list) else value for key, value in row.items()}
-        for row in table.to_pylist()
-    ]
-    return [ServedCell(**row) for row in rows]
+    return [_cell(**row) for row in table.to_pylist()]
+
+
+def _cell(
+    reached_by_position: list[int], accepted_by_position: list[int], **others: Any
+) -> ServedCell:
+    return ServedCell(
+        **others,
+        reached_by_position=tuple(reached_by_position),
+        accepted_by_position=tuple(accepted_by_position),
+    )

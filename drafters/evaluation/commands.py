@@ -126,6 +126,7 @@ def _online(args: argparse.Namespace) -> int:
     import yaml
 
     from drafters.evaluation.benchmarks import read_benchmarks, spread
+    from drafters.evaluation.chat import Thinking
     from drafters.evaluation.online import OnlinePlan, evaluate_online
     from drafters.evaluation.plan import Mode
     from drafters.evaluation.served import ServedModel
@@ -136,9 +137,10 @@ def _online(args: argparse.Namespace) -> int:
     try:
         policy = None if args.policy is None else yaml.safe_load(args.policy)
         benchmarks = read_benchmarks(args.benchmarks, args.only)
+        switches: list[Thinking] = args.thinking or ["none"]
         plan = OnlinePlan(
             {name: spread(some, args.prompts) for name, some in benchmarks.items()},
-            tuple(Mode(t, s) for t in args.temperatures for s in args.thinking or ("none",)),
+            tuple(Mode(t, s) for t in args.temperatures for s in switches),
             policy,
         )
         metadata = {

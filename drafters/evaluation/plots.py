@@ -74,7 +74,7 @@ def reliability(drafts: EvaluatedDrafts) -> Figure:
     panels = figure.subplots(1, len(modes), sharey=True, squeeze=False)[0]
     for axes, (mode, of_mode) in zip(panels, modes.items(), strict=True):
         outcomes = of_mode.outcomes
-        survival = np.cumprod(outcomes.confidences, axis=1)
+        survival = np.cumprod(outcomes.confidences, axis=1, dtype=np.float64)
         labels = survival_labels(outcomes.num_admitted, outcomes.num_accepted, outcomes.block_size)
         axes.plot((0, 1), (0, 1), color="grey", linestyle=":")
         for k in range(outcomes.block_size):

@@ -54,7 +54,7 @@ def _reliability_table(mode: str, drafts: EvaluatedDrafts) -> str:
 
 def _reliability_rows(drafts: EvaluatedDrafts) -> Iterator[tuple[str, ...]]:
     outcomes = drafts.outcomes
-    survival = np.cumprod(outcomes.confidences, axis=1)
+    survival = np.cumprod(outcomes.confidences, axis=1, dtype=np.float64)
     errors = errors_by_position(survival, outcomes.num_admitted, outcomes.num_accepted)
     for position, one in enumerate(errors, start=1):
         yield str(position), str(one.num_labels), *_numbers(one)
