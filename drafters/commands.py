@@ -1,10 +1,12 @@
-"""The drafter's commands: `dspark parity` and `dspark train`."""
+"""The drafter's commands: `dspark parity`, `dspark train` and `dspark evaluate`."""
 
 from __future__ import annotations
 
 import argparse
 import sys
 from pathlib import Path
+
+from drafters.evaluation import commands as evaluation
 
 TRAINED_KINDS = ("dspark", "dflash", "eagle3", "mtp")
 
@@ -18,6 +20,7 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parity.add_argument("--tolerance", type=float, default=1e-4, help="largest absolute error")
     parity.set_defaults(run=run_parity)
     _register_train(subparsers.add_parser("train", help="train a drafter for a target"))
+    evaluation.register(subparsers)
 
 
 def _register_train(train: argparse.ArgumentParser) -> None:

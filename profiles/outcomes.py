@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from profiles.calibration_key import VERIFICATION_MODES, CalibrationKey, calibration_key
-from profiles.parquet import read_profile, write_profile
+from profiles.parquet import ProfileFile, read_profile, write_profile
 from profiles.provenance import DraftingPair, ProfileError
 
 _KIND = "dspark-outcomes"
@@ -96,8 +96,8 @@ def outcomes_schema(block_size: int) -> pa.Schema:
     )
 
 
-def save_outcomes(path: Path, outcomes: Outcomes, pair: DraftingPair) -> None:
-    """Write `outcomes`; which target and drafter they are of goes into the metadata."""
+def outcomes_table(outcomes: Outcomes) -> pa.Table:
+    """`outcomes` in the columns of `outcomes_schema`."""
     gamma = outcomes.block_size
     flat = pa.array(outcomes.confidences.astype(np.float32).ravel())
     columns = [
@@ -109,25 +109,46 @@ def save_outcomes(path: Path, outcomes: Outcomes, pair: DraftingPair) -> None:
         pa.array(outcomes.num_admitted.astype(np.int32)),
         pa.array(outcomes.num_accepted.astype(np.int32)),
     ]
-    table = pa.Table.from_arrays(columns, schema=outcomes_schema(gamma))
-    metadata = {**pair.as_metadata(), "block_size": str(gamma)}
-    write_profile(path, table, kind=_KIND, format_version=_FORMAT_VERSION, metadata=metadata)
+    return pa.Table.from_arrays(columns, schema=outcomes_schema(gamma))
+
+
+def save_outcomes(path: Path, outcomes: Outcomes, pair: DraftingPair) -> None:
+    """Write `outcomes`; which target and drafter they are of goes into the metadata."""
+    write_outcomes(path, outcomes_table(outcomes), pair.as_metadata(), outcomes.block_size)
+
+
+def write_outcomes(
+    path: Path, table: pa.Table, metadata: Mapping[str, str], block_size: int
+) -> None:
+    """Write a `table` that has the columns of `outcomes_schema`, and may have others."""
+    described = {**metadata, "block_size": str(block_size)}
+    write_profile(path, table, kind=_KIND, format_version=_FORMAT_VERSION, metadata=described)
 
 
 def load_outcomes(path: Path) -> tuple[Outcomes, DraftingPair]:
     """Outcomes and whose they are. Raises ProfileError naming file, field and mend."""
-    table, metadata = read_profile(
+    table, metadata = read_outcomes(path, outcomes_schema)
+    return outcomes_of(path, table), DraftingPair.from_metadata(metadata)
+
+
+def read_outcomes(path: Path, schema: Callable[[int], pa.Schema]) -> ProfileFile:
+    """A file with the columns of `schema`, a function of gamma. Raises ProfileError."""
+    return read_profile(
         path,
         kind=_KIND,
         format_version=_FORMAT_VERSION,
-        schema=_schema_of,
+        schema=lambda metadata: schema(int(metadata["block_size"])),
         required=DraftingPair.__slots__,
     )
-    block_size = int(metadata["block_size"])
+
+
+def outcomes_of(path: Path, table: pa.Table) -> Outcomes:
+    """The outcomes in a `table` of the file `path`. Raises ProfileError naming the column."""
+    block_size = table.schema.field("confidences").type.list_size
     flat = table.column("confidences").combine_chunks().flatten()
     confidences = flat.to_numpy(zero_copy_only=False)  # NaN where there is none
     try:
-        outcomes = Outcomes(
+        return Outcomes(
             prompt_ids=tuple(table.column("prompt_id").to_pylist()),
             domains=tuple(table.column("domain").to_pylist()),
             verification_modes=tuple(table.column("verification_mode").to_pylist()),
@@ -138,11 +159,6 @@ def load_outcomes(path: Path) -> tuple[Outcomes, DraftingPair]:
         )
     except ValueError as error:
         raise ProfileError(f"{path}: {error}; evaluate again") from None
-    return outcomes, DraftingPair.from_metadata(metadata)
-
-
-def _schema_of(metadata: Mapping[str, str]) -> pa.Schema:
-    return outcomes_schema(int(metadata["block_size"]))
 
 
 def _numbers(table: pa.Table, column: str) -> NDArray[Any]:

@@ -69,7 +69,7 @@ class SpeculationAdapter:
         self.policy = policy
         self.max_draft_tokens: int | None = None  # of a request, in a step
         self.verify_budget_tokens: int | None = None  # of all requests, in a step
-        self.stats = AdapterStats(accepted_by_position=[0] * block_size)
+        self.stats = AdapterStats.of_blocks(block_size)
         self._target_id = target_id
         self._block_size = block_size
         self._block_tokens = block_tokens
@@ -269,11 +269,7 @@ class SpeculationAdapter:
             accounts.append(row)
             stats.committed_tokens += len(sampled)
             if num_drafts and sampled:
-                stats.verified_drafts += 1
-                stats.draft_tokens += num_drafts
-                stats.accepted_tokens += row.num_accepted
-                for k in range(row.num_accepted):
-                    stats.accepted_by_position[k] += 1
+                stats.count_draft(num_drafts, row.num_accepted)
         return accounts
 
     def _describe(

@@ -47,7 +47,11 @@ class EngineStep:
 
 @dataclass(slots=True)
 class AdapterStats:
-    """Totals since the worker started; `accepted_by_position[k]` counts draft token k."""
+    """Totals since the worker started.
+
+    Of draft tokens k, `reached_by_position[k]` counts those verified behind an accepted
+    prefix and `accepted_by_position[k]` those of them that were accepted.
+    """
 
     steps: int = 0
     committed_tokens: int = 0
@@ -60,5 +64,21 @@ class AdapterStats:
     gaps: int = 0
     adapter_s: float = 0.0
     draft_s: float = 0.0
+    reached_by_position: list[int] = field(default_factory=list)
     accepted_by_position: list[int] = field(default_factory=list)
     ineligible: dict[str, int] = field(default_factory=dict)
+
+    @classmethod
+    def of_blocks(cls, block_size: int) -> AdapterStats:
+        """Nothing counted yet, of drafts of up to `block_size` tokens."""
+        return cls(reached_by_position=[0] * block_size, accepted_by_position=[0] * block_size)
+
+    def count_draft(self, num_drafts: int, num_accepted: int) -> None:
+        """A draft of which `num_drafts` tokens were verified and `num_accepted` accepted."""
+        self.verified_drafts += 1
+        self.draft_tokens += num_drafts
+        self.accepted_tokens += num_accepted
+        for k in range(min(num_drafts, num_accepted + 1)):
+            self.reached_by_position[k] += 1
+        for k in range(num_accepted):
+            self.accepted_by_position[k] += 1

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from deployments.engine.sampler import rejection_sample
+from drafters.verification import rejection_sample
 
 
 def expand_batch_to_tokens(

@@ -57,7 +57,7 @@ def draft_from(engine: Any, source: DraftSource) -> SpeculationAdapter:
     """Draft from `source`, with the prefix cache empty and the totals at zero."""
     adapter: SpeculationAdapter = runner_of(engine).adapter
     adapter.source = source
-    adapter.stats = AdapterStats(accepted_by_position=[0] * GAMMA)
+    adapter.stats = AdapterStats.of_blocks(GAMMA)
     engine.reset_prefix_cache()
     return adapter
 

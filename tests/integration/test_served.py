@@ -18,8 +18,10 @@ import openai
 import pytest
 from transformers import AutoTokenizer
 
+from cluster.cli import main
 from drafters.answers import read_answers
 from loadtest.prompts import PROMPTS, SECOND_TURNS
+from profiles.served_acceptance import load_served
 from tests.integration.served import demo_config, fleet, serving, wait_for
 
 MAX_TOKENS = 40
@@ -332,3 +334,19 @@ def test_served_traffic_is_kept_as_training_text_without_addresses(client, captu
     (text,) = wait_for(kept)
     assert "jane" not in text
     assert "keep it" in text
+
+
+def test_an_evaluation_counts_what_the_service_accepted(url, tmp_path):
+    rows = [{"id": f"p{i}", "prompt": prompt} for i, prompt in enumerate(PROMPTS[:6])]
+    rows[0]["turns"] = [PROMPTS[0], SECOND_TURNS[0]]
+    (tmp_path / "mixed.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    arguments = ["evaluate", "--url", url, "--model", "colocated", "--benchmarks", str(tmp_path)]
+    arguments += ["--policy", "{kind: fixed, k: 7}", "--temperatures", "0"]
+    arguments += ["--max-output-tokens", str(MAX_TOKENS), "--output", str(tmp_path / "out")]
+    assert main(arguments) == 0
+    first, second = load_served(tmp_path / "out" / "served.parquet")
+    assert (first.num_prompts, second.num_prompts) == (6, 1)
+    for cell in (first, second):
+        assert cell.reached_by_position[0] == cell.verified_drafts > 0
+        assert 1 < cell.acceptance.length < 8
+    assert "policy" not in fleet(url, "colocated")["controls"]

@@ -27,6 +27,7 @@ def rejection_sample(
     greedy: Tensor,
     *,
     max_drafts: int,
+    generator: torch.Generator | None = None,
 ) -> Tensor:
     """The tokens every request commits, int32 [R, max_drafts + 1], -1 behind the last.
 
@@ -34,7 +35,7 @@ def rejection_sample(
     is what they were drawn from, None when all are verified one-hot; `target_logits`
     [N, V] have temperature, top-k and top-p applied; `bonus_tokens` [R] are the target's
     own after a draft that is accepted whole; `greedy` bool [R] names requests that take
-    the likeliest token. Draws from torch's default generator.
+    the likeliest token. Draws from `generator`, None being torch's default one.
     """
     drafts = draft_tokens.long()
     counts = torch.tensor(num_drafts, device=drafts.device)
@@ -45,7 +46,9 @@ def rejection_sample(
     probs = target_logits.softmax(-1, dtype=torch.float32)
     p = probs.gather(-1, drafts.unsqueeze(-1)).squeeze(-1)
     q = torch.ones_like(p) if distribution is None else distribution.prob_of(drafts)
-    uniform = torch.rand(len(drafts), dtype=torch.float64, device=drafts.device)
+    uniform = torch.rand(
+        len(drafts), dtype=torch.float64, device=drafts.device, generator=generator
+    )
     accepted = torch.where(greedy[request], choices == drafts, uniform < acceptance_ratio(p, q))
     grid = torch.zeros(len(counts), max_drafts, dtype=torch.bool, device=drafts.device)
     grid[request, position] = accepted
@@ -57,7 +60,7 @@ def rejection_sample(
     stopped = (num_accepted < counts).nonzero().squeeze(-1)
     rejected = first[stopped] + num_accepted[stopped]  # [S]: the first rejected draft token
     if len(stopped):
-        recovered = _recover(probs, drafts, distribution, rejected)
+        recovered = _recover(probs, drafts, distribution, rejected, generator)
         last[stopped] = torch.where(greedy[stopped], choices[rejected], recovered)
     output.scatter_(1, num_accepted.unsqueeze(1), last.unsqueeze(1))
     return output.int()
@@ -72,7 +75,11 @@ def acceptance_ratio(p: Tensor, q: Tensor) -> Tensor:
 
 
 def _recover(
-    probs: Tensor, drafts: Tensor, distribution: SparseDistribution | None, rejected: Tensor
+    probs: Tensor,
+    drafts: Tensor,
+    distribution: SparseDistribution | None,
+    rejected: Tensor,
+    generator: torch.Generator | None,
 ) -> Tensor:
     """Tokens int64 [S] drawn from max(p - q, 0), renormalised, at the `rejected` positions."""
     p = probs[rejected]
@@ -83,4 +90,9 @@ def _recover(
         left = p.scatter_add(-1, ids, -q).clamp_min_(0.0)
     # Where rounding leaves nothing, p and q were the same: either serves.
     left = torch.where(left.sum(-1, keepdim=True) > 0, left, p)
-    return (left / torch.empty_like(left).exponential_()).argmax(-1)
+    return draw(left, generator)
+
+
+def draw(weights: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    """Indices int64 [...] drawn in proportion to `weights` [..., V], at least one of them > 0."""
+    return (weights / torch.empty_like(weights).exponential_(generator=generator)).argmax(-1)

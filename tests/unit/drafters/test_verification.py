@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-import deployments.engine.sampler as sampler
+import drafters.verification as verification
 from drafters.messages import SparseDistribution
 
 VOCABULARY = 8
@@ -63,7 +63,7 @@ def draw(mode: str, logits: torch.Tensor) -> torch.Tensor:
     }[mode]
     rows = logits[:GAMMA].repeat(REQUESTS, 1)
     bonus = torch.multinomial(logits[GAMMA].softmax(-1), REQUESTS, replacement=True)
-    return sampler.rejection_sample(
+    return verification.rejection_sample(
         tokens.flatten(),
         [GAMMA] * REQUESTS,
         given,
@@ -108,15 +108,15 @@ def test_the_targets_distribution_comes_out(mode, temperature, top_k, top_p):
 
 @pytest.mark.parametrize("error", [0.98, 1.02])
 def test_an_acceptance_ratio_off_by_two_percent_shows(monkeypatch, error):
-    right = sampler.acceptance_ratio
-    monkeypatch.setattr(sampler, "acceptance_ratio", lambda p, q: error * right(p, q))
+    right = verification.acceptance_ratio
+    monkeypatch.setattr(verification, "acceptance_ratio", lambda p, q: error * right(p, q))
     assert variation("q", target_logits()) > NOISE
 
 
 def test_greedy_and_sampled_requests_share_a_batch():
     logits = torch.full((3, VOCABULARY), -20.0)
     logits[0, 1] = logits[1, 2] = logits[2, 3] = 20.0
-    drawn = sampler.rejection_sample(
+    drawn = verification.rejection_sample(
         torch.tensor([1, 5, 3]),
         [2, 0, 1],
         None,
@@ -133,7 +133,7 @@ def test_a_draft_token_that_its_distribution_excludes_is_not_accepted():
     logits = torch.zeros(1, VOCABULARY)
     logits[0, 2] = 30.0
     q = SparseDistribution(torch.tensor([[4, 5]]), torch.tensor([[0.5, 0.5]]))
-    drawn = sampler.rejection_sample(
+    drawn = verification.rejection_sample(
         torch.tensor([2]),
         [1],
         q,

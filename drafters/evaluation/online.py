@@ -1,0 +1,119 @@
+"""`dspark evaluate --url`: every benchmark and mode against a served model, and its report."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from drafters.evaluation.benchmarks import Conversation
+from drafters.evaluation.plan import Mode
+from drafters.evaluation.served import ServedModel
+from drafters.evaluation.splits import FIRST_TURN, LATER_TURNS, mode_name, with_macro_average
+from drafters.evaluation.tables import length_table, position_table, table
+from profiles.acceptance import Acceptance
+from profiles.served_acceptance import ServedCell, load_served, save_served, summed
+
+
+@dataclass(frozen=True, slots=True)
+class OnlinePlan:
+    """What is asked. `policy` is verified by meanwhile, None is the model's own."""
+
+    benchmarks: Mapping[str, Sequence[Conversation]]
+    modes: tuple[Mode, ...]
+    policy: Mapping[str, Any] | None
+
+
+def evaluate_online(
+    served: ServedModel,
+    plan: OnlinePlan,
+    output: Path,
+    metadata: Mapping[str, str],
+    progress: Callable[[str], None],
+) -> str:
+    """Evaluate, or go on with what `output` holds; returns the report.
+
+    Every benchmark in every mode is a file of its own under `output`/cells: an interruption
+    loses one of them. Writes `served.parquet` and `report.md`. Raises ValueError or
+    `httpx.HTTPError` saying what the service refused.
+    """
+    cells: list[ServedCell] = []
+    with served.verifying_by(plan.policy):
+        for mode in plan.modes:
+            for name, conversations in plan.benchmarks.items():
+                file_name = f"{name} at {mode.temperature:g}, thinking {mode.thinking}.parquet"
+                path = output / "cells" / file_name
+                if path.exists():
+                    cells += load_served(path, metadata)
+                    continue
+                found = list(_hold(served, mode, name, conversations))
+                save_served(path, found, metadata)
+                cells += found
+                length = summed(found).length
+                progress(f"{name}, {mode_name(mode.temperature, mode.thinking)}: {length:.2f}")
+    save_served(output / "served.parquet", cells, metadata)
+    report = format_served_report(cells, metadata)
+    (output / "report.md").write_text(report + "\n", encoding="utf-8")
+    return report
+
+
+def _hold(
+    served: ServedModel, mode: Mode, name: str, conversations: Sequence[Conversation]
+) -> list[ServedCell]:
+    """One cell per turn, of the conversations that have it and fit into the model."""
+    cells = []
+    going = list(conversations)
+    answers: list[list[str]] = [[] for _ in going]
+    for turn in itertools.count(1):
+        counts, replies = served.hold(mode, going, answers)
+        fitted = [
+            (conversation, [*texts, reply.text])
+            for conversation, texts, reply in zip(going, answers, replies, strict=True)
+            if reply is not None
+        ]
+        cells.append(ServedCell(name, mode.temperature, mode.thinking, turn, len(fitted), *counts))
+        lasting = [pair for pair in fitted if turn < len(pair[0].turns)]
+        if not lasting:
+            break
+        going, answers = [list(column) for column in zip(*lasting, strict=True)]
+    return cells
+
+
+def format_served_report(cells: Sequence[ServedCell], metadata: Mapping[str, str]) -> str:
+    """Acceptance by benchmark, position and turn."""
+    modes: dict[str, list[ServedCell]] = {}
+    for cell in cells:
+        mode = mode_name(cell.sampling_temperature, cell.thinking)
+        modes.setdefault(mode, []).append(cell)
+    benchmarks = {
+        mode: with_macro_average(_grouped(some, lambda cell: cell.benchmark))
+        for mode, some in modes.items()
+    }
+    turns = {
+        mode: _grouped(some, lambda cell: FIRST_TURN if cell.turn == 1 else LATER_TURNS)
+        for mode, some in modes.items()
+    }
+    parts = [
+        f"# {metadata['model_id']} as served",
+        "Acceptance length: tokens committed per target step that verified a draft, bonus "
+        "token included, by the service's own count.",
+        table(("", ""), metadata.items()),
+        "## Acceptance length by benchmark",
+        length_table(benchmarks),
+        "## P(accepted | all earlier positions accepted), by position",
+        *(position_table(mode, of) for mode, of in benchmarks.items()),
+        "## Acceptance length by turn",
+        length_table(turns),
+    ]
+    return "\n\n".join(part.rstrip() for part in parts)
+
+
+def _grouped(
+    cells: Sequence[ServedCell], name: Callable[[ServedCell], str]
+) -> dict[str, Acceptance]:
+    groups: dict[str, list[ServedCell]] = {}
+    for cell in cells:
+        groups.setdefault(name(cell), []).append(cell)
+    return {name: summed(some) for name, some in groups.items()}

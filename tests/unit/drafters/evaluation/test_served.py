@@ -1,0 +1,154 @@
+"""Evaluation of a served model, on counts as a fleet reports them."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from drafters.evaluation.benchmarks import Conversation
+from drafters.evaluation.online import OnlinePlan, evaluate_online, format_served_report
+from drafters.evaluation.plan import Mode
+from drafters.evaluation.served import Answer, ServedCounts, ServedModel, check_alone, messages
+from profiles.provenance import ProvenanceError
+from profiles.served_acceptance import ServedCell, load_served, save_served
+
+GREEDY = Mode(0.0, "none")
+SAMPLED = Mode(1.0, "none")
+METADATA = {"model_id": "demo", "policy": "the model's own"}
+
+
+def target(committed: int, drafts: int, reached: list[int], accepted: list[int]) -> dict:
+    return {
+        "stats": {
+            "committed_tokens": committed,
+            "verified_drafts": drafts,
+            "reached_by_position": reached,
+            "accepted_by_position": accepted,
+        }
+    }
+
+
+def cell(benchmark="gsm8k", turn=1, mode=GREEDY, prompts=4, drafts=10, accepted=(6, 3)):
+    reached = (drafts, accepted[0])
+    return ServedCell(
+        benchmark, mode.temperature, mode.thinking, turn, prompts, 50, drafts, reached, accepted
+    )
+
+
+def test_counts_are_summed_over_the_targets_that_draft():
+    model = {
+        "targets": [
+            target(10, 3, [3, 2], [2, 1]),
+            target(20, 4, [4, 1], [1, 0]),
+            {"stats": {}},
+        ]
+    }
+    assert ServedCounts.of(model) == (30, 7, (7, 3), (3, 1))
+
+
+def test_counts_of_two_readings():
+    before, after = ServedCounts(10, 3, (3, 2), (2, 1)), ServedCounts(25, 5, (5, 4), (4, 1))
+    assert after.since(before) == (15, 2, (2, 2), (2, 0))
+
+
+def test_a_model_without_drafting_targets_is_refused():
+    with pytest.raises(ValueError, match="no target of this model drafts"):
+        ServedCounts.of({"targets": [{"stats": {}}]})
+    with pytest.raises(ValueError, match="reached_by_position"):
+        ServedCounts.of({"targets": [{"stats": {"committed_tokens": 1, "verified_drafts": 1}}]})
+
+
+@pytest.mark.parametrize("committed", [30, 32, 34])
+def test_counts_of_these_answers_alone(committed):
+    check_alone(ServedCounts(committed, 9, (9, 4), (4, 2)), [Answer("a", 20), Answer("b", 10)])
+
+
+@pytest.mark.parametrize("committed", [29, 35])
+def test_counts_of_other_answers_are_refused(committed):
+    counts = ServedCounts(committed, 9, (9, 4), (4, 2))
+    with pytest.raises(ValueError, match=f"committed {committed} tokens .* answered with 30"):
+        check_alone(counts, [Answer("a", 20), Answer("b", 10)])
+
+
+def test_a_later_turn_is_asked_after_the_answers_so_far():
+    said = messages(("one", "two", "three"), ["first"])
+    assert [(m["role"], m["content"]) for m in said] == [
+        ("user", "one"),
+        ("assistant", "first"),
+        ("user", "two"),
+    ]
+
+
+def test_acceptance_of_a_cell():
+    found = cell().acceptance
+    assert (found.length, found.by_position) == (1.9, (0.6, 0.5))
+    assert math.isnan(cell(drafts=0, accepted=(0, 0)).acceptance.length)
+
+
+def test_the_tables_of_a_report():
+    cells = [
+        cell(),
+        cell("mt-bench", accepted=(4, 2)),
+        cell("mt-bench", turn=2, prompts=3, accepted=(8, 8)),
+        cell(mode=SAMPLED, accepted=(2, 0)),
+    ]
+    lines = format_served_report(cells, METADATA).splitlines()
+    for line in (
+        "# demo as served",
+        "|  | prompts | greedy | temperature 1 |",
+        "| gsm8k | 4 | 1.90 | 1.20 |",
+        "| mt-bench | 4 | 2.10 |  |",
+        "| macro average | 8 | 2.00 |  |",
+        "| mt-bench | 0.600 | 0.833 |",
+        "| first turn | 8 | 1.75 | 1.20 |",
+        "| later turns | 3 | 2.60 |  |",
+    ):
+        assert line in lines
+
+
+class Service(ServedModel):
+    """Answers without a network; every answer is 5 tokens of two drafts, one accepted each."""
+
+    def __init__(self) -> None:
+        super().__init__("http://nowhere", "demo", max_output_tokens=5, concurrency=1)
+        self.held: list[tuple[Mode, list[str]]] = []
+
+    def hold(self, mode, conversations, answers):
+        turns = [c.turns[len(a)] for c, a in zip(conversations, answers, strict=True)]
+        self.held.append((mode, turns))
+        replies = [None if turn == "too long" else Answer("yes", 5) for turn in turns]
+        n = sum(reply is not None for reply in replies)
+        return ServedCounts(5 * n, 2 * n, (2 * n, 2 * n), (2 * n, 0)), replies
+
+
+def test_an_evaluation_goes_on_where_it_stopped(tmp_path):
+    benchmarks = {
+        "one": [Conversation("a", "one", "chat", ("q",))],
+        "two": [
+            Conversation("b", "two", "chat", ("first", "second")),
+            Conversation("c", "two", "chat", ("too long", "never asked")),
+        ],
+    }
+    plan = OnlinePlan(benchmarks, (GREEDY, SAMPLED), None)
+    service = Service()
+    report = evaluate_online(service, plan, tmp_path, METADATA, lambda line: None)
+    once = [(m, t) for m in (GREEDY, SAMPLED) for t in (["q"], ["first", "too long"], ["second"])]
+    assert service.held == once
+    cells = load_served(tmp_path / "served.parquet")
+    assert [(c.benchmark, c.turn, c.num_prompts) for c in cells[:3]] == [
+        ("one", 1, 1),
+        ("two", 1, 1),
+        ("two", 2, 1),
+    ]
+    (tmp_path / "cells" / "two at 1, thinking none.parquet").unlink()
+    again = Service()
+    assert evaluate_online(again, plan, tmp_path, METADATA, lambda line: None) == report
+    assert again.held == once[4:]
+    with pytest.raises(ProvenanceError, match="policy"):
+        evaluate_online(again, plan, tmp_path, {**METADATA, "policy": "other"}, lambda line: None)
+
+
+def test_cells_on_disk(tmp_path):
+    save_served(tmp_path / "cells.parquet", [cell(), cell(turn=2)], METADATA)
+    assert load_served(tmp_path / "cells.parquet", METADATA) == [cell(), cell(turn=2)]
