@@ -23,6 +23,8 @@ class Causal:
     is then what either was seen to take.
     """
 
+    reads_confidences = True
+
     def __init__(self, step_cost: StepCostTable) -> None:
         self._plain = LiveStepCost(step_cost)
         self._drafted = LiveStepCost(step_cost)

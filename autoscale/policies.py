@@ -38,7 +38,14 @@ class StepOutcome:
 
 
 class Policy(Protocol):
-    """The verify schedule of one engine."""
+    """The verify schedule of one engine.
+
+    Where it `reads_confidences`, it is given calibrated ones, and its schedule is departed
+    from now and then so that these stay calibrated.
+    """
+
+    @property
+    def reads_confidences(self) -> bool: ...
 
     def pauses(self, num_requests: int) -> bool:
         """Whether nothing is drafted after a step of `num_requests`, whoever they are.
@@ -71,7 +78,9 @@ class Policy(Protocol):
 
 
 class _Stateless:
-    """Learns nothing."""
+    """Learns nothing, and admits whatever the confidences."""
+
+    reads_confidences = False
 
     def record_draft(self, num_drafts: int, draft_s: float) -> None:
         pass

@@ -6,6 +6,7 @@ from typing import Any
 
 from deployments.checkpoints import checkpoint_directory, checkpoint_source
 from deployments.draft_model import DraftShape
+from deployments.drafting_pair import starting_calibrations
 from deployments.engine.settings import WorkerSettings
 from deployments.loras import lora_kwargs
 from deployments.native import speculative_config
@@ -75,6 +76,7 @@ def _drafting(model: ModelSpec, shape: DraftShape) -> dict[str, Any]:
             drafter=drafter.model_dump(),
             dtype=drafter.dtype,
             context_bytes=drafter.context_mib * MIB,
+            calibrations=starting_calibrations(model, shape.block_size),
         ).to_config(),
     }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from deployments.checkpoints import read_config
 from deployments.draft_model import DraftShape, check_drafter
+from deployments.drafting_pair import promised_rate, starting_calibrations
 from deployments.errors import ConfigError
 from deployments.memory import check_memory
 from deployments.native import speculative_config
@@ -21,8 +22,11 @@ def check_models(settings: AppSpec) -> None:
         read_config(model.target.source, f"model {model.id}: target.source", model.target.revision)
         if model.placement == "native":
             speculative_config(model)
-        else:
-            draft_shape(model)
+            continue
+        shape = draft_shape(model)
+        if shape is not None:
+            starting_calibrations(model, shape.block_size)
+            promised_rate(model, shape.block_size)
 
 
 def draft_shape(model: ModelSpec) -> DraftShape | None:

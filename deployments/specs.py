@@ -100,7 +100,9 @@ class DrafterSpec(ReplicaSpec):
     `num_gpus` is what one drafter replica (`split`) takes of a GPU. `num_context_tokens` is
     the sliding window over a session's context, `context_mib` the memory for all sessions'
     context. `deadline_ms` bounds what a target step waits for a reply. `encrypted` drafters
-    talk CURVE, with keys made anew at every start.
+    talk CURVE, with keys made anew at every start. `calibration` is a profile to start from
+    (see `dspark calibrate`), refused where it is another pair's. `acceptance_length` is what
+    the drafter's card promises, the bonus token included: far less raises an alarm.
     """
 
     source: str | None = None
@@ -113,6 +115,8 @@ class DrafterSpec(ReplicaSpec):
     context_mib: int = Field(default=256, ge=1)
     deadline_ms: float = Field(default=50.0, gt=0)
     encrypted: bool = False
+    calibration: str | None = None
+    acceptance_length: float | None = Field(default=None, ge=1)
     threads: int = Field(default=1, ge=1)
     num_cpus: float = Field(default=0.25, ge=0)
 

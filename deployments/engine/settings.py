@@ -16,6 +16,7 @@ class WorkerSettings:
     `block_size` is gamma, `block_tokens` the size of a context block (vLLM's KV block),
     `deadline_s` how long a step waits for a drafter replica. `drafter` describes the
     checkpoint (see `deployments.schema.DrafterSpec`) and is read for `colocated` only.
+    `calibrations` are those to start with (`autoscale.calibration_messages`).
     """
 
     placement: str
@@ -31,6 +32,7 @@ class WorkerSettings:
     drafter: dict[str, Any]
     dtype: str
     context_bytes: int
+    calibrations: dict[str, Any]
 
     def to_config(self) -> dict[str, Any]:
         return {KEY: asdict(self)}
