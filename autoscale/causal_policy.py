@@ -36,12 +36,12 @@ class Causal:
     def pauses(self, num_requests: int) -> bool:
         """Whether the guard has stopped drafting and no probe is due."""
         self._num_requests = num_requests
-        return self._guard.pauses(self.gain)
+        return self._guard.pauses(self.gain, num_requests)
 
     def choose(self, candidates: Sequence[str], num_requests: int) -> Collection[str]:
         """Those for whom drafting pays, from earlier steps alone."""
         self._num_requests = num_requests
-        return self._guard.choose(candidates, self.gain)
+        return self._guard.choose(candidates, self.gain, num_requests)
 
     def gain(self, accepted: float, verified: float, share: float) -> float:
         """Tokens per second with drafting over those without, at the present load.

@@ -5,14 +5,15 @@ from __future__ import annotations
 import numpy as np
 
 _WEIGHT = 0.1  # of a new observation, once there are some
+_SLOPE = 0.2  # of a further request against the first, before two counts have come up
 
 
 class DraftCost:
     """Seconds to draft for n requests: a moving mean for every n that has come up.
 
     Between two of them the cost is linear. Beyond the largest it goes on with the slope from
-    the smallest, below the smallest it falls to it in proportion. Nothing is known at first:
-    0, so that drafting is tried.
+    the smallest; as long as only one has come up, and below the smallest, with the slope that
+    batched drafters have. Nothing is known at first: 0, so that drafting is tried.
     """
 
     def __init__(self) -> None:
@@ -34,9 +35,11 @@ class DraftCost:
         counts = sorted(self._mean_s)
         costs_s = [self._mean_s[n] for n in counts]
         first, last = counts[0], counts[-1]
+        per_request_s = _SLOPE * costs_s[0] / (1 + _SLOPE * (first - 1))
+        if num_requests < first:
+            return costs_s[0] - per_request_s * (first - num_requests)
         if num_requests <= last:
-            return float(np.interp(num_requests, [0, *counts], [0.0, *costs_s]))
-        if first == last:
-            return costs_s[-1] * num_requests / last
-        slope = max(0.0, (costs_s[-1] - costs_s[0]) / (last - first))
-        return costs_s[-1] + slope * (num_requests - last)
+            return float(np.interp(num_requests, counts, costs_s))
+        if first < last:
+            per_request_s = max(0.0, (costs_s[-1] - costs_s[0]) / (last - first))
+        return costs_s[-1] + per_request_s * (num_requests - last)

@@ -26,6 +26,7 @@ _BASELINE_LENGTH = 2  # ... so that the cost of plain decoding stays measured
 _MIN_OWN_DRAFTS = 12  # of a request, before its own acceptance decides
 _OWN_STOP_GAIN = 0.8  # its few drafts say little: only a clear loss counts
 _OWN_PAUSE_STEPS = 64
+_OTHER_LOAD = 0.5  # of the requests there were: what was found then says little now
 
 Gain = Callable[[float, float, float], float]
 """Tokens per second with drafting over those without, from what a drafted request has
@@ -76,28 +77,29 @@ class Guard:
         self._own: dict[str, Achieved] = {}
         self._paused: dict[str, int] = {}  # steps that a request still goes without drafts
         self._plain_steps = 0
+        self._found_at = 0  # requests, when drafting was last found not to pay
         self._drafted_steps = 0
         self._probe_after = _FIRST_PROBE_STEPS
         self._probe: Achieved | None = None  # what the one in progress has seen
         self._probe_steps = 0
 
-    def pauses(self, gain: Gain) -> bool:
+    def pauses(self, gain: Gain, num_requests: int) -> bool:
         """Whether drafting has stopped, stays so at the present load, and no probe is due.
 
         Where it pauses, the step counts as a plain one.
         """
         if not self.drafting:
-            self._decide(gain)
+            self._decide(gain, num_requests)
         if self.drafting or self._probe is not None or self._plain_steps + 1 >= self._probe_after:
             return False
         self._plain_steps += 1
         return True
 
-    def choose(self, candidates: Sequence[str], gain: Gain) -> Sequence[str]:
-        """For which requests to ask for drafts now."""
+    def choose(self, candidates: Sequence[str], gain: Gain, num_requests: int) -> Sequence[str]:
+        """For which of the candidates, of `num_requests` in the step, to ask for drafts now."""
         if not candidates:
             return ()
-        expected = self._decide(gain)
+        expected = self._decide(gain, num_requests)
         if self.drafting:
             self._drafted_steps += 1
             if (self._drafted_steps - 1) % _BASELINE_EVERY < _BASELINE_LENGTH:
@@ -136,7 +138,7 @@ class Guard:
         self._own.pop(request_id, None)
         self._paused.pop(request_id, None)
 
-    def _decide(self, gain: Gain) -> float:
+    def _decide(self, gain: Gain, num_requests: int) -> float:
         """Stop or resume for the batch, with hysteresis; the load alone may turn it.
 
         Returns the gain that drafting is expected to bring.
@@ -144,17 +146,28 @@ class Guard:
         seen = self.achieved
         if not seen.num_drafts:
             return math.inf
+        if not self.drafting and num_requests <= _OTHER_LOAD * self._found_at:
+            self._ask_again(num_requests)
         expected = gain(seen.accepted, seen.verified, seen.share)
         if self.drafting:
             if gain(seen.accepted + seen.doubt, seen.verified, seen.share) <= _STOP_GAIN:
                 self.drafting = False
                 self._plain_steps = 0
+                self._found_at = num_requests
         elif expected >= _RESUME_GAIN:
             self.drafting = True
             self._probe = None
         elif self._probe is not None and self._is_over(self._probe):
             expected = self._end_probe(self._probe, gain)
+            self._found_at = max(self._found_at, num_requests)
         return expected
+
+    def _ask_again(self, num_requests: int) -> None:
+        """The load has fallen far below where drafting did not pay: a probe is due at once."""
+        self._found_at = num_requests
+        self.achieved.share = 1.0
+        self._probe_after = _FIRST_PROBE_STEPS
+        self._plain_steps = _FIRST_PROBE_STEPS
 
     def _is_over(self, probe: Achieved) -> bool:
         return probe.num_drafts >= _PROBE_DRAFTS or self._probe_steps >= _MAX_PROBE_LENGTH

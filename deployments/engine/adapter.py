@@ -145,11 +145,13 @@ class SpeculationAdapter:
         self.policy.record_step(outcome)
         self.calibration.record(outcome.verified)
         batch, limits, may_wait = self._describe(step, accounts)
+        catches_up = self._catches_up(batch)
         described = time.perf_counter()
         drafts = self._ask(batch, may_wait)
         answered = time.perf_counter()
         if batch.num_drafts:
-            self.policy.record_draft(batch.num_drafts, answered - described)
+            if not catches_up:
+                self.policy.record_draft(batch.num_drafts, answered - described)
             self.stats.steps_without_reply += drafts is None
         tokens = self._admit(step, batch, drafts, limits)
         if not self._drafted:
@@ -216,6 +218,11 @@ class SpeculationAdapter:
         was_busy = any(id_ in self._tracked for id_ in step.request_ids)
         step_s = now_s - self._step_began_s if only_decodes and was_busy else None
         return StepOutcome(n_tokens, len(accounts), step_s, verified)
+
+    def _catches_up(self, batch: StepBatch) -> bool:
+        """Whether the drafter first takes in a prompt or a backlog: no measure of its cost."""
+        most = self._block_size + 1  # rows that a verified draft leaves
+        return self._backlog.num_rows > 0 or any(row.num_rows > most for row in batch.rows)
 
     def _send(self, batch: StepBatch, *, may_wait: bool = False) -> DraftBatch | None:
         drafts = None

@@ -23,7 +23,7 @@ class FeatureBacklog:
         self._max_rows = max_rows
         self._held: list[StepBatch] = []
         self._ends: dict[str, tuple[int, int]] = {}  # request -> (epoch, end) of what is held
-        self._num_rows = 0
+        self.num_rows = 0  # held back
         self._closed_before: list[str] = []
         self._closed_after: list[str] = []
 
@@ -41,7 +41,7 @@ class FeatureBacklog:
             self._closed_after.clear()
             return [*ready, replace(batch, closed=closed)]
         self._keep(batch)
-        if self._num_rows >= self._max_rows:
+        if self.num_rows >= self._max_rows:
             ready.append(self._release())
         return ready
 
@@ -62,14 +62,14 @@ class FeatureBacklog:
         self._held.append(batch)
         for row in batch.rows:
             self._ends[row.request_id] = (row.epoch, row.end)
-            self._num_rows += row.num_rows
+            self.num_rows += row.num_rows
 
     def _release(self) -> StepBatch:
         merged = _merge(self._held, tuple(self._closed_before))
         self._held.clear()
         self._ends.clear()
         self._closed_before.clear()
-        self._num_rows = 0
+        self.num_rows = 0
         return merged
 
 

@@ -132,7 +132,7 @@ def test_what_half_of_the_requests_gain_is_not_taken_for_the_gain_of_all():
         return 2.0
 
     for _ in range(200):
-        guard.choose(requests(16), gain)
+        guard.choose(requests(16), gain, 16)
         guard.record([Verified(id_, 4, 2) for id_ in requests(8)], 16)
     accepted, verified, share = seen[-1]
     assert (accepted, verified) == (2, 4)
@@ -141,6 +141,27 @@ def test_what_half_of_the_requests_gain_is_not_taken_for_the_gain_of_all():
     policy.pauses(16)
     half = policy.gain(accepted=2, verified=4, share=0.5)
     assert half == pytest.approx((1 + 1) * TABLE.at_one(16) / TABLE.at_one(16 + 8 * 4))
+
+
+def test_what_was_found_under_load_is_asked_again_when_the_load_has_fallen():
+    """However long the pause between probes has become, and whatever share had drafts."""
+    guard = Guard()
+
+    def gain_under_load(accepted: float, verified: float, share: float) -> float:
+        return 0.9
+
+    def gain_alone(accepted: float, verified: float, share: float) -> float:
+        return (1 + share * accepted) / 1.5
+
+    guard.record([Verified("r0", 7, 2)] * 8, 8)
+    for _ in range(40):
+        guard.record([Verified("r0", 7, 2)], 32)
+    assert gain_alone(2, 7, guard.achieved.share) < 1
+    for _ in range(4000):
+        if guard.choose(requests(32), gain_under_load, 32):
+            guard.record([Verified(id_, 7, 2) for id_ in requests(4)], 32)
+    asked = [len(guard.choose(requests(1), gain_alone, 1)) for _ in range(10)]
+    assert sum(asked) >= 7
 
 
 def test_a_request_that_does_not_pay_is_left_out():
@@ -217,8 +238,9 @@ def test_choosing_never_reads_what_was_drafted_now():
     [
         ({}, 8, 0.0),
         ({4: 0.008}, 4, 0.008),
-        ({4: 0.008}, 8, 0.016),
-        ({4: 0.008}, 2, 0.004),
+        ({4: 0.008}, 9, 0.013),
+        ({4: 0.008}, 2, 0.006),
+        ({4: 0.008}, 1, 0.005),
         ({2: 0.006, 6: 0.010}, 4, 0.008),
         ({2: 0.006, 6: 0.010}, 10, 0.014),
         ({2: 0.010, 6: 0.006}, 10, 0.006),

@@ -214,9 +214,13 @@ class Listener(Fixed):
     def __init__(self):
         super().__init__(3)
         object.__setattr__(self, "outcomes", [])
+        object.__setattr__(self, "num_timed", [])
 
     def record_step(self, outcome):
         self.outcomes.append(outcome)
+
+    def record_draft(self, num_drafts, draft_s):
+        self.num_timed.append(num_drafts)
 
 
 def test_the_policy_hears_what_every_step_did(source):
@@ -228,6 +232,21 @@ def test_the_policy_hears_what_every_step_did(source):
     assert second.n_tokens == 5
     assert second.step_s > 0
     assert list(second.verified) == [("a", 3, 1), ("b", 0, 0)]
+
+
+def test_the_policy_hears_the_cost_of_drafts_that_wait_for_nothing_else(source):
+    adapter = make_adapter(source, Listener())
+    adapter.step(engine_step(("a", 0, 6, [], [7])))  # behind a prompt
+    assert adapter.policy.num_timed == []
+    adapter.step(engine_step(("a", 6, 4, [100, 101, 102], [100, 9])))
+    assert adapter.policy.num_timed == [1]
+    listener, adapter.policy = adapter.policy, Off()
+    adapter.step(engine_step(("a", 8, 1, [], [5])))
+    adapter.policy = listener
+    adapter.step(engine_step(("a", 9, 1, [], [6])))  # behind what was held back
+    assert adapter.policy.num_timed == [1]
+    adapter.step(engine_step(("a", 10, 1, [], [6])))
+    assert adapter.policy.num_timed == [1, 1]
 
 
 def test_confidences_that_are_no_probabilities_mean_plain_decoding(adapter, source):
