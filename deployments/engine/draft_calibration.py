@@ -127,8 +127,15 @@ class DraftCalibration:
     def _traits_of(self, row: StepRow) -> _Traits:
         traits = self._traits.get(row.request_id)
         if traits is None:
-            modes = ("q", "one-hot") if row.temperature > 0 else ("greedy", "greedy")
-            keys = (CALIBRATION_KEYS.index(calibration_key(m, row.temperature)) for m in modes)
-            traits = _Traits(*keys, request_seed(row.request_id))
-            self._traits[row.request_id] = traits
+            with_q, one_hot = ("q", "one-hot") if row.temperature > 0 else ("greedy", "greedy")
+            traits = self._traits[row.request_id] = _Traits(
+                _place(with_q, row.temperature),
+                _place(one_hot, row.temperature),
+                request_seed(row.request_id),
+            )
         return traits
+
+
+def _place(verification_mode: str, temperature: float) -> int:
+    """In CALIBRATION_KEYS."""
+    return CALIBRATION_KEYS.index(calibration_key(verification_mode, temperature))

@@ -85,9 +85,7 @@ def test_a_profile_of_another_pair_is_refused_with_the_differing_key(file, key):
 
 def test_a_profile_of_another_block_size_is_refused(file):
     save_calibration(file, profile(drafting_pair(one()), block_size=5))
-    with pytest.raises(
-        ConfigError, match="5 positions for greedy/0, .* block_size is 7"
-    ):
+    with pytest.raises(ConfigError, match=r"5 positions for greedy/0, .* block_size is 7"):
         check_models(settings(calibration=str(file)))
 
 
