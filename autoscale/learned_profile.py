@@ -48,5 +48,5 @@ def _positions(online: OnlineCalibration) -> tuple[PositionCalibration, ...]:
 
 def _errors(drafts: DraftSample, temperatures: NDArray[np.float64]) -> list[Errors]:
     confidences = scaled(drafts.confidences.astype(np.float64), 1 / temperatures)
-    survival: NDArray[np.float64] = np.cumprod(confidences, axis=1)
+    survival = np.cumprod(confidences, axis=1, dtype=np.float64)
     return errors_by_position(survival, drafts.num_admitted, drafts.num_accepted)
