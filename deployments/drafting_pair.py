@@ -3,13 +3,12 @@ calibration profile knows of the two."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from autoscale.acceptance import acceptance_rate
 from autoscale.calibration_messages import calibrations_to_plain
 from autoscale.learned_profile import calibrations_of
-from deployments.checkpoints import checkpoint_version, local_file
+from deployments.checkpoints import checkpoint_version, local_directory, local_file
 from deployments.errors import ConfigError
 from deployments.schema import DrafterSpec, ModelSpec
 from profiles.calibration import load_calibration
@@ -30,7 +29,7 @@ def drafting_pair(model: ModelSpec) -> DraftingPair:
     where = f"model {model.id}"
     version = checkpoint_version(target.source, f"{where}: target.source", target.revision)
     drafter_names = _drafter_names(drafter, f"{where}: drafter.source")
-    return DraftingPair(Path(target.source).name, version, *drafter_names)
+    return DraftingPair(_name(target.source), version, *drafter_names)
 
 
 def starting_calibrations(model: ModelSpec, block_size: int) -> dict[str, Any]:
@@ -76,5 +75,11 @@ def _drafter_names(drafter: DrafterSpec, field: str) -> tuple[str, str]:
     """`drafter_id` and `drafter_version`."""
     if drafter.source is not None:
         version = checkpoint_version(drafter.source, field, drafter.revision)
-        return Path(drafter.source).name, version
-    return "random", settings_fingerprint(drafter.model_dump(include={"random"}))
+        return _name(drafter.source), version
+    kind = "random" if drafter.random is not None else "ngram"
+    return kind, settings_fingerprint(drafter.model_dump(include={kind}))
+
+
+def _name(source: str) -> str:
+    directory = local_directory(source)
+    return source if directory is None else directory.name

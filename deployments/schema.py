@@ -8,7 +8,14 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from autoscale.policy_settings import check_policy
 from deployments.errors import ConfigError
-from deployments.specs import DrafterSpec, NativeSpec, RandomDrafterSpec, Settings, TargetSpec
+from deployments.specs import (
+    DrafterSpec,
+    NativeSpec,
+    NgramDrafterSpec,
+    RandomDrafterSpec,
+    Settings,
+    TargetSpec,
+)
 
 __all__ = [
     "DRAFTED_BY_US",
@@ -16,6 +23,7 @@ __all__ = [
     "DrafterSpec",
     "ModelSpec",
     "NativeSpec",
+    "NgramDrafterSpec",
     "Placement",
     "RandomDrafterSpec",
     "TargetSpec",
@@ -76,8 +84,8 @@ def _refusal(model: ModelSpec) -> str | None:
         return None
     if placement == "native" and drafter.calibration is not None:
         return "placement native is vLLM's own drafting, uncalibrated; remove drafter.calibration"
-    if placement == "native" and drafter.random is not None:
-        return "placement native loads a checkpoint; give drafter.source instead of random"
+    if placement == "native" and drafter.source is None:
+        return "placement native loads a checkpoint; give drafter.source"
     if placement != "split" and drafter.device != model.target.device:
         return (
             f"placement {placement} drafts on the target's device; "

@@ -33,12 +33,15 @@ def settings(**model: Any) -> Any:
     return parse_settings({"models": [base | model]}).models[0]
 
 
-def make_engine(placement: str, **overrides: Any) -> Any:
-    """A `vllm.LLM`: `off` is plain vLLM, the others carry our worker."""
+def make_engine(placement: str, model: Any = None, **overrides: Any) -> Any:
+    """A `vllm.LLM`: `off` is plain vLLM, the others carry our worker.
+
+    `model` are `settings`, by default those of the bundled drafter.
+    """
     from vllm import LLM
 
     mend_frontend()
-    model = settings(placement=placement)
+    model = model or settings(placement=placement)
     shape = None if placement == "off" else check_drafter(model)
     kwargs = engine_kwargs(model, shape) | {"disable_log_stats": False} | overrides
     return LLM(model=target_directory(model), **kwargs)
@@ -59,12 +62,12 @@ def draft_from(engine: Any, source: DraftSource) -> SpeculationAdapter:
     return adapter
 
 
-def draft_engine(context_mib: int = 32) -> DraftEngine:
-    """The drafter of `settings`, in an engine of its own."""
-    drafter = settings().drafter
+def draft_engine(context_mib: int = 32, model: Any = None) -> DraftEngine:
+    """The drafter of `model`, by default of `settings`, in an engine of its own."""
+    model = model or settings()
     return make_draft_engine(
-        drafter.model_dump(),
-        target_dir=target_directory(settings()),
+        model.drafter.model_dump(),
+        target_dir=target_directory(model),
         dtype="float32",
         device=torch.device("cpu"),
         block_tokens=BLOCK_TOKENS,
