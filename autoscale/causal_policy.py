@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from autoscale.causal import causal_lengths
 from autoscale.draft_cost import DraftCost
+from autoscale.fleet_step_cost import StepCostReport
 from autoscale.guard import Guard
 from autoscale.live_step_cost import LiveStepCost
-from autoscale.policies import StepOutcome
-from autoscale.step_cost import StepCostTable
+from autoscale.policies import PLAIN_TERMS, StepOutcome, StepTerms
+from autoscale.schedule import (
+    admit_most_worth,
+    best_budget,
+    causal_lengths,
+    expected_by_budget,
+    token_worth,
+)
+from autoscale.step_cost import CostCurve, StepCostTable, verify_cost_s
+
+_MAX_CURVE_WAIT = 32  # drafted steps until what they taught is taken up
 
 
 class Causal:
@@ -25,13 +35,17 @@ class Causal:
 
     reads_confidences = True
 
-    def __init__(self, step_cost: StepCostTable) -> None:
+    def __init__(
+        self, step_cost: StepCostTable, draft_s: Mapping[int, float] | None = None
+    ) -> None:
         self._plain = LiveStepCost(step_cost)
         self._drafted = LiveStepCost(step_cost)
-        self._envelope = step_cost.envelope()
-        self._draft_cost = DraftCost()
+        self._curve = CostCurve(step_cost.envelope())
+        self._curve_is_of = 0  # drafted steps
+        self._draft_cost = DraftCost(draft_s)
         self._guard = Guard()
         self._num_requests = 0
+        self._context_tokens = 0  # of all requests, in the last step
 
     def pauses(self, num_requests: int) -> bool:
         """Whether the guard has stopped drafting and no probe is due."""
@@ -51,23 +65,43 @@ class Causal:
         """
         n = self._num_requests
         n_tokens = round(n * (1 + share * verified))
-        drafted_s = self._drafted.at(n_tokens) + self._draft_cost.at(max(1, round(share * n)))
-        return (1 + share * accepted) * self._plain.at(n) / drafted_s
+        drafted_s = self._drafted.at(n_tokens, n, self._context_tokens)
+        drafted_s += self._draft_cost.at(max(1, round(share * n)))
+        plain_s = self._plain.at(n, n, self._context_tokens)
+        return (1 + share * accepted) * plain_s / drafted_s
 
     def admit(
-        self, confidences: NDArray[np.float64], limits: NDArray[np.int64], num_requests: int
+        self,
+        confidences: NDArray[np.float64],
+        limits: NDArray[np.int64],
+        num_requests: int,
+        terms: StepTerms = PLAIN_TERMS,
     ) -> NDArray[np.int64]:
-        """The causal schedule; see `autoscale.causal`."""
-        # In units of the table's seconds; a step never takes nothing.
-        beyond_s = self._drafted.overhead_s + self._draft_cost.at(len(limits))
-        beyond_s = max(beyond_s / self._drafted.scale, -0.8 * self._envelope.step_cost_s[0])
-        return causal_lengths(
-            confidences,
-            limits,
-            self._envelope,
-            beyond_s,
-            num_plain=num_requests - len(limits),
+        """The schedule of a step; see `autoscale.schedule`."""
+        worth = token_worth(confidences, limits, terms.weights)
+        curve = self._learned_curve(num_requests)
+        expected = num_requests + terms.joining_requests
+        cost_s = self._draft_cost.at(len(limits)) + verify_cost_s(
+            curve, expected, worth.size, terms.prefill_tokens
         )
+        return self._lengths(worth, total_weight(len(worth), expected, terms), cost_s)
+
+    def _learned_curve(self, num_requests: int) -> CostCurve:
+        """What drafted steps take by now, brought up to date once in a while."""
+        wait = min(1 + self._curve_is_of // 4, _MAX_CURVE_WAIT)
+        if self._drafted.num_steps >= self._curve_is_of + wait:
+            self._curve_is_of = self._drafted.num_steps
+            table = self._drafted.learned().under(num_requests, self._context_tokens)
+            self._curve = CostCurve(self._as_searched(table))
+        return self._curve
+
+    def _as_searched(self, table: StepCostTable) -> StepCostTable:
+        return table.envelope()
+
+    def _lengths(
+        self, worth: NDArray[np.float64], weight: float, cost_s: NDArray[np.float64]
+    ) -> NDArray[np.int64]:
+        return causal_lengths(worth, weight, cost_s)
 
     def record_draft(self, num_drafts: int, draft_s: float) -> None:
         self._draft_cost.record(num_drafts, draft_s)
@@ -77,10 +111,23 @@ class Causal:
         if outcome.step_s is not None:
             has_drafts = any(request.num_drafts for request in outcome.verified)
             cost = self._drafted if has_drafts else self._plain
-            cost.record(outcome.n_tokens, outcome.step_s)
+            context_tokens = outcome.context_tokens
+            cost.record(outcome.n_tokens, outcome.step_s, outcome.num_requests, context_tokens)
+            self._context_tokens = context_tokens
 
     def forget(self, request_id: str) -> None:
         self._guard.forget(request_id)
+
+    def learned(self) -> StepCostReport:
+        """Step costs for other replicas to start from: of each size, of the kind of step that
+        came up more often."""
+        plain, drafted = self._plain.learned(), self._drafted.learned()
+        pairs = list(zip(self._plain.visits, self._drafted.visits, strict=True))
+        costs = zip(pairs, plain.step_cost_s, drafted.step_cost_s, strict=True)
+        chosen = [p if visits[0] >= visits[1] else d for visits, p, d in costs]
+        usual = plain if self._plain.num_steps >= self._drafted.num_steps else drafted
+        rising = tuple(np.maximum.accumulate(chosen).tolist())
+        return StepCostReport(replace(usual, step_cost_s=rising), tuple(map(max, pairs)))
 
     def snapshot(self) -> dict[str, Any]:
         """What it goes by now; times in seconds."""
@@ -94,6 +141,42 @@ class Causal:
             "plain_cost": self._plain.snapshot(),
             "drafted_cost": self._drafted.snapshot(),
             "draft_cost_s": round(self._draft_cost.at(self._num_requests), 6),
-            "n_tokens": list(self._plain.table.n_tokens),
-            "step_cost_s": [round(cost, 6) for cost in self._plain.table.step_cost_s],
+            "n_tokens": list(self._plain.profile.n_tokens),
+            "step_cost_s": [round(cost, 6) for cost in self._plain.profile.step_cost_s],
+            "learned": self.learned().to_plain(),
         }
+
+
+class Lookahead(Causal):
+    """Searches the whole cost, dents included, for the budget, by the confidences before.
+
+    How many draft tokens a step verifies follows from what the step before had, so nothing
+    that is drawn now decides it; which ones follows from what is drawn now.
+    """
+
+    def __init__(
+        self, step_cost: StepCostTable, draft_s: Mapping[int, float] | None = None
+    ) -> None:
+        super().__init__(step_cost, draft_s)
+        self._curve = CostCurve(step_cost)  # dents and all
+        self._worth_before: NDArray[np.float64] | None = None
+
+    def _as_searched(self, table: StepCostTable) -> StepCostTable:
+        return table
+
+    def _lengths(
+        self, worth: NDArray[np.float64], weight: float, cost_s: NDArray[np.float64]
+    ) -> NDArray[np.int64]:
+        before, self._worth_before = self._worth_before, worth
+        if before is None or not before.size:
+            return np.zeros(len(worth), dtype=np.int64)
+        like_now = np.resize(before, worth.shape)  # as many requests as now, of the same kind
+        return admit_most_worth(worth, best_budget(expected_by_budget(like_now, weight), cost_s))
+
+
+def total_weight(num_drafted: int, num_requests: int, terms: StepTerms) -> float:
+    """W: the weight of all requests of a step, with drafts or without."""
+    drafted = float(num_drafted) if terms.weights is None else float(terms.weights.sum())
+    if terms.plain_weight is None:
+        return drafted + num_requests - num_drafted
+    return drafted + terms.plain_weight + terms.joining_requests

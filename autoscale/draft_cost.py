@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 
 _WEIGHT = 0.1  # of a new observation, once there are some
@@ -13,11 +15,12 @@ class DraftCost:
 
     Between two of them the cost is linear. Beyond the largest it goes on with the slope from
     the smallest; as long as only one has come up, and below the smallest, with the slope that
-    batched drafters have. Nothing is known at first: 0, so that drafting is tried.
+    batched drafters have. `known_s` is what a profile tells, by number of requests; without it
+    the cost is 0 at first, so that drafting is tried.
     """
 
-    def __init__(self) -> None:
-        self._mean_s: dict[int, float] = {}
+    def __init__(self, known_s: Mapping[int, float] | None = None) -> None:
+        self._mean_s = dict(known_s or {})
         self._num_seen: dict[int, int] = {}
 
     def record(self, num_requests: int, draft_s: float) -> None:

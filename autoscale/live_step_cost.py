@@ -1,50 +1,153 @@
-"""A step-cost table, corrected by what steps in service take."""
+"""A step-cost table, corrected by what steps in service take.
+
+Every step tells something about steps of its own size, less about those of other sizes, and
+something about all: the machine may be slower than the profile says, or scheduling, sampling
+and output may come on top. So the correction is a Gaussian process over the logarithm of the
+number of tokens, with an overhead and a cost of context beside it, and every step is one
+update of a Kalman filter. What one size is seen to take moves the sizes that are no longer
+visited by as much as they have been alike. An outlier pulls as far as three standard
+deviations would. What is old is forgotten, towards the profile.
+"""
 
 from __future__ import annotations
 
+import math
+from bisect import bisect_right
+
+import numpy as np
+from numpy.typing import NDArray
+
 from autoscale.step_cost import StepCostTable
 
-_WEIGHT = 0.02  # of a new step, once there are some
-_SPREAD = 0.1  # of the mean cost: with less spread than this, the scale stays near 1
-_SCALES = (0.25, 4.0)
-_LEAST = 0.2  # of the table's first cost: no step is believed to take less
+# Prior standard deviations, relative to the profile's cost of a step ...
+_COMMON = 0.4  # ... of all sizes together,
+_LOCAL = 0.15  # of a size by itself,
+_ALIKE = 2.0  # sizes this many doublings apart differ by themselves to 1 - 1/e,
+_OVERHEAD = 0.5  # of what comes on top, in smallest steps,
+_CONTEXT = 0.5  # and of _CONTEXT_UNIT tokens of context, in smallest steps.
+_CONTEXT_UNIT = 8192
+_NOISE = 0.05**2  # variance of a step's relative cost, at first
+_NOISES = (0.01**2, 0.3**2)
+_NOISE_WEIGHT = 0.02
+_OUTLIER = 3.0
+_FORGET_EVERY = 16  # steps
+_MEMORY = 4096  # steps, after which what was learned weighs 1/e
+_LEAST = 0.2  # of the profile: no step is believed to take less
 
 
 class LiveStepCost:
-    """Seconds of a step: `scale` x table + `overhead_s`, fitted while serving.
+    """Seconds of a step, from `profile` and from what `record` was told."""
 
-    The table knows the forward pass alone, as it was when the engine started, perhaps beside
-    other engines that started too. Scheduling, sampling and output come on top. Both numbers
-    are a least-squares fit over the recent steps, its scale drawn towards 1 where their
-    costs hardly differ.
-    """
+    def __init__(self, profile: StepCostTable) -> None:
+        self.profile = profile
+        self.num_steps = 0
+        self._log_n = [math.log2(n) for n in profile.n_tokens]
+        self._prior = _prior(np.array(self._log_n))
+        self._covariance = self._prior.copy()
+        # Relative corrections at the table's entries, then overhead and cost of context.
+        self._correction = np.zeros(len(self._prior))
+        self._known = self._correction.tolist()  # the same, for one look-up at a time
+        self._noise = _NOISE
+        self._visits = np.zeros(len(self._log_n))
 
-    def __init__(self, table: StepCostTable) -> None:
-        self.table = table
-        self.scale = 1.0
-        self.overhead_s = 0.0
-        self._num_steps = 0
-        # Moving means of the table's cost x, the measured cost y, x * x and x * y.
-        self._means = (0.0, 0.0, 0.0, 0.0)
+    def record(
+        self, n_tokens: int, step_s: float, num_requests: int = 1, context_tokens: float = 0.0
+    ) -> None:
+        """A step of `n_tokens` took `step_s`; `context_tokens` are its requests' together."""
+        expected_s = self._profile_s(n_tokens, num_requests, context_tokens)
+        left, share = self._place(n_tokens)
+        unit = self.profile.step_cost_s[0] / expected_s
+        seen = np.zeros(len(self._correction))
+        seen[left] += 1 - share
+        seen[min(left + 1, len(self._log_n) - 1)] += share
+        seen[-2] = unit
+        seen[-1] = unit * context_tokens / _CONTEXT_UNIT
+        surprise = step_s / expected_s - 1.0 - float(seen @ self._correction)
+        doubt = self._covariance @ seen
+        variance = float(seen @ doubt) + self._noise
+        limit = _OUTLIER * math.sqrt(variance)
+        trust = min(1.0, limit / max(abs(surprise), 1e-12))
+        self._correction += doubt * (trust * surprise / variance)
+        self._covariance -= doubt[:, None] * (doubt * (trust / variance))
+        bounded = min(surprise * surprise, _OUTLIER**2 * self._noise)
+        noise = self._noise + _NOISE_WEIGHT * (bounded - self._noise)
+        self._noise = min(max(noise, _NOISES[0]), _NOISES[1])
+        self._visits[left if share < 0.5 else min(left + 1, len(self._visits) - 1)] += 1
+        self.num_steps += 1
+        if self.num_steps % _FORGET_EVERY == 0:
+            self._forget()
+        self._known = self._correction.tolist()
 
-    def record(self, n_tokens: int, step_s: float) -> None:
-        """A step of `n_tokens` took `step_s`."""
-        expected_s = self.table.at_one(n_tokens)
-        self._num_steps += 1
-        weight = max(_WEIGHT, 1 / self._num_steps)
-        seen = (expected_s, step_s, expected_s * expected_s, expected_s * step_s)
-        x, y, xx, xy = (m + weight * (s - m) for m, s in zip(self._means, seen, strict=True))
-        self._means = (x, y, xx, xy)
-        inertia = (_SPREAD * x) ** 2
-        scale = (xy - x * y + inertia) / (xx - x * x + inertia)
-        self.scale = min(max(scale, _SCALES[0]), _SCALES[1])
-        self.overhead_s = y - self.scale * x
+    def at(self, n_tokens: int, num_requests: int = 1, context_tokens: float = 0.0) -> float:
+        """Seconds of a step of `n_tokens`."""
+        profile_s = self._profile_s(n_tokens, num_requests, context_tokens)
+        left, share = self._place(n_tokens)
+        c = self._known
+        relative = c[left] if not share else (1 - share) * c[left] + share * c[left + 1]
+        beside = c[-2] + c[-1] * context_tokens / _CONTEXT_UNIT
+        corrected_s = (1 + relative) * profile_s + beside * self.profile.step_cost_s[0]
+        least_s = _LEAST * profile_s
+        return corrected_s if corrected_s > least_s else least_s
+
+    def learned(self) -> StepCostTable:
+        """A rising table that says about what `at` says, at the profile's entries."""
+        profile, c = self.profile, self._known
+        unit_s = profile.step_cost_s[0]
+        costs_s = [self.at(n, 0) for n in profile.n_tokens]
+        usual = max(float(np.average(1 + self._correction[:-2], weights=self._weights)), _LEAST)
+        context_token_s = usual * profile.context_token_s + c[-1] * unit_s / _CONTEXT_UNIT
+        return StepCostTable(
+            profile.n_tokens,
+            tuple(np.maximum.accumulate(costs_s).tolist()),
+            usual * profile.request_s,
+            max(context_token_s, 0.0),
+            usual * profile.pair_s,
+        )
+
+    @property
+    def visits(self) -> tuple[float, ...]:
+        """Recent steps nearest to each entry of the table."""
+        return tuple(self._visits.tolist())
 
     def snapshot(self) -> dict[str, float]:
-        """The correction: cost = scale x table + overhead_s."""
-        return {"scale": round(self.scale, 3), "overhead_s": round(self.overhead_s, 6)}
+        """How far it is from the profile: over all that was visited, and relative noise."""
+        ratios = [self.at(n, 0) / self.profile.at_one(n) for n in self.profile.n_tokens]
+        return {
+            "over_profile": round(float(np.average(ratios, weights=self._weights)), 3),
+            "relative_noise": round(math.sqrt(self._noise), 3),
+        }
 
-    def at(self, n_tokens: int) -> float:
-        """Seconds of a step of `n_tokens`."""
-        least_s = _LEAST * self.table.step_cost_s[0]
-        return max(self.scale * self.table.at_one(n_tokens) + self.overhead_s, least_s)
+    @property
+    def _weights(self) -> NDArray[np.float64]:
+        return self._visits if self._visits.any() else np.ones(len(self._visits))
+
+    def _profile_s(self, n_tokens: int, num_requests: int, context_tokens: float) -> float:
+        beside_s = self.profile.beside_s(n_tokens, num_requests, context_tokens)
+        return self.profile.at_one(n_tokens) + beside_s
+
+    def _place(self, n_tokens: int) -> tuple[int, float]:
+        """The entry at or below `n_tokens`, and how far it is to the next, 0 to 1."""
+        log_n = math.log2(max(n_tokens, 1))
+        left = bisect_right(self._log_n, log_n) - 1
+        if left < 0:
+            return 0, 0.0
+        if left >= len(self._log_n) - 1:
+            return len(self._log_n) - 1, 0.0
+        return left, (log_n - self._log_n[left]) / (self._log_n[left + 1] - self._log_n[left])
+
+    def _forget(self) -> None:
+        kept = math.exp(-_FORGET_EVERY / _MEMORY)
+        self._correction *= kept
+        self._covariance = kept**2 * self._covariance + (1 - kept**2) * self._prior
+        self._visits *= kept
+
+
+def _prior(log_n: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Covariance [J + 2, J + 2] of the corrections before any step is seen."""
+    num_entries = len(log_n)
+    covariance = np.zeros((num_entries + 2, num_entries + 2))
+    apart = np.abs(log_n[:, None] - log_n)
+    covariance[:num_entries, :num_entries] = _COMMON**2 + _LOCAL**2 * np.exp(-apart / _ALIKE)
+    covariance[-2, -2] = _OVERHEAD**2
+    covariance[-1, -1] = _CONTEXT**2
+    return covariance

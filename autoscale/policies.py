@@ -14,6 +14,8 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from autoscale.schedule import threshold_lengths
+
 
 class Verified(NamedTuple):
     """What became of a request's admitted draft tokens."""
@@ -28,13 +30,34 @@ class StepOutcome:
     """A finished target step of `num_requests`.
 
     `step_s` is its wall time, drafting excluded, or None where that would say nothing: the
-    engine was idle before it, or a prompt was prefilled in it.
+    engine was idle before it, or a prompt was prefilled in it. `context_tokens` are those
+    that its requests had computed before, all together.
     """
 
     n_tokens: int
     num_requests: int
     step_s: float | None
     verified: Sequence[Verified]
+    context_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class StepTerms:
+    """What a schedule weighs beside confidences.
+
+    `weights` [R] are those of the drafted requests' service classes and `plain_weight` that
+    of all requests without drafts; left out, every request weighs 1. `prefill_tokens` are
+    prompt tokens that share the coming step: unfinished prompts, and what is forecast;
+    `joining_requests` are forecast to decode beside the others.
+    """
+
+    weights: NDArray[np.float64] | None = None
+    plain_weight: float | None = None
+    prefill_tokens: int = 0
+    joining_requests: int = 0
+
+
+PLAIN_TERMS = StepTerms()
 
 
 class Policy(Protocol):
@@ -57,7 +80,11 @@ class Policy(Protocol):
         """For which of `candidates` to request drafts, in a step of `num_requests` requests."""
 
     def admit(
-        self, confidences: NDArray[np.float64], limits: NDArray[np.int64], num_requests: int
+        self,
+        confidences: NDArray[np.float64],
+        limits: NDArray[np.int64],
+        num_requests: int,
+        terms: StepTerms = PLAIN_TERMS,
     ) -> NDArray[np.int64]:
         """Draft tokens to verify per drafted request, int64 [R], at most `limits` [R].
 
@@ -78,7 +105,7 @@ class Policy(Protocol):
 
 
 class _Stateless:
-    """Learns nothing, and admits whatever the confidences."""
+    """Learns nothing; unless it says otherwise, admits whatever the confidences."""
 
     reads_confidences = False
 
@@ -106,16 +133,17 @@ class Off(_Stateless):
         return ()
 
     def admit(
-        self, confidences: NDArray[np.float64], limits: NDArray[np.int64], num_requests: int
+        self,
+        confidences: NDArray[np.float64],
+        limits: NDArray[np.int64],
+        num_requests: int,
+        terms: StepTerms = PLAIN_TERMS,
     ) -> NDArray[np.int64]:
         return np.zeros_like(limits)
 
 
-@dataclass(frozen=True)
-class Fixed(_Stateless):
-    """The first `k` draft tokens of every request, whatever the load."""
-
-    k: int
+class _Unguarded(_Stateless):
+    """Drafts for every request in every step."""
 
     def pauses(self, num_requests: int) -> bool:
         return False
@@ -123,7 +151,35 @@ class Fixed(_Stateless):
     def choose(self, candidates: Sequence[str], num_requests: int) -> Collection[str]:
         return candidates
 
+
+@dataclass(frozen=True)
+class Fixed(_Unguarded):
+    """The first `k` draft tokens of every request, whatever the load."""
+
+    k: int
+
     def admit(
-        self, confidences: NDArray[np.float64], limits: NDArray[np.int64], num_requests: int
+        self,
+        confidences: NDArray[np.float64],
+        limits: NDArray[np.int64],
+        num_requests: int,
+        terms: StepTerms = PLAIN_TERMS,
     ) -> NDArray[np.int64]:
         return np.minimum(limits, self.k)
+
+
+@dataclass(frozen=True)
+class Threshold(_Unguarded):
+    """The draft tokens that survive with a probability of `least_survival` or more."""
+
+    reads_confidences = True
+    least_survival: float
+
+    def admit(
+        self,
+        confidences: NDArray[np.float64],
+        limits: NDArray[np.int64],
+        num_requests: int,
+        terms: StepTerms = PLAIN_TERMS,
+    ) -> NDArray[np.int64]:
+        return threshold_lengths(confidences, limits, self.least_survival)

@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
-from autoscale.causal_policy import Causal
-from autoscale.policies import Fixed, Off, Policy
+from autoscale.causal_policy import Causal, Lookahead
+from autoscale.policies import Fixed, Off, Policy, Threshold
 from autoscale.step_cost import StepCostTable
 
+FORMS = (
+    "{kind: off}",
+    "{kind: fixed, k: 1 or more}",
+    "{kind: threshold, least_survival: 0.0 to 1.0}",
+    "{kind: causal}",
+    "{kind: lookahead}",
+)
 
-def make_policy(settings: dict[str, Any], step_cost: StepCostTable) -> Policy:
-    """A new policy of `{kind: off}`, `{kind: fixed, k: 7}` or `{kind: causal}`.
+
+def make_policy(
+    settings: dict[str, Any],
+    step_cost: StepCostTable,
+    draft_s: Mapping[int, float] | None = None,
+) -> Policy:
+    """A new policy of one of the forms in `FORMS`; `draft_s` is drafting's time by requests.
 
     Raises ValueError for anything else, saying what is accepted.
     """
@@ -19,12 +32,13 @@ def make_policy(settings: dict[str, Any], step_cost: StepCostTable) -> Policy:
             return Off()
         case {"kind": "fixed", "k": int(k), **rest} if not rest and k >= 1:
             return Fixed(k)
+        case {"kind": "threshold", "least_survival": float(p), **rest} if not rest and 0 < p <= 1:
+            return Threshold(p)
         case {"kind": "causal", **rest} if not rest:
-            return Causal(step_cost)
-    raise ValueError(
-        f"policy {settings!r} is not one of {{kind: off}}, {{kind: fixed, k: 1 or more}} and "
-        "{kind: causal}"
-    )
+            return Causal(step_cost, draft_s)
+        case {"kind": "lookahead", **rest} if not rest:
+            return Lookahead(step_cost, draft_s)
+    raise ValueError(f"policy {settings!r} is not one of {', '.join(FORMS)}")
 
 
 def check_policy(settings: dict[str, Any]) -> None:

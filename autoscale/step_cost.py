@@ -1,9 +1,9 @@
-"""What a target step costs by the tokens in it."""
+"""What a target step costs by the tokens in it and the context behind them."""
 
 from __future__ import annotations
 
 from bisect import bisect_left
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
@@ -15,11 +15,17 @@ class StepCostTable:
     """Seconds per target step, `step_cost_s`, at rising numbers of tokens, `n_tokens`.
 
     Between two entries the cost is linear; beyond the last it goes on with the last slope.
-    Raises ValueError for fewer than two entries, or entries that do not rise.
+    What requests and their context add is not in the entries, see `under`: `request_s` per
+    request, `context_token_s` per token of all their context together, and `pair_s` per pair
+    of a computed token and a context token it attends to. Raises ValueError for fewer than
+    two entries, entries that do not rise, or negative costs.
     """
 
     n_tokens: tuple[int, ...]
     step_cost_s: tuple[float, ...]
+    request_s: float = 0.0
+    context_token_s: float = 0.0
+    pair_s: float = 0.0
 
     def __post_init__(self) -> None:
         rising = all(a < b for a, b in pairwise(self.n_tokens))
@@ -29,6 +35,27 @@ class StepCostTable:
                 f"step costs {self.step_cost_s} at {self.n_tokens} tokens: needed are two or "
                 "more positive costs at rising numbers of tokens"
             )
+        if not min(self.request_s, self.context_token_s, self.pair_s) >= 0:
+            raise ValueError("what requests and context add to a step cannot be negative")
+
+    def beside_s(self, n_tokens: int, num_requests: int, context_tokens: float) -> float:
+        """Seconds that requests and their context add; `context_tokens` are all of theirs."""
+        pairs = n_tokens * context_tokens / max(num_requests, 1)
+        return (
+            self.request_s * num_requests
+            + self.context_token_s * context_tokens
+            + self.pair_s * pairs
+        )
+
+    def under(self, num_requests: int, context_tokens: float) -> StepCostTable:
+        """The costs of steps of these requests with this context together, as one table."""
+        return StepCostTable(
+            self.n_tokens,
+            tuple(
+                cost_s + self.beside_s(n, num_requests, context_tokens)
+                for n, cost_s in zip(self.n_tokens, self.step_cost_s, strict=True)
+            ),
+        )
 
     def at(self, n_tokens: NDArray[np.int64]) -> NDArray[np.float64]:
         """Seconds of steps of `n_tokens`, any shape."""
@@ -59,9 +86,47 @@ class StepCostTable:
                 hull.pop()
             hull.append(point)
         n_tokens, step_cost_s = zip(*hull, strict=True)
-        return StepCostTable(n_tokens, step_cost_s)
+        return replace(self, n_tokens=n_tokens, step_cost_s=step_cost_s)
 
 
 def _turns_up(a: tuple[int, float], b: tuple[int, float], c: tuple[int, float]) -> bool:
     """Whether the slope from b to c exceeds that from a to b."""
     return (c[1] - b[1]) * (b[0] - a[0]) > (b[1] - a[1]) * (c[0] - b[0])
+
+
+class CostCurve:
+    """A table's costs written out per number of tokens: a schedule takes slices of it."""
+
+    def __init__(self, table: StepCostTable) -> None:
+        self._table = table
+        self._cost_s = np.zeros(0)  # [tokens + 1], grown as needed
+
+    def from_to(self, first: int, last: int) -> NDArray[np.float64]:
+        """Seconds of steps of `first` to `last` tokens, both included. Not to be written to."""
+        if last >= len(self._cost_s):
+            self._cost_s = self._table.at(np.arange(2 * last + 1))
+        return self._cost_s[first : last + 1]
+
+
+def verify_cost_s(
+    curve: CostCurve,
+    num_requests: int,
+    num_candidates: int,
+    prefill_tokens: int = 0,
+    prefill_token_s: float | None = None,
+) -> NDArray[np.float64]:
+    """Seconds of a step by its draft tokens, 0 to `num_candidates`, prefill's share aside.
+
+    max(T(R + k + p) - c * p, T(R + k)), design section 6: a step shared with p prompt tokens
+    is long, and its length must not make draft tokens look free. c is `prefill_token_s`; left
+    out, it is what the p tokens add to a step without draft tokens.
+    """
+    alone_s = curve.from_to(num_requests, num_requests + num_candidates)
+    if not prefill_tokens:
+        return alone_s
+    first = num_requests + prefill_tokens
+    shared_s = curve.from_to(first, first + num_candidates)
+    prefill_s = (
+        shared_s[0] - alone_s[0] if prefill_token_s is None else (prefill_token_s * prefill_tokens)
+    )
+    return np.maximum(shared_s - prefill_s, alone_s)

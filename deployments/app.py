@@ -21,7 +21,12 @@ from deployments.engine.vllm_engine import NativeEngine, TargetEngine
 from deployments.engine_args import MIB, engine_kwargs, target_source
 from deployments.ingress import make_ingress
 from deployments.loras import adapter_ids
-from deployments.placement import drafter_actor_options, placement_group, target_env
+from deployments.placement import (
+    INGRESS_CPUS,
+    drafter_actor_options,
+    placement_group,
+    target_env,
+)
 from deployments.preflight import draft_shape
 from deployments.schema import AppSpec, ModelSpec, parse_settings
 from deployments.serve_file import read_serve_file
@@ -57,7 +62,7 @@ def build_app(args: dict[str, Any]) -> Application:
         make_ingress(),
         name="Ingress",
         max_ongoing_requests=_max_ongoing(settings),
-        ray_actor_options={"num_cpus": 0.1},
+        ray_actor_options={"num_cpus": INGRESS_CPUS},
         logging_config=QUIET,
     )
     drafters = [_bind_drafters(m) for m in settings.models if m.placement == "split"]

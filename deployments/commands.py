@@ -1,4 +1,4 @@
-"""`dspark serve`, `dspark measure`, `dspark answers` and `dspark matrix`."""
+"""`dspark serve`, `measure`, `profile`, `answers` and `matrix`."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 from deployments.hardware import GENERATIONS
+from profiles.roofline import MACHINES
 
 _DEMO = Path(__file__).parent / "configs" / "demo.yaml"
 
@@ -23,11 +24,37 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     serve.add_argument("--port", type=int, help="port to listen on (default: the file's)")
     serve.set_defaults(run=_serve)
 
-    measure = subparsers.add_parser("measure", help="cost of adapter, wire and drafting here")
+    measure = subparsers.add_parser(
+        "measure", help="cost of schedule, adapter, wire, drafting here"
+    )
     measure.add_argument("--config", type=Path, default=_DEMO, help="a Serve file with a drafter")
     measure.add_argument("--threads", type=int, default=1, help="torch threads of the drafter")
     measure.add_argument("--repeats", type=int, default=100)
+    measure.add_argument(
+        "--model", help="the draft step alone, of this released model's drafter with random weights"
+    )
+    measure.add_argument("--device", default="cpu", choices=("cpu", "cuda"), help="with --model")
+    measure.add_argument("--dtype", default="bfloat16", choices=("bfloat16", "float16", "float32"))
+    measure.add_argument("--sessions", type=int, nargs="+", default=[1, 8, 64], help="with --model")
+    measure.add_argument("--context-tokens", type=int, default=512, help="with --model: the window")
     measure.set_defaults(run=_measure)
+
+    profile = subparsers.add_parser(
+        "profile",
+        help="measure what steps cost on this machine",
+        description="Start a model's engine here, measure verifying, prefill and draft steps over "
+        "tokens, requests and context, and write a step-cost profile for target.step_cost.",
+    )
+    profile.add_argument("--config", type=Path, default=_DEMO, help="a Serve file with a drafter")
+    profile.add_argument("--output", type=Path, required=True, help="the profile, Parquet")
+    profile.add_argument("--steps", type=int, default=8, help="steps of every size, per round")
+    profile.add_argument("--rounds", type=int, default=2, help="rounds through all sizes")
+    profile.add_argument(
+        "--modelled",
+        choices=sorted(MACHINES),
+        help="instead: compute Qwen3-14B's costs on this machine from data sheets",
+    )
+    profile.set_defaults(run=_profile)
 
     answers = subparsers.add_parser(
         "answers", help="let a target answer prompts: the text its drafter is trained on"
@@ -68,14 +95,43 @@ def _serve(args: argparse.Namespace) -> int:
 
 
 def _measure(args: argparse.Namespace) -> int:
-    from deployments.errors import ConfigError
-    from deployments.measure import measure
+    import torch
 
+    from deployments.errors import ConfigError
+    from deployments.measure import measure, measure_shape
+
+    torch.set_num_threads(args.threads)
     try:
-        print(measure(args.config, args.threads, args.repeats))
+        if args.model is None:
+            print(measure(args.config, args.repeats))
+        else:
+            print(
+                measure_shape(
+                    args.model,
+                    device=args.device,
+                    dtype=args.dtype,
+                    sessions=args.sessions,
+                    num_context_tokens=args.context_tokens,
+                    repeats=args.repeats,
+                )
+            )
     except ConfigError as error:
         print(f"dspark measure: {error}", file=sys.stderr)
         return 2
+    return 0
+
+
+def _profile(args: argparse.Namespace) -> int:
+    """0: written; 2: nothing to measure, with the reason."""
+    from deployments.errors import ConfigError
+    from deployments.profile_command import profile
+
+    try:
+        line = profile(args.config, args.output, args.steps, args.rounds, args.modelled)
+    except (ConfigError, OSError) as error:
+        print(f"dspark profile: {error}", file=sys.stderr)
+        return 2
+    print(line)
     return 0
 
 

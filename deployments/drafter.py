@@ -70,7 +70,7 @@ class DrafterServer:
                 self._server.secret = plan.secret
             except (ValueError, ray.exceptions.RayError) as error:
                 logger.info("no controller to report to yet: %s", error)
-            except Exception:  # as statistics taken in the middle of a step
+            except Exception:
                 logger.exception("report to the controller failed")
             await asyncio.sleep(INTERVAL_S)
 

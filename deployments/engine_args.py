@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from deployments.checkpoints import checkpoint_directory, checkpoint_source
 from deployments.draft_model import DraftShape
 from deployments.drafting_pair import starting_calibrations
 from deployments.engine.settings import WorkerSettings
+from deployments.errors import ConfigError
 from deployments.loras import lora_kwargs
 from deployments.native import speculative_config
 from deployments.schema import ModelSpec
+from profiles.provenance import ProfileError
+from profiles.step_cost import load_step_cost
 
 MIB = 1 << 20
 PLAIN_CPU_WORKER = "deployments.engine.worker.PlainCPUWorker"
@@ -77,8 +81,26 @@ def _drafting(model: ModelSpec, shape: DraftShape) -> dict[str, Any]:
             dtype=drafter.dtype,
             context_bytes=drafter.context_mib * MIB,
             calibrations=starting_calibrations(model, shape.block_size),
+            nodes=model.target.nodes,
+            step_cost=step_cost_file(model),
+            step_cost_override=model.target.step_cost_override,
         ).to_config(),
     }
+
+
+def step_cost_file(model: ModelSpec) -> str | None:
+    """The absolute path of the target's step-cost profile; None without one.
+
+    Raises ConfigError where there is no such file, or where it holds something else.
+    """
+    if model.target.step_cost is None:
+        return None
+    path = Path(model.target.step_cost).resolve()
+    try:
+        load_step_cost(path)
+    except ProfileError as error:
+        raise ConfigError(f"model {model.id}: target.step_cost: {error}") from None
+    return str(path)
 
 
 def target_source(model: ModelSpec) -> str:

@@ -18,7 +18,8 @@ from ray import serve
 
 from deployments.compatibility import accept_software
 from deployments.errors import ConfigError
-from deployments.preflight import check_models, check_one_machine
+from deployments.preflight import check_cpus, check_models, check_one_machine
+from deployments.schema import AppSpec
 from deployments.serve_file import ServeFile, read_serve_file
 
 _POLL_S = 1.0
@@ -34,7 +35,7 @@ def say(line: str) -> None:
 def serve_in_foreground(config: Path, host: str | None, port: int | None) -> int:
     """Serve `config` until SIGINT or SIGTERM; returns the exit status.
 
-    Raises ConfigError or CompatibilityError before anything is started. A replica that
+    Raises ConfigError or CompatibilityError before any replica is started. A replica that
     cannot start ends it with status 1; whatever ends it, nothing is left running.
     """
     began = time.monotonic()
@@ -44,6 +45,7 @@ def serve_in_foreground(config: Path, host: str | None, port: int | None) -> int
     check_port_free(host, port)
     if not os.environ.get("RAY_ADDRESS"):
         check_one_machine(file.settings, torch.cuda.device_count())
+        check_cpus(file.settings, _own_cpus())
     check_models(file.settings)
     stop = threading.Event()
     for signum in (signal.SIGINT, signal.SIGTERM):
@@ -52,7 +54,7 @@ def serve_in_foreground(config: Path, host: str | None, port: int | None) -> int
     from deployments.app import build_app
 
     say(f"starting {file.path.name}: Ray, then the replicas (about a minute on two cores)")
-    _start_ray()
+    _start_ray(file.settings)
     try:
         app = build_app(file.args)
         serve.start(http_options={"host": host, "port": port})
@@ -91,17 +93,30 @@ def check_port_free(host: str, port: int) -> None:
             ) from None
 
 
-def _start_ray() -> None:
-    """A cluster of our own on this machine, or the one RAY_ADDRESS names."""
-    if os.environ.get("RAY_ADDRESS"):
-        ray.init(log_to_driver=False, logging_level=logging.WARNING)
+def _own_cpus() -> int:
+    """Logical CPUs of a Ray of our own."""
+    return max(_MIN_CPUS, os.cpu_count() or 1)
+
+
+def _start_ray(settings: AppSpec) -> None:
+    """A cluster of our own on this machine, or the one RAY_ADDRESS names if it is large enough.
+
+    Raises ConfigError, disconnected again, where it is not.
+    """
+    if not os.environ.get("RAY_ADDRESS"):
+        ray.init(
+            num_cpus=_own_cpus(),
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.WARNING,
+        )
         return
-    ray.init(
-        num_cpus=max(_MIN_CPUS, os.cpu_count() or 1),
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level=logging.WARNING,
-    )
+    ray.init(log_to_driver=False, logging_level=logging.WARNING)
+    try:
+        check_cpus(settings, ray.cluster_resources().get("CPU", 0))
+    except ConfigError:
+        ray.shutdown()
+        raise
 
 
 def _in_thread(work: Callable[[], object]) -> Future[None]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import statistics
+import timeit
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +13,7 @@ from autoscale.calibration import Calibration
 from autoscale.causal_policy import Causal
 from autoscale.policies import Fixed, Policy
 from autoscale.step_cost import StepCostTable
+from deployments.catalog import MODELS
 from deployments.draft_model import check_drafter, make_draft_engine
 from deployments.engine.adapter import SpeculationAdapter
 from deployments.engine.engine_step import EngineStep
@@ -19,16 +22,18 @@ from deployments.errors import ConfigError
 from deployments.schema import ModelSpec
 from deployments.serve_file import read_serve_file
 from drafters.footprint import measure_footprint
+from drafters.latency import latency_table, random_engine
 from drafters.measure import Instant, draft_times_ms, round_trip_ms
 from drafters.sources import ColocatedDraftSource
 from profiles.calibration_key import calibration_key
 
 SESSIONS = [1, 2, 4, 8, 16]
 _REQUESTS, _TOKENS = 8, 8
+_SCHEDULED = 256  # requests
 _FLAT = StepCostTable((1, 256), (0.01, 0.0101))  # so that the causal policy verifies all
 
 
-def measure(config: Path, threads: int, repeats: int) -> str:
+def measure(config: Path, repeats: int) -> str:
     """Measure the first drafted model of a Serve file; the report as text.
 
     Raises ConfigError when the file has none.
@@ -36,7 +41,6 @@ def measure(config: Path, threads: int, repeats: int) -> str:
     model = next((m for m in read_serve_file(config).settings.models if m.drafter), None)
     if model is None or model.drafter is None:
         raise ConfigError(f"{config} has no model with a drafter to measure")
-    torch.set_num_threads(threads)
     engine = make_draft_engine(
         model.drafter.model_dump(),
         target_dir=target_directory(model),
@@ -54,14 +58,15 @@ def measure(config: Path, threads: int, repeats: int) -> str:
         for encrypted in (False, True)
     )
     footprint = measure_footprint(engine, model.target.block_tokens)
-    columns = " ".join(f"{count:>7}" for count in SESSIONS)
-    values = " ".join(f"{drafts[count]:>7.2f}" for count in SESSIONS)
     return "\n".join(
         [
-            f"model {model.id}, drafter in {model.drafter.dtype}, {threads} thread(s), medians",
+            f"model {model.id}, drafter in {model.drafter.dtype}, "
+            f"{torch.get_num_threads()} thread(s), medians",
             f"adapter per step, {_REQUESTS} requests x {_TOKENS} tokens, drafting excluded: "
             f"{adapter_ms(model, feature_size, repeats * 5, Fixed(_TOKENS)):.3f} ms, with the "
             f"causal schedule {adapter_ms(model, feature_size, repeats * 5, Causal(_FLAT)):.3f} ms",
+            f"causal schedule, {_SCHEDULED} requests x {engine.model.config.shape.block_size} "
+            f"positions: {schedule_ms(engine.model.config.shape.block_size, repeats * 5):.3f} ms",
             f"split round trip beyond draft compute, {_REQUESTS} requests x {_TOKENS} rows: "
             "{:.2f} ms, p99 {:.2f} ms; ".format(*open_wire)
             + "under CURVE {:.2f} ms, p99 {:.2f} ms".format(*encrypted),
@@ -70,11 +75,40 @@ def measure(config: Path, threads: int, repeats: int) -> str:
             f"bytes on the wire per token: prompt {footprint.prefill_bytes:.0f}, decode "
             f"{footprint.decode_bytes:.0f}; per draft token back: greedy "
             f"{footprint.greedy_draft_bytes:.0f}, sampled {footprint.sampled_draft_bytes:.0f}",
-            f"draft step, a full window of {model.drafter.num_context_tokens} tokens each:",
-            f"  sessions {columns}",
-            f"  ms       {values}",
+            *latency_table(engine, model.drafter.num_context_tokens, drafts),
         ]
     )
+
+
+def measure_shape(
+    name: str,
+    *,
+    device: str,
+    dtype: str,
+    sessions: list[int],
+    num_context_tokens: int,
+    repeats: int,
+) -> str:
+    """The draft step of a released model's drafter with random weights: nothing is fetched.
+
+    Raises ConfigError when there is no such model or no such device.
+    """
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("this machine has no CUDA device; measure on cpu")
+    drafters = {model.name: model.drafter for model in MODELS if model.drafter is not None}
+    if name not in drafters:
+        raise ConfigError(f"no drafter of a model {name!r}; there are {', '.join(drafters)}")
+    engine = random_engine(
+        drafters[name].config,
+        device=torch.device(device),
+        dtype=getattr(torch, dtype),
+        num_sessions=max(sessions),
+        num_context_tokens=num_context_tokens,
+    )
+    times = draft_times_ms(engine, num_context_tokens, sessions, repeats)
+    place = torch.cuda.get_device_name(device) if device == "cuda" else device
+    title = f"drafter of {name}, random weights in {dtype}, on {place}, medians"
+    return "\n".join([title, *latency_table(engine, num_context_tokens, times)])
 
 
 def adapter_ms(model: ModelSpec, feature_size: int, repeats: int, policy: Policy) -> float:
@@ -116,3 +150,15 @@ def adapter_ms(model: ModelSpec, feature_size: int, repeats: int, policy: Policy
         )
         times.append(adapter.stats.adapter_s - before)
     return 1000 * float(np.median(times))
+
+
+def schedule_ms(block_size: int, repeats: int) -> float:
+    """Median of one decision of the causal policy, with draft tokens likely and unlikely."""
+    policy = Causal(StepCostTable((1, 256, 2048), (0.010, 0.011, 0.030)))
+    confidences = np.random.default_rng(0).uniform(0.3, 1.0, (_SCHEDULED, block_size))
+    limits = np.full(_SCHEDULED, block_size)
+
+    def schedule() -> None:
+        policy.admit(confidences, limits, _SCHEDULED)
+
+    return 1000 * statistics.median(timeit.repeat(schedule, number=1, repeat=repeats))

@@ -11,8 +11,10 @@ from __future__ import annotations
 from typing import Any
 
 from deployments.engine.ray_platform import SWITCH as CPU_OVER_RAY
-from deployments.schema import DRAFTED_BY_US, ModelSpec
+from deployments.schema import DRAFTED_BY_US, AppSpec, ModelSpec
 from deployments.specs import DrafterSpec, TargetSpec
+
+INGRESS_CPUS = 0.1
 
 
 def placement_group(target: TargetSpec) -> dict[str, Any]:
@@ -58,3 +60,16 @@ def drafter_actor_options(drafter: DrafterSpec) -> dict[str, Any]:
     if drafter.resources:
         options["resources"] = dict(drafter.resources)
     return options
+
+
+def logical_cpus(settings: AppSpec) -> dict[str, float]:
+    """Logical CPUs that Ray sets aside for all replicas of each deployment, by its name."""
+    cpus = {"Ingress": INGRESS_CPUS}
+    for model in settings.models:
+        target, drafter = model.target, model.drafter
+        ranks = sum(bundle["CPU"] for bundle in placement_group(target)["bundles"])
+        # `ray.serve.llm` asks for the replica beside its ranks, in the first bundle.
+        cpus[f"Target:{model.id}"] = target.replicas * (target.num_cpus + ranks)
+        if model.placement == "split" and drafter is not None:
+            cpus[f"Drafter:{model.id}"] = drafter.replicas * drafter.num_cpus
+    return cpus

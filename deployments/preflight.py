@@ -5,9 +5,11 @@ from __future__ import annotations
 from deployments.checkpoints import read_config
 from deployments.draft_model import DraftShape, check_drafter
 from deployments.drafting_pair import promised_rate, starting_calibrations
+from deployments.engine_args import step_cost_file
 from deployments.errors import ConfigError
 from deployments.memory import check_memory
 from deployments.native import speculative_config
+from deployments.placement import logical_cpus
 from deployments.schema import DRAFTED_BY_US, AppSpec, ModelSpec
 
 
@@ -20,6 +22,7 @@ def check_models(settings: AppSpec) -> None:
         check_memory(model)
     for model in settings.models:
         read_config(model.target.source, f"model {model.id}: target.source", model.target.revision)
+        step_cost_file(model)
         if model.placement == "native":
             speculative_config(model)
             continue
@@ -49,6 +52,19 @@ def check_one_machine(settings: AppSpec, num_gpus: int) -> None:
             f"the replicas take {needed:g} GPUs and this machine has {num_gpus}; set "
             "target.device and drafter.device: cpu, lower replicas or tensor_parallel, or set "
             "RAY_ADDRESS for a cluster that has them"
+        )
+
+
+def check_cpus(settings: AppSpec, num_cpus: float) -> None:
+    """Raise ConfigError for replicas that a Ray with `num_cpus` logical CPUs never starts."""
+    asked = logical_cpus(settings)
+    needed = round(sum(asked.values()), 4)  # Ray's own grain
+    if needed > num_cpus:
+        parts = ", ".join(f"{name} {cpus:g}" for name, cpus in asked.items())
+        raise ConfigError(
+            f"the replicas take {needed:g} logical CPUs and Ray has {num_cpus:g}: {parts}; lower "
+            "replicas, target.num_cpus or drafter.num_cpus (what Ray sets aside, no limit: 0 will "
+            "do), start Ray on more nodes, or use `serve deploy` where Ray adds them by itself"
         )
 
 

@@ -45,6 +45,8 @@ class TargetSpec(ReplicaSpec):
     `gpus_per_rank` and `kv_cache_mib` are per rank. `gpu_memory_gib` is what one GPU has:
     when given, settings that cannot fit are refused before anything is fetched.
     `block_tokens` is vLLM's KV block size and the drafter's context block size.
+    `step_cost` is a profile of `dspark profile`, in whose provenance the keys
+    `step_cost_override` may differ; without one the worker measures as it starts.
     `loras` are LoRA adapters by name, directories or hub ids; in the API they are
     `MODEL:NAME`. `engine_kwargs` go to vLLM as they are, over ours.
     """
@@ -64,6 +66,8 @@ class TargetSpec(ReplicaSpec):
     threads: int = Field(default=1, ge=1)
     num_cpus: float = Field(default=0.5, ge=0)
     max_queued_requests: int = Field(default=256, ge=0)
+    step_cost: str | None = None
+    step_cost_override: tuple[str, ...] = ()
     loras: dict[Annotated[str, Field(pattern=r"^[\w.-]+$")], str] = Field(default_factory=dict)
     engine_kwargs: dict[str, Any] = Field(default_factory=dict)
 

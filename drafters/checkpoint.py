@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -181,8 +182,8 @@ def ngram_drafter(
 
 
 def random_model(
-    fields: dict[str, Any],
-    target_dir: str | Path,
+    fields: Mapping[str, Any],
+    target_dir: str | Path | None,
     *,
     seed: int,
     dtype: torch.dtype,
@@ -190,15 +191,17 @@ def random_model(
 ) -> DrafterModule:
     """Whichever drafter the config `fields` describe, with random weights.
 
-    Embedding and LM head are the target's. Raises CheckpointError.
+    Embedding and LM head are the target's, or random too without one. Weights of one seed
+    differ between kinds of device. Raises CheckpointError.
     """
     config = DrafterConfig.from_dict(fields, f"random drafter for {target_dir}")
     model = empty_model(config)
-    generator = torch.Generator().manual_seed(seed)
-    state = target_tensors(target_dir, list(TARGET_TENSORS))
+    generator = torch.Generator(device).manual_seed(seed)
+    state = {} if target_dir is None else target_tensors(target_dir, list(TARGET_TENSORS))
     for name, parameter in model.state_dict().items():
         if name not in state:
-            state[name] = _random_weight(name, parameter.shape, generator)
+            weight = _random_weight(name, parameter.shape, generator)
+            state[name] = weight.to(dtype) if weight.is_floating_point() else weight
         elif state[name].shape != parameter.shape:
             raise CheckpointError(
                 f"{target_dir}: tensor {name} is {list(state[name].shape)}; config.json needs "
@@ -278,7 +281,7 @@ def _random_weight(name: str, shape: torch.Size, generator: torch.Generator) -> 
         return torch.zeros(shape)
     if name == "d2t":
         return torch.zeros(shape, dtype=torch.int64)
-    return torch.randn(shape, generator=generator) * RANDOM_INIT_STD
+    return torch.randn(shape, generator=generator, device=generator.device) * RANDOM_INIT_STD
 
 
 def _mask_token_id(target_dir: Path) -> int:

@@ -41,8 +41,8 @@ class EngineStats:
 class DraftEngine:
     """Keeps the context of every session and drafts for all rows of a step together.
 
-    Not thread-safe. Context is a cache: running out of blocks costs context of the least
-    recently used sessions and is never an error.
+    Not thread-safe but for `stats`. Context is a cache: running out of blocks costs context
+    of the least recently used sessions and is never an error.
     """
 
     def __init__(
@@ -87,12 +87,13 @@ class DraftEngine:
 
     @property
     def stats(self) -> EngineStats:
-        """Counts as of now."""
+        """Counts as of now; safe to take from any thread, also during a step."""
+        sessions = tuple(self._table.sessions.values())  # in one go: a step changes them
         return EngineStats(
-            sessions=self.num_sessions,
+            sessions=len(sessions),
             blocks_used=self._blocks.num_used,
             blocks_cached=self._blocks.num_cached,
-            context_tokens=sum(s.table.num_tokens for s in self._table.sessions.values()),
+            context_tokens=sum(session.table.num_tokens for session in sessions),
             evictions=self._blocks.num_evictions,
             sessions_evicted=self._table.num_sessions_evicted,
             prefix_blocks_reused=self._table.num_prefix_blocks_reused,

@@ -6,36 +6,23 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
-from functools import partial
 
 import torch
 
 from drafters.engine import DraftEngine
-from drafters.messages import DraftBatch, DraftShape, StepBatch, StepRow
+from drafters.messages import DraftBatch, StepBatch, StepRow
 from drafters.sources import RemoteDraftSource
 
+_WARM_UP = 3  # steps
 NEW_ROWS = 3  # a usual step: two drafts accepted and the target's own token
 
 
-def median_ms(work: Callable[[], object], repeats: int) -> float:
-    """The median time of `work` after a few calls to warm up."""
-    for _ in range(3):
-        work()
-    times = []
-    for _ in range(repeats):
-        began = time.perf_counter()
-        work()
-        times.append(time.perf_counter() - began)
-    return 1000 * statistics.median(times)
-
-
 class SteadySessions:
-    """Sessions with a full context window that each grow by `NEW_ROWS` tokens a step."""
+    """Sessions of `engine` with a full window that each grow by `NEW_ROWS` tokens a step."""
 
-    def __init__(self, num_sessions: int, shape: DraftShape, num_context_tokens: int) -> None:
+    def __init__(self, engine: DraftEngine, num_sessions: int, num_context_tokens: int) -> None:
+        self._model = engine.model
         self._num_sessions = num_sessions
-        self._shape = shape
         self._end = num_context_tokens
 
     def opening(self) -> StepBatch:
@@ -47,30 +34,43 @@ class SteadySessions:
         return self._batch(start, NEW_ROWS)
 
     def _batch(self, start: int, num_rows: int) -> StepBatch:
-        tokens = (5,) * num_rows if self._shape.needs_tokens else ()
+        shape = self._model.config.shape
+        tokens = (5,) * num_rows if shape.needs_tokens else ()
         rows = tuple(
             StepRow(f"r{i}", epoch=0, start=start, num_rows=num_rows, anchor=5, tokens=tokens)
             for i in range(self._num_sessions)
         )
-        features = torch.randn(self._num_sessions * num_rows, self._shape.feature_size)
+        features = torch.randn(
+            self._num_sessions * num_rows,
+            shape.feature_size,
+            dtype=self._model.dtype,
+            device=self._model.device,
+        )
         return StepBatch(f"t{self._num_sessions}", rows, features)
 
 
 def draft_times_ms(
     engine: DraftEngine, num_context_tokens: int, sessions: list[int], repeats: int
 ) -> dict[int, float]:
-    """Median milliseconds of an engine step, by number of sessions with a full window."""
+    """Median milliseconds of an engine step, by number of sessions with a full window.
+
+    Features lie on the drafter's device, drafts end on the processor, as they do colocated.
+    """
     times = {}
     for count in sessions:
-        steady = SteadySessions(count, engine.model.config.shape, num_context_tokens)
+        steady = SteadySessions(engine, count, num_context_tokens)
         engine.step([steady.opening()])
-        times[count] = median_ms(partial(_grow, engine, steady), repeats)
+        steps = [_step_ms(engine, steady.next()) for _ in range(_WARM_UP + repeats)]
+        times[count] = statistics.median(steps[_WARM_UP:])
         engine.close_target(f"t{count}")
     return times
 
 
-def _grow(engine: DraftEngine, steady: SteadySessions) -> None:
-    engine.step([steady.next()])
+def _step_ms(engine: DraftEngine, batch: StepBatch) -> float:
+    began = time.perf_counter()
+    (drafts,) = engine.step([batch])
+    drafts.tokens.cpu(), drafts.confidences.cpu()  # waits for the device
+    return 1000 * (time.perf_counter() - began)
 
 
 class Instant:

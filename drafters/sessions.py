@@ -63,8 +63,8 @@ class BlockTable:
 
     @property
     def num_tokens(self) -> int:
-        """Valid positions."""
-        return sum(span.hi - span.lo for span in self._spans.values())
+        """Valid positions; safe to ask for from any thread."""
+        return sum(span.hi - span.lo for span in tuple(self._spans.values()))
 
 
 @dataclass(slots=True)

@@ -23,15 +23,35 @@ class Load:
 
 
 @dataclass(frozen=True, slots=True)
-class LoopResult:
-    """One run. `output_tokens` is what the server's usage says it sent."""
+class Answer:
+    """One request: when it was sent and answered, seconds from the run's start, and its tokens."""
 
+    began_s: float
+    ended_s: float
     output_tokens: int
-    seconds: float
+
+    def tokens_until(self, time_s: float) -> float:
+        """Tokens by then, as if they came evenly."""
+        share = (time_s - self.began_s) / (self.ended_s - self.began_s)
+        return self.output_tokens * min(max(share, 0.0), 1.0)
+
+
+@dataclass(frozen=True, slots=True)
+class LoopResult:
+    """One run: its answers, and when the first client found nothing more to send."""
+
+    answers: Sequence[Answer]
+    full_until_s: float
 
     @property
     def tokens_per_s(self) -> float:
-        return self.output_tokens / self.seconds
+        """Of the time in which all clients were busy.
+
+        What comes after is another, falling load: all the longer, the more the clients'
+        answers have drifted apart.
+        """
+        tokens = sum(answer.tokens_until(self.full_until_s) for answer in self.answers)
+        return tokens / self.full_until_s
 
 
 def run_closed_loop(url: str, model: str, load: Load, concurrency: int) -> LoopResult:
@@ -44,18 +64,20 @@ def run_closed_loop(url: str, model: str, load: Load, concurrency: int) -> LoopR
 
 async def _run(url: str, model: str, load: Load, concurrency: int) -> LoopResult:
     waiting = iter(load.prompts)
-    total = 0
+    answers: list[Answer] = []
+    idle_s: list[float] = []
     async with httpx.AsyncClient(base_url=url, timeout=_TIMEOUT_S) as http:
+        start_s = time.perf_counter()
 
         async def client() -> None:
-            nonlocal total
             for prompt in waiting:
+                began_s = time.perf_counter() - start_s
                 tokens = await _complete(http, model, load, prompt)
-                total += tokens
+                answers.append(Answer(began_s, time.perf_counter() - start_s, tokens))
+            idle_s.append(time.perf_counter() - start_s)
 
-        began = time.perf_counter()
         await asyncio.gather(*(client() for _ in range(concurrency)))
-        return LoopResult(total, time.perf_counter() - began)
+    return LoopResult(answers, min(idle_s))
 
 
 async def _complete(http: httpx.AsyncClient, model: str, load: Load, prompt: str) -> int:

@@ -102,8 +102,7 @@ def compare(
     """Every arm at every concurrency, `rounds` times, the arms taking turns."""
     cells: list[Cell] = []
     for concurrency in concurrencies:
-        # Enough that the end, when fewer and fewer clients are busy, weighs little.
-        prompts = mixed_prompts(max(6, min(4 * concurrency, concurrency + 32)))
+        prompts = mixed_prompts(max(6, min(4 * concurrency, 2 * concurrency + 32)))
         runs: dict[str, list[float]] = {arm.name: [] for arm in arms}
         for round_ in range(rounds + 1):
             warms_up = round_ == 0

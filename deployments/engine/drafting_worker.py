@@ -6,16 +6,22 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from vllm.utils.torch_utils import set_random_seed
 
 from autoscale.calibration_messages import calibrations_from_plain, report_to_plain
 from autoscale.controls import Controls
+from autoscale.step_cost import StepCostTable
+from autoscale.step_cost_fit import costs_of
 from deployments.engine.compat import check_engine_hooks
+from deployments.engine.provenance import worker_provenance
 from deployments.engine.ranks import Follower
+from deployments.engine.settings import WorkerSettings
 from deployments.engine.step_time import measure_step_cost
 from drafters.sources import RemoteDraftSource
+from profiles.step_cost import EngineProvenance, load_step_cost
 
 log = logging.getLogger(__name__)
 
@@ -47,10 +53,26 @@ class DraftingWorker:
     def compile_or_warm_up_model(self) -> Any:
         times = super().compile_or_warm_up_model()  # type: ignore[misc]
         runner: Any = self.model_runner  # type: ignore[attr-defined]
-        runner.start_drafting(measure_step_cost(runner))
+        runner.start_drafting(*self._costs(runner))
         # As vLLM's own part ends: nothing measured may have moved the generators.
         set_random_seed(self.model_config.seed)  # type: ignore[attr-defined]
         return times
+
+    def _costs(self, runner: Any) -> tuple[StepCostTable, dict[int, float]]:
+        """Seconds of a step, and of a draft by requests where a profile tells.
+
+        Raises ProfileError for a profile that cannot be used here, naming the file and the
+        key.
+        """
+        settings: WorkerSettings = runner.settings
+        if settings.step_cost is None:
+            return measure_step_cost(runner), {}
+        path = Path(settings.step_cost)
+        return costs_of(load_step_cost(path, self._provenance(), settings.step_cost_override))
+
+    def _provenance(self) -> EngineProvenance:
+        settings: WorkerSettings = self.model_runner.settings  # type: ignore[attr-defined]
+        return worker_provenance(self.vllm_config, self.device, settings.nodes)  # type: ignore[attr-defined]
 
     def dspark_stats(self) -> dict[str, Any]:
         """Totals of the adapter and of its draft source, and what is open now.
@@ -82,6 +104,10 @@ class DraftingWorker:
         if isinstance(runner.adapter, Follower):
             return None
         return report_to_plain(runner.adapter.calibration.replica.take_report())
+
+    def dspark_provenance(self) -> dict[str, str]:
+        """What this worker's step costs belong to: the fields of `EngineProvenance`."""
+        return self._provenance().as_metadata()
 
     def dspark_apply_plan(
         self,

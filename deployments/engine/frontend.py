@@ -4,16 +4,25 @@ from __future__ import annotations
 
 from typing import Any
 
+from deployments.engine.eligibility import SWITCH
 from deployments.engine.streaming import feed_parsers_token_by_token
 
 
 def mend_frontend() -> None:
-    """Put all mends into vLLM 0.29; doing it twice changes nothing."""
+    """Put all mends into vLLM 0.29 where we draft; doing it twice changes nothing."""
     from vllm.sampling_params import SamplingParams
 
     # `min_p` and `logit_bias` would be refused under speculation. Requests with them run
     # without drafts, on the processors that `patches.install_logits_processors` puts back.
     SamplingParams._validate_spec_decode = _validate_beside_drafts
+    mend_text()
+
+
+def mend_native_frontend() -> None:
+    """The same where vLLM drafts by itself, which refuses more and heeds less."""
+    from vllm.sampling_params import SamplingParams
+
+    refuse_what_native_ignores(SamplingParams)
     mend_text()
 
 
@@ -27,16 +36,41 @@ def mend_text() -> None:
 
 
 def _validate_beside_drafts(self: Any, speculative_config: Any) -> None:
-    """Raises ValueError (a 400) for what neither drafts nor their absence can give.
+    """Raises ValueError (a 400) for what neither drafts nor their absence can give."""
+    if speculative_config is not None:
+        _refuse_logprob_token_ids(self)
 
-    vLLM's rejection sampler leaves `logprob_token_ids` out for every request of a step that
-    has drafts, also for those without.
-    """
-    if speculative_config is not None and self.logprob_token_ids:
+
+def _refuse_logprob_token_ids(params: Any) -> None:
+    """vLLM's rejection samplers, V1's and V2's, leave `logprob_token_ids` out for every
+    request of a step that has drafts, also for those without. Raises ValueError."""
+    if params.logprob_token_ids:
         raise ValueError(
             "logprob_token_ids is not available where requests are drafted for; ask for "
             "logprobs, or a model without speculation"
         )
+
+
+def refuse_what_native_ignores(params_class: Any) -> None:
+    """Let vLLM's validation refuse, with ValueError (a 400), what its drafting would ignore."""
+    original = params_class._validate_spec_decode
+    if hasattr(original, "vllms_own"):
+        return
+
+    def validate(self: Any, speculative_config: Any) -> None:
+        original(self, speculative_config)
+        if speculative_config is None:
+            return
+        _refuse_logprob_token_ids(self)
+        if (self.extra_args or {}).get(SWITCH) == "off":
+            raise ValueError(
+                f"vllm_xargs {SWITCH}: off is not available for this model: vLLM drafts for it "
+                f"(placement native) and can leave no request out; remove {SWITCH} from "
+                "vllm_xargs, or serve the model with placement colocated or split"
+            )
+
+    validate.vllms_own = original  # type: ignore[attr-defined]
+    params_class._validate_spec_decode = validate
 
 
 def stop_at_the_token(detokenizer: Any) -> None:

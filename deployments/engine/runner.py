@@ -7,6 +7,7 @@ which requests came and went, and what to verify next. All that is decided lives
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -57,11 +58,12 @@ class DraftingRunner:
         self._scheduled_drafts: dict[str, list[int]] = {}
         self._verified_drafts: dict[str, list[int]] = {}
         self._target_layer_ids = settings.target_layer_ids
-        self._settings = settings
+        self.settings = settings
         self.policy_settings = settings.policy
         self.controls = Controls()
         self._policies: dict[str, Policy] = {}
         self._step_cost: StepCostTable | None = None
+        self._draft_s: Mapping[int, float] = {}
         self.committed = CommittedDigest()
         self._group = get_tp_group()
         self.adapter: SpeculationAdapter | Follower = (
@@ -88,9 +90,12 @@ class DraftingRunner:
         adapter.calibration.replica.adopt(calibrations_from_plain(settings.calibrations))
         return adapter
 
-    def start_drafting(self, step_cost: StepCostTable) -> None:
-        """Take up the configured policy, now that the cost of a step is known."""
-        self._step_cost = step_cost
+    def start_drafting(self, step_cost: StepCostTable, draft_s: Mapping[int, float]) -> None:
+        """Take up the configured policy, now that the cost of a step is known.
+
+        `draft_s` are seconds of a draft by requests, as far as they are known.
+        """
+        self._step_cost, self._draft_s = step_cost, draft_s
         self.set_policy(self.policy_settings)
 
     def set_policy(self, settings: dict[str, Any]) -> None:
@@ -100,7 +105,7 @@ class DraftingRunner:
             return
         key = repr(sorted(settings.items()))
         if key not in self._policies:
-            self._policies[key] = make_policy(settings, self._step_cost)
+            self._policies[key] = make_policy(settings, self._step_cost, self._draft_s)
         self.adapter.policy = self._policies[key]
         self.policy_settings = settings
 
@@ -110,12 +115,12 @@ class DraftingRunner:
             return
         self.controls = controls
         off = controls.speculation is False
-        self.set_policy({"kind": "off"} if off else controls.policy or self._settings.policy)
+        self.set_policy({"kind": "off"} if off else controls.policy or self.settings.policy)
         self.adapter.max_draft_tokens = controls.max_draft_tokens
         self.adapter.verify_budget_tokens = controls.verify_budget_tokens
         source = self.adapter.source
         if isinstance(source, RemoteDraftSource):
-            deadline_ms = controls.deadline_ms or 1000 * self._settings.deadline_s
+            deadline_ms = controls.deadline_ms or 1000 * self.settings.deadline_s
             source.set_deadline(deadline_ms / 1000)
 
     def _get_eagle3_aux_layers_from_config(self) -> tuple[int, ...]:

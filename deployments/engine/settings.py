@@ -17,6 +17,8 @@ class WorkerSettings:
     `deadline_s` how long a step waits for a drafter replica. `drafter` describes the
     checkpoint (see `deployments.schema.DrafterSpec`) and is read for `colocated` only.
     `calibrations` are those to start with (`autoscale.calibration_messages`).
+    The target is spread over `nodes`. `step_cost` is a profile's file, in which the keys
+    `step_cost_override` may differ; without one the worker measures as it starts.
     """
 
     placement: str
@@ -33,6 +35,9 @@ class WorkerSettings:
     dtype: str
     context_bytes: int
     calibrations: dict[str, Any]
+    nodes: int
+    step_cost: str | None
+    step_cost_override: tuple[str, ...]
 
     def to_config(self) -> dict[str, Any]:
         return {KEY: asdict(self)}
@@ -48,4 +53,5 @@ class WorkerSettings:
                 f"additional_config[{KEY!r}] must hold {sorted(names)}, found {found}: build the "
                 "engine's arguments with deployments.app, or with WorkerSettings.to_config()"
             )
-        return cls(**{**values, "target_layer_ids": tuple(values["target_layer_ids"])})
+        lists = ("target_layer_ids", "step_cost_override")
+        return cls(**{**values, **{name: tuple(values[name]) for name in lists}})

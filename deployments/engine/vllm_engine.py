@@ -6,7 +6,7 @@ from typing import Any
 
 from ray.llm._internal.serve.engines.vllm.vllm_engine import VLLMEngine
 
-from deployments.engine.frontend import mend_frontend, mend_text
+from deployments.engine.frontend import mend_frontend, mend_native_frontend
 
 
 class _Engine(VLLMEngine):  # type: ignore[misc]
@@ -45,8 +45,9 @@ class TargetEngine(_Engine):
 
 
 class NativeEngine(_Engine):
-    """The engine that drafts by itself. What it cannot verify it goes on refusing."""
+    """The engine that drafts by itself. What it cannot verify it goes on refusing, and what
+    it would ignore is refused too."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        mend_text()
+        mend_native_frontend()
         super().__init__(*args, **kwargs)

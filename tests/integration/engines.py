@@ -33,15 +33,26 @@ def settings(**model: Any) -> Any:
     return parse_settings({"models": [base | model]}).models[0]
 
 
-def make_engine(placement: str, model: Any = None, **overrides: Any) -> Any:
+def make_engine(
+    placement: str,
+    *,
+    target: dict[str, Any] | None = None,
+    drafter: dict[str, Any] | None = None,
+    **overrides: Any,
+) -> Any:
     """A `vllm.LLM`: `off` is plain vLLM, the others carry our worker.
 
-    `model` are `settings`, by default those of the bundled drafter.
+    `target` are settings over the demo target's, `drafter` the demo drafter's unless given,
+    `overrides` engine arguments.
     """
     from vllm import LLM
 
     mend_frontend()
-    model = model or settings(placement=placement)
+    model = settings(
+        placement=placement,
+        target=DEMO_TARGET | (target or {}),
+        drafter=drafter or DEMO_DRAFTER,
+    )
     shape = None if placement == "off" else check_drafter(model)
     kwargs = engine_kwargs(model, shape) | {"disable_log_stats": False} | overrides
     return LLM(model=target_directory(model), **kwargs)

@@ -90,9 +90,9 @@ def served(request: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S
     origin: dict[str, Any] = {"source": None, "ngram": {"block_size": 5}}
     if fields is not None:
         origin = {"source": checkpoint(tmp_path_factory.mktemp(request.param), fields())}
-    model = settings(placement="split", drafter=DEMO_DRAFTER | origin)
-    engine = make_engine("split", model)
-    yield Served(request.param, model, engine)
+    drafter = DEMO_DRAFTER | origin
+    engine = make_engine("split", drafter=drafter)
+    yield Served(request.param, settings(placement="split", drafter=drafter), engine)
     engine.llm_engine.engine_core.shutdown()
     gc.collect()
 

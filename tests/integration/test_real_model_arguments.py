@@ -14,7 +14,9 @@ import yaml
 
 from deployments.engine.compat import native_architectures, probe_engine
 from deployments.engine_args import engine_kwargs, target_source
+from deployments.placement import logical_cpus
 from deployments.preflight import draft_shape
+from deployments.schema import parse_settings
 from tests.unit.deployments.real_models import CONFIGS, REAL_FILES, on_disk, real_model, stand_in
 
 
@@ -93,7 +95,9 @@ def test_the_application_is_bound(name, tmp_path, monkeypatch):
     from deployments.app import build_app
 
     monkeypatch.setattr(ray, "get_runtime_context", lambda: SimpleNamespace(runtime_env={}))
-    app = build_app(on_stand_ins(name, tmp_path))
+    args = on_stand_ins(name, tmp_path)
+    app = build_app(args)
+    assert cpus_of(app) == pytest.approx(logical_cpus(parse_settings(args)))
     targets = app._bound_deployment.init_kwargs["llm_deployments"]
     (target,) = targets.values()
     replica = target._bound_deployment._replica_config
@@ -103,6 +107,20 @@ def test_the_application_is_bound(name, tmp_path, monkeypatch):
         "STRICT_SPREAD" if model.target.nodes == 2 else "STRICT_PACK"
     )
     assert replica.ray_actor_options.get("num_gpus", 0) == 0  # the ranks have them
+
+
+def cpus_of(app: Any) -> dict[str, float]:
+    """Logical CPUs as Serve will ask for them: those of all replicas, by deployment."""
+    arguments = app._bound_deployment.init_kwargs
+    parts = [app, *arguments["llm_deployments"].values(), *arguments["dependencies"]]
+    cpus = {}
+    for deployment in (part._bound_deployment for part in parts):
+        replica = deployment._replica_config
+        bundles = replica.placement_group_bundles
+        of_actor = replica.ray_actor_options["num_cpus"]
+        each = sum(b["CPU"] for b in bundles) if bundles else of_actor
+        cpus[deployment.name] = each * (deployment.num_replicas or 1)
+    return {name: number for name, number in cpus.items() if number}
 
 
 def on_stand_ins(name: str, root: Any) -> dict[str, Any]:

@@ -96,6 +96,13 @@ def drafter_config() -> dict[str, object]:
     }
 
 
+def test_replicas_that_no_cpu_is_left_for_are_refused_with_the_sum(config):
+    target = {"source": "models/demo-target", "num_cpus": 1000}
+    said = refused(change(config, target=target))
+    assert "the replicas take 2000.35 logical CPUs" in said
+    assert "Target:demo 2000" in said
+
+
 def test_a_port_in_use_is_named(config):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

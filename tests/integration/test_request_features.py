@@ -54,6 +54,7 @@ FEATURES = [
         {"repetition_detection": RepetitionDetectionParams(max_pattern_size=4, min_count=3)},
     ),
     Feature("top_k of one", None, {"temperature": 0.8, "top_k": 1}),
+    Feature("n without a seed", None, {"temperature": 0.8, "top_k": 1, "n": 3}),
     Feature("top_p of nearly nothing", None, {"temperature": 0.8, "top_p": 1e-6}),
     Feature("seed", "seed", {"temperature": 0.9, "seed": 7}),
     Feature("n with a seed", "seed", {"temperature": 0.9, "seed": 7, "n": 3}),
@@ -136,7 +137,8 @@ def test_the_features_change_what_is_said(expected):
     """Each row can fail: without its parameter the output would be another."""
     same_by_nature = {"ignore_eos", "seed when greedy", "speculation off by request", "logprobs"}
     same_by_nature |= {"prompt logprobs", "greedy", "min_p of one", "repetition detection"}
-    same_by_nature |= {"top_k of one", "top_p of nearly nothing"}
-    greedy = said(expected["greedy"])
+    same_by_nature |= {"top_k of one", "top_p of nearly nothing", "n without a seed"}
+    (greedy,) = said(expected["greedy"])
     for feature in FEATURES:
-        assert (said(expected[feature.name]) == greedy) == (feature.name in same_by_nature)
+        same = said(expected[feature.name]) == [greedy] * params_of(feature).n
+        assert same == (feature.name in same_by_nature)

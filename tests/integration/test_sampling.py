@@ -170,20 +170,24 @@ DRAWS = 1200
 FIXED_PROMPT = "What is the capital of France?"
 
 
-def first_three(engine: Any) -> list[tuple[int, ...]]:
-    """The first three tokens of `DRAWS` answers to one prompt at temperature 0.7."""
-    params = SamplingParams(temperature=0.7, max_tokens=8, ignore_eos=True)
+def first_three(engine: Any, n: int = 1) -> list[tuple[int, ...]]:
+    """The first three tokens of `DRAWS` answers to one prompt at temperature 0.7, n a request."""
+    params = SamplingParams(temperature=0.7, max_tokens=8, ignore_eos=True, n=n)
     chat = [{"role": "user", "content": FIXED_PROMPT}]
-    answers = engine.chat([chat] * DRAWS, params, use_tqdm=False)
-    return [tuple(answer.outputs[0].token_ids[:3]) for answer in answers]
+    answers = engine.chat([chat] * (DRAWS // n), params, use_tqdm=False)
+    return [tuple(output.token_ids[:3]) for answer in answers for output in answer.outputs]
 
 
 def test_the_first_three_tokens_have_the_targets_distribution(speculative, plain):
-    """Also when the drafter dies half-way. The floor: plain decoding against itself."""
+    """Also with several outputs a request, while the drafter dies half-way.
+
+    The floor: plain decoding against itself.
+    """
     expected, control = first_three(plain), first_three(plain)
-    for source in (Mortal(), Mortal(num_drafts=DRAWS)):
+    for source, n in ((Mortal(), 1), (Mortal(num_drafts=DRAWS), 4)):
         adapter = draft_from(speculative, source)
-        got = first_three(speculative)
+        got = first_three(speculative, n)
+        assert len(got) == DRAWS
         assert source.num_sampled > 0
         assert adapter.stats.accepted_tokens > DRAWS // 4
         for end in (1, 2, 3):

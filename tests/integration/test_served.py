@@ -231,15 +231,26 @@ def test_a_seeded_request_runs_without_speculation_and_is_counted(client, url):
         return str(reply.choices[0].text)
 
     assert seeded("split") == seeded("split") == seeded("plain")
-    without = wait_for(lambda: fleet(url, "split")["speculation"]["without_speculation"])
-    assert without["seed"] == 2
+    wait_for(lambda: without_speculation(url).get("seed") == 2)
+
+
+def without_speculation(url: str) -> dict[str, int]:
+    """Requests of the split model that were not drafted for, by reason."""
+    found: dict[str, int] = fleet(url, "split")["speculation"]["without_speculation"]
+    return found
 
 
 @pytest.mark.parametrize(
-    "parameter",
-    [{"min_p": 1.0}, {"logit_bias": {"262": -100}}, {"vllm_xargs": {"dspark": "off"}}],
+    ("parameter", "reason"),
+    [
+        ({"min_p": 1.0}, "min_p"),
+        ({"logit_bias": {"262": -100}}, "logit_bias"),
+        ({"vllm_xargs": {"dspark": "off"}}, "requested"),
+    ],
 )
-def test_what_cannot_be_drafted_runs_without_speculation(client, parameter):
+def test_what_cannot_be_drafted_runs_without_speculation_and_is_counted(
+    client, url, parameter, reason
+):
     def said(model: str) -> str:
         reply = client.completions.create(
             model=model,
@@ -250,7 +261,10 @@ def test_what_cannot_be_drafted_runs_without_speculation(client, parameter):
         )
         return str(reply.choices[0].text)
 
+    before = without_speculation(url)
     assert said("split") == said("plain")
+    wait_for(lambda: without_speculation(url) != before)
+    assert without_speculation(url) == before | {reason: before.get(reason, 0) + 1}
 
 
 @pytest.mark.parametrize(
@@ -262,6 +276,12 @@ def test_what_cannot_be_drafted_runs_without_speculation(client, parameter):
         ("/v1/completions", {"model": "split", "prompt": "x", "max_tokens": -1}, 400),
         ("/v1/completions", {"model": "split", "prompt": "x", "temperature": -2}, 400),
         ("/v1/completions", {"model": "split", "prompt": "x " * 3000, "max_tokens": 4}, 400),
+        # Refused by our own part of vLLM's validation.
+        (
+            "/v1/completions",
+            {"model": "split", "prompt": "x", "logprobs": 1, "logprob_token_ids": [5]},
+            400,
+        ),
         ("/v1/completions", {"model": "nobody", "prompt": "x"}, 404),
     ],
 )

@@ -6,9 +6,10 @@ import os
 import secrets
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -56,18 +57,31 @@ def two_nodes(**env: str) -> Iterator[str]:
         nodes.wait(60)
 
 
+@dataclass(frozen=True)
+class Served:
+    """Our application on somebody's cluster; `interrupt` is Ctrl-C, and waits for its end."""
+
+    url: str
+    ray: dict[str, str]  # environment of who wants to reach the cluster
+    interrupt: Callable[[], None]
+
+
 @pytest.fixture(scope="module")
-def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     folder: Path = tmp_path_factory.mktemp("two-nodes")
     config = demo_config(
         folder / "serve.yaml", models={"two": "split"}, tensor_parallel=2, nodes=2, threads=1
     )
     token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(16)}
-    with (
-        two_nodes(**token) as address,
-        serving(config, folder / "log", RAY_ADDRESS=address, **token) as base,
-    ):
-        yield base
+    with two_nodes(**token) as address, ExitStack() as running:
+        ray = token | {"RAY_ADDRESS": address}
+        base = running.enter_context(serving(config, folder / "log", **ray))
+        yield Served(base, ray, interrupt=running.close)
+
+
+@pytest.fixture(scope="module")
+def url(served: Served) -> str:
+    return served.url
 
 
 def say(url: str, chat: Any, **options: Any) -> str:
@@ -101,3 +115,30 @@ def test_sampled_without_seed_both_nodes_emit_the_same_tokens_for_200_steps(url)
     assert after["ranks_agree"] is True
     assert after["committed_digest"] != before["committed_digest"]
     assert after["verified_drafts"] > before["verified_drafts"] + 200
+
+
+NEIGHBOUR = """
+from ray import serve
+
+@serve.deployment(ray_actor_options={"num_cpus": 0})
+class Neighbour:
+    async def __call__(self, request):
+        return "still here"
+
+serve.run(Neighbour.bind(), name="neighbour", route_prefix="/neighbour")
+"""
+
+
+def test_ctrl_c_takes_away_its_own_application_and_no_other(served):
+    """The last one: it ends what the others talk to."""
+
+    def neighbour_says() -> str:
+        return httpx.get(f"{served.url}/neighbour").text
+
+    subprocess.run(
+        [sys.executable, "-c", NEIGHBOUR], env=os.environ | served.ray, check=True, timeout=120
+    )
+    wait_for(lambda: neighbour_says() == "still here")
+    served.interrupt()
+    assert neighbour_says() == "still here"
+    assert httpx.get(f"{served.url}/v1/models").status_code == 404

@@ -8,13 +8,13 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from autoscale.causal import causal_lengths
-from autoscale.step_cost import StepCostTable
+from autoscale.schedule import causal_lengths, token_worth
+from autoscale.step_cost import CostCurve, StepCostTable, verify_cost_s
 
 TRUE = (1.3, 0.8, 1.6, 1.1, 1.8)
 GAMMA = len(TRUE)
 _BATCH = 16
-_COST = StepCostTable((1, 256), (0.010, 0.026)).envelope()
+_COST = CostCurve(StepCostTable((1, 256), (0.010, 0.026)))
 
 
 class Drafts(NamedTuple):
@@ -60,11 +60,10 @@ def admit_causally(confidences: NDArray[np.float64], rng: np.random.Generator) -
     The load, requests without drafts beside them, differs from step to step.
     """
     limits = np.full(_BATCH, confidences.shape[1])
-    batches = np.split(confidences, len(confidences) // _BATCH)
-    loads = rng.integers(0, 60, size=len(batches)).tolist()
-    return np.concatenate(
-        [
-            causal_lengths(batch, limits, _COST, 0.0, load)
-            for batch, load in zip(batches, loads, strict=True)
-        ]
-    )
+    lengths = []
+    for batch in np.split(confidences, len(confidences) // _BATCH):
+        num_requests = _BATCH + int(rng.integers(0, 60))
+        worth = token_worth(batch, limits)
+        cost_s = verify_cost_s(_COST, num_requests, worth.size)
+        lengths.append(causal_lengths(worth, num_requests, cost_s))
+    return np.concatenate(lengths)

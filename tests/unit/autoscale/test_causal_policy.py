@@ -8,7 +8,6 @@ import pytest
 from autoscale.causal_policy import Causal
 from autoscale.draft_cost import DraftCost
 from autoscale.guard import Guard
-from autoscale.live_step_cost import LiveStepCost
 from autoscale.policies import StepOutcome, Verified
 from autoscale.step_cost import StepCostTable
 
@@ -198,23 +197,12 @@ def test_a_table_that_was_measured_beside_others_does_not_stop_drafting(true_sca
     assert service.num_tokens / service.seconds > 1.8 * n / plain_s
 
 
-def test_live_cost_finds_scale_and_overhead():
-    cost = LiveStepCost(TABLE)
-    for i in range(400):
-        n = (1, 8, 64)[i % 3]
-        cost.record(n, 0.5 * TABLE.at_one(n) + 0.003)
-    assert cost.scale == pytest.approx(0.5, abs=0.05)
-    assert cost.at(np.array([32])) == pytest.approx(
-        0.5 * TABLE.at(np.array([32])) + 0.003, rel=0.05
-    )
-
-
-def test_live_cost_of_steps_that_are_all_alike_is_an_overhead():
-    cost = LiveStepCost(TABLE)
-    for _ in range(400):
-        cost.record(4, 0.020)
-    assert cost.scale == pytest.approx(1)
-    assert cost.at(4) == pytest.approx(0.020)
+def test_what_it_learned_of_steps_is_told_by_size():
+    service = Service(accept=0.8, overhead_s=0.004)
+    service.run(requests(4), 400)
+    learned = service.policy.learned()
+    assert learned.table.at_one(16) == pytest.approx(TABLE.at_one(16) + 0.004, rel=0.05)
+    assert service.policy.snapshot()["learned"]["num_steps"] == learned.num_steps
 
 
 def test_choosing_never_reads_what_was_drafted_now():

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from autoscale.causal_policy import Causal
-from autoscale.policies import Fixed, Off
+from autoscale.causal_policy import Causal, Lookahead
+from autoscale.policies import Fixed, Off, Threshold
 from autoscale.policy_settings import check_policy, make_policy
 from autoscale.step_cost import StepCostTable
 
@@ -22,14 +22,20 @@ def test_off_admits_nothing_and_asks_for_nothing():
 
 
 @pytest.mark.parametrize(
-    ("settings", "policy"), [({"kind": "off"}, Off()), ({"kind": "fixed", "k": 3}, Fixed(3))]
+    ("settings", "policy"),
+    [
+        ({"kind": "off"}, Off()),
+        ({"kind": "fixed", "k": 3}, Fixed(3)),
+        ({"kind": "threshold", "least_survival": 0.3}, Threshold(0.3)),
+    ],
 )
 def test_make_policy(settings, policy):
     assert make_policy(settings, TABLE) == policy
 
 
-def test_make_policy_causal():
-    assert isinstance(make_policy({"kind": "causal"}, TABLE), Causal)
+@pytest.mark.parametrize(("kind", "policy"), [("causal", Causal), ("lookahead", Lookahead)])
+def test_make_policy_that_learns(kind, policy):
+    assert type(make_policy({"kind": kind}, TABLE)) is policy
 
 
 @pytest.mark.parametrize(
@@ -42,6 +48,10 @@ def test_make_policy_causal():
         {"kind": "fixed", "k": 0},
         {"kind": "fixed", "k": "7"},
         {"kind": "off", "k": 1},
+        {"kind": "threshold"},
+        {"kind": "threshold", "least_survival": 0.0},
+        {"kind": "threshold", "least_survival": 1.5},
+        {"kind": "lookahead", "k": 2},
     ],
 )
 def test_unknown_policy_is_refused_with_what_is_accepted(settings):

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -6,7 +8,7 @@ from autoscale.policies import Fixed, Off
 from deployments.engine.adapter import SpeculationAdapter
 from deployments.engine.engine_step import EngineStep, RequestTerms
 from deployments.engine.prefix_hash import extend_prefix_hashes
-from drafters.messages import DraftBatch
+from drafters.messages import DraftBatch, SparseDistribution
 
 GAMMA, BLOCK, WINDOW = 4, 8, 16
 
@@ -185,6 +187,32 @@ def test_an_ineligible_request_has_no_session_and_is_counted(adapter, source):
     assert [row.request_id for row in source.batches[0].rows] == ["b"]
     assert source.batches[0].features[:, 0].tolist() == [4, 5, 6]
     assert adapter.stats.ineligible == {"seed": 1}
+
+
+class SamplingSource(RecordingSource):
+    """The same drafts, each token drawn from two with probabilities 0.75 and 0.25."""
+
+    def draft(self, batch):
+        drafts = super().draft(batch)
+        ids = torch.stack((drafts.tokens, drafts.tokens + 50), dim=-1)
+        probs = torch.tensor([0.75, 0.25]).expand(ids.shape)
+        return replace(drafts, distribution=SparseDistribution(ids, probs))
+
+
+def test_q_of_a_mixed_batch_covers_its_draft_tokens_in_the_order_of_requests():
+    adapter = make_adapter(SamplingSource())
+    adapter.open_request("sampled", RequestTerms(temperature=0.8))
+    adapter.open_request("seeded", RequestTerms("seed", 0.9))
+    adapter.open_request("short", RequestTerms(temperature=0.8, max_positions=10))
+    ids = ["sampled", "greedy", "seeded", "short"]
+    tokens = adapter.step(engine_step(*((id_, 0, 7, [], [7]) for id_ in ids)))
+    assert tokens == [[100, 101, 102], [100, 101, 102], [], [100]]
+    drafts = {id_: drafted for id_, drafted in zip(ids, tokens, strict=True) if drafted}
+    q = adapter.draft_distribution(["short", "seeded", "greedy", "unknown", "sampled"], drafts)
+    one_hot, drawn = [1.0, 0.0], [0.75, 0.25]
+    assert q.token_ids[:, 0].tolist() == [100, 100, 101, 102, 100, 101, 102]
+    assert q.probs.tolist() == [drawn, one_hot, one_hot, one_hot, drawn, drawn, drawn]
+    assert adapter.draft_distribution(["greedy"], drafts) is None
 
 
 def test_while_off_features_flow_and_nothing_is_asked(source):

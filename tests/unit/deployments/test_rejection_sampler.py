@@ -41,21 +41,24 @@ def constrained(logits: torch.Tensor, temperature: float, top_k: int, top_p: flo
 
 
 def draw(mode: str, logits: torch.Tensor) -> torch.Tensor:
-    """Committed tokens int [REQUESTS, GAMMA + 1] of drafts verified in one batch."""
-    q = draft_distributions()
+    """Committed tokens int [REQUESTS, GAMMA + 1] of drafts verified in one batch.
+
+    On the device of `logits`.
+    """
+    device = logits.device
+    q = draft_distributions().to(device)
     probs = q.probs.expand(REQUESTS, GAMMA, K)
     index = torch.multinomial(probs.reshape(-1, K), 1).view(REQUESTS, GAMMA, 1)
     ids = q.token_ids.expand(REQUESTS, GAMMA, K)
     tokens = ids.gather(-1, index).squeeze(-1)
-    one_hot = torch.zeros(REQUESTS, GAMMA, K).scatter(-1, index, 1.0)
+    one_hot = torch.zeros_like(probs).scatter(-1, index, 1.0)
+    has_q = torch.arange(REQUESTS, device=device)[:, None, None] % 2 == 0
     given = {
         "q": SparseDistribution(ids.flatten(0, 1), probs.flatten(0, 1)),
         "one-hot": None,
         "mixed": SparseDistribution(
             ids.flatten(0, 1),
-            torch.where(torch.arange(REQUESTS)[:, None, None] % 2 == 0, probs, one_hot).flatten(
-                0, 1
-            ),
+            torch.where(has_q, probs, one_hot).flatten(0, 1),
         ),
     }[mode]
     rows = logits[:GAMMA].repeat(REQUESTS, 1)
@@ -66,20 +69,20 @@ def draw(mode: str, logits: torch.Tensor) -> torch.Tensor:
         given,
         rows,
         bonus,
-        torch.zeros(REQUESTS, dtype=torch.bool),
+        torch.zeros(REQUESTS, dtype=torch.bool, device=device),
         max_drafts=GAMMA,
     )
 
 
-def variation(mode: str, logits: torch.Tensor) -> float:
+def variation(mode: str, logits: torch.Tensor, rounds: int = ROUNDS) -> float:
     """Total variation between what is drawn and what the target says, over its noise floor.
 
     The largest of all positions, each counting the requests that reached it; the floor is
     the expected total variation of as many draws from the target itself.
     """
     torch.manual_seed(0)
-    counts = torch.zeros(GAMMA + 1, VOCABULARY)
-    for _ in range(ROUNDS):
+    counts = torch.zeros(GAMMA + 1, VOCABULARY, device=logits.device)
+    for _ in range(rounds):
         drawn = draw(mode, logits)
         for position in range(GAMMA + 1):
             there = drawn[:, position]

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 
 import pytest
@@ -234,6 +238,39 @@ def test_close_target_ends_its_sessions_only() -> None:
 
 GOOD = step(0, 4)
 ROW = GOOD.rows[0]
+
+
+def test_counts_can_be_taken_while_another_thread_steps() -> None:
+    engine, limit = small_engine(num_blocks=600), 16
+    context = limit * 24  # tokens of the sessions that stay open
+
+    def step_on() -> None:
+        for i in range(60):
+            closed = (f"r{i - 1}",) if i else ()
+            engine.step([step(0, 40, seed=i, request=f"r{i}", closed=closed)])
+
+    for i in range(limit):
+        engine.step([step(0, 24, seed=i, request="stays", target=f"t{i}")])
+    stepping = threading.Thread(target=step_on)
+    taken = []
+    with switching_threads_often():
+        stepping.start()
+        while stepping.is_alive():
+            taken.append(engine.stats)
+    stepping.join()
+    assert len(taken) > 100
+    assert {stats.sessions for stats in taken} <= {limit, limit + 1}
+    assert all(context <= stats.context_tokens <= context + 40 for stats in taken)
+
+
+@contextmanager
+def switching_threads_often() -> Iterator[None]:
+    usual_s = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        yield
+    finally:
+        sys.setswitchinterval(usual_s)
 
 
 @pytest.mark.parametrize(

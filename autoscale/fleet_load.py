@@ -1,0 +1,79 @@
+"""The load of a fleet, as its replicas report it, added up."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+
+class ClassOutcomes(NamedTuple):
+    """Requests of a service class that ended lately, and those whose promise was kept."""
+
+    num_ended: float = 0.0
+    num_met: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaLoad:
+    """What a replica says of its last interval.
+
+    `running` requests decode, `prefill_tokens` of prompts, running or queued, are still to be
+    read, and `waiting` requests have no seat among `seats`. `step_s` is a usual step,
+    `relative_step_cost` what steps take over what the profile says: 2.0 on a node of half the
+    speed.
+    `accepted_tokens` of `num_drafts` are since it started; `draft_wait_s` is what a step
+    waits for drafts.
+    """
+
+    running: int
+    waiting: int
+    seats: int
+    prefill_tokens: int
+    arrivals_per_s: float
+    tokens_per_s: float
+    relative_step_cost: float
+    step_s: float
+    num_drafts: int
+    accepted_tokens: int
+    draft_wait_s: float
+    outcomes: Mapping[str, ClassOutcomes] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class FleetLoad:
+    """The sums over replicas; rates are of the whole fleet."""
+
+    num_replicas: int
+    running: int
+    waiting: int
+    seats: int
+    prefill_tokens: int
+    arrivals_per_s: float
+    tokens_per_s: float
+    num_drafts: int
+    accepted_tokens: int
+    outcomes: Mapping[str, ClassOutcomes]
+
+
+def fleet_load(loads: Collection[ReplicaLoad]) -> FleetLoad:
+    """All replicas together; of none, nothing."""
+    outcomes: dict[str, ClassOutcomes] = {}
+    for load in loads:
+        for name, some in load.outcomes.items():
+            so_far = outcomes.get(name, ClassOutcomes())
+            outcomes[name] = ClassOutcomes(
+                so_far.num_ended + some.num_ended, so_far.num_met + some.num_met
+            )
+    return FleetLoad(
+        num_replicas=len(loads),
+        running=sum(load.running for load in loads),
+        waiting=sum(load.waiting for load in loads),
+        seats=sum(load.seats for load in loads),
+        prefill_tokens=sum(load.prefill_tokens for load in loads),
+        arrivals_per_s=sum(load.arrivals_per_s for load in loads),
+        tokens_per_s=sum(load.tokens_per_s for load in loads),
+        num_drafts=sum(load.num_drafts for load in loads),
+        accepted_tokens=sum(load.accepted_tokens for load in loads),
+        outcomes=outcomes,
+    )

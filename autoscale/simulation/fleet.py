@@ -1,0 +1,226 @@
+"""A simulated fleet: discrete events over replicas, drafters and the controller's exchanges."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import count
+from typing import Any
+
+import numpy as np
+
+from autoscale.plan import NO_PLAN, ReplicaPlan, make_plans
+from autoscale.policies import Policy
+from autoscale.service_class import ServiceClass
+from autoscale.simulation.costs import SimulatedCosts
+from autoscale.simulation.replica import EngineLimits, ReplicaTotals, SimulatedReplica
+from autoscale.simulation.served import Served
+from autoscale.simulation.texts import Texts
+from autoscale.simulation.traces import Arrival
+
+EXCHANGE_S = 0.5
+PlanFilter = Callable[[ReplicaPlan], ReplicaPlan]
+
+
+@dataclass(frozen=True, slots=True)
+class Faults:
+    """What happens to the fleet besides load, at shares of the duration.
+
+    Replica 0 is `slow_node` times slower than the profile says. The last replica is lost at
+    `loss_at`. Of the replicas, `late_replicas` are there only from `late_at` on.
+    """
+
+    slow_node: float = 1.0
+    loss_at: float | None = None
+    late_replicas: int = 0
+    late_at: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class FleetShape:
+    """`num_drafters` of 0: a drafter beside every target. `jitter` is the relative standard
+    deviation of a step."""
+
+    num_replicas: int = 8
+    num_drafters: int = 0
+    limits: EngineLimits = field(default_factory=EngineLimits)
+    faults: Faults = field(default_factory=Faults)
+    jitter: float = 0.03
+
+
+@dataclass(frozen=True, slots=True)
+class Arm:
+    """A policy to compare. The scheduler of one that `uses_plan` sees the plan; `plan_filter`
+    takes fields out of every plan, for ablations."""
+
+    name: str
+    make_policy: Callable[[], Policy]
+    uses_plan: bool = False
+    plan_filter: PlanFilter = lambda plan: plan
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What a run did until `duration_s`."""
+
+    served: list[Served]
+    totals: list[ReplicaTotals]
+    duration_s: float
+    committed_tokens: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.committed_tokens = sum(one.committed_tokens for one in self.totals)
+
+
+class SimulatedFleet:
+    """Runs a trace. The same `seed` gives the same steps' jitter to every arm."""
+
+    def __init__(
+        self,
+        arm: Arm,
+        shape: FleetShape,
+        costs: SimulatedCosts,
+        texts: Texts,
+        classes: Sequence[ServiceClass],
+        seed: int,
+    ) -> None:
+        self._arm = arm
+        self._shape = shape
+        self._costs = costs
+        self._classes = classes
+        self._router = np.random.default_rng([seed, 1])
+        self._drafters_free_s = [0.0] * shape.num_drafters
+        self._events: list[tuple[float, int, Callable[[float, Any], None], Any]] = []
+        self._order = count()
+        self._replicas = [
+            SimulatedReplica(
+                arm.make_policy(),
+                texts,
+                classes,
+                shape.limits,
+                self._step_s(i, np.random.default_rng([seed, 2, i])),
+                self._draft(i),
+            )
+            for i in range(shape.num_replicas)
+        ]
+        for replica in self._replicas:
+            replica.uses_plan = arm.uses_plan
+        self._served: list[Served] = []
+        self._plans = [NO_PLAN] * shape.num_replicas
+        self._num_prompt_tokens, self._num_arrived = 0, 0
+
+    def run(self, trace: Sequence[Arrival], duration_s: float) -> Outcome:
+        """Serve `trace` until `duration_s`; what has not ended by then stays unfinished."""
+        self.start(trace, duration_s)
+        return self.advance(duration_s)
+
+    def start(self, trace: Sequence[Arrival], duration_s: float) -> None:
+        """Take in `trace` and the faults of a run of `duration_s`."""
+        self._served = [Served(arrival) for arrival in trace]
+        for one in self._served:
+            self._at(one.arrival.arrival_s, self._arrive, one)
+        faults = self._shape.faults
+        if faults.late_replicas:
+            for replica in self._replicas[-faults.late_replicas :]:
+                replica.is_alive = False
+                self._at(faults.late_at * duration_s, self._come_up, replica)
+        if faults.loss_at is not None:
+            self._at(faults.loss_at * duration_s, self._lose, self._replicas[-1])
+        self._at(EXCHANGE_S, self._exchange, None)
+
+    def advance(self, until_s: float) -> Outcome:
+        """What has happened by `until_s`."""
+        while self._events and self._events[0][0] <= until_s:
+            now_s, _, happen, subject = heapq.heappop(self._events)
+            happen(now_s, subject)
+        return Outcome(self._served, [replica.totals for replica in self._replicas], until_s)
+
+    def _at(self, at_s: float, happen: Callable[[float, Any], None], subject: Any) -> None:
+        heapq.heappush(self._events, (at_s, next(self._order), happen, subject))
+
+    def _arrive(self, now_s: float, served: Served) -> None:
+        self._num_arrived += 1
+        self._num_prompt_tokens += served.arrival.prompt_tokens
+        self._submit(now_s, served)
+
+    def _submit(self, now_s: float, served: Served) -> None:
+        """Of two replicas drawn by routing weight, to the one with less to do for its speed."""
+        alive = [i for i, replica in enumerate(self._replicas) if replica.is_alive]
+        weights = np.array([self._plans[i].routing_weight for i in alive])
+        some = self._router.choice(len(alive), size=2, p=weights / weights.sum())
+        i = min(
+            (alive[int(k)] for k in some),
+            key=lambda i: self._replicas[i].num_requests / self._plans[i].routing_weight,
+        )
+        replica = self._replicas[i]
+        replica.submit(served)
+        if not replica.is_busy:
+            replica.is_busy = True
+            self._begin(now_s, replica)
+
+    def _begin(self, now_s: float, replica: SimulatedReplica) -> None:
+        ends_s = replica.begin_step(now_s)
+        if ends_s is not None:
+            self._at(ends_s, self._end, replica)
+
+    def _end(self, now_s: float, replica: SimulatedReplica) -> None:
+        if not replica.is_alive:
+            return
+        next_s = replica.end_step(now_s)
+        if next_s > now_s:
+            self._at(next_s, self._begin_if_alive, replica)
+        else:
+            self._begin(now_s, replica)
+
+    def _begin_if_alive(self, now_s: float, replica: SimulatedReplica) -> None:
+        if replica.is_alive:
+            self._begin(now_s, replica)
+
+    def _exchange(self, now_s: float, _: None) -> None:
+        """Every replica's load up, every replica's plan down."""
+        alive = [i for i, replica in enumerate(self._replicas) if replica.is_alive]
+        loads = [self._replicas[i].report(EXCHANGE_S, self._costs.step_s) for i in alive]
+        mean_prompt = self._num_prompt_tokens / max(self._num_arrived, 1)
+        plans = make_plans(loads, self._classes, mean_prompt_tokens=mean_prompt)
+        for i, plan in zip(alive, plans, strict=True):
+            self._plans[i] = self._arm.plan_filter(plan)
+            self._replicas[i].take_plan(self._plans[i])
+        self._at(now_s + EXCHANGE_S, self._exchange, None)
+
+    def _lose(self, now_s: float, replica: SimulatedReplica) -> None:
+        for served in replica.lose_all():
+            self._submit(now_s, served)
+
+    def _come_up(self, _: float, replica: SimulatedReplica) -> None:
+        replica.is_alive = True
+
+    def _step_s(self, index: int, rng: np.random.Generator) -> Callable[[int, int, int], float]:
+        factor = self._shape.faults.slow_node if index == 0 else 1.0
+        jitter = _jitter(rng, self._shape.jitter)
+
+        def step_s(n_tokens: int, num_requests: int, context_tokens: int) -> float:
+            expected_s = self._costs.step_s(n_tokens, num_requests, context_tokens)
+            return factor * next(jitter) * expected_s
+
+        return step_s
+
+    def _draft(self, index: int) -> Callable[[float, int], float]:
+        """Beside the target, or in the queue of the drafter that the target is assigned."""
+        free_s = self._drafters_free_s
+
+        def beside(now_s: float, num_requests: int) -> float:
+            return now_s + self._costs.draft_s(num_requests)
+
+        def queued(now_s: float, num_requests: int) -> float:
+            drafter = index % len(free_s)
+            free_s[drafter] = max(free_s[drafter], now_s) + self._costs.draft_s(num_requests)
+            return free_s[drafter]
+
+        return queued if free_s else beside
+
+
+def _jitter(rng: np.random.Generator, spread: float) -> Iterator[float]:
+    """Factors around 1, drawn by the thousand."""
+    while True:
+        yield from rng.lognormal(0.0, spread, 1024).tolist()

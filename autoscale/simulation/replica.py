@@ -1,0 +1,325 @@
+"""One simulated target replica: an engine's seats and steps, scheduled by a real policy.
+
+A step decodes one token of every running request and verifies its admitted draft tokens;
+what room is left reads prompts, as chunked prefill does. After it the policy is asked as the
+engine's adapter asks it, and drafting takes its time before the next step begins.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from autoscale.fleet_load import ClassOutcomes, ReplicaLoad
+from autoscale.plan import NO_PLAN, ReplicaPlan
+from autoscale.policies import Policy, StepOutcome, StepTerms, Verified
+from autoscale.service_class import ServiceClass
+from autoscale.simulation.served import DecodingRows, Served
+from autoscale.simulation.texts import Texts
+
+_FADE = 0.97  # of what a replica reports of ended requests, per exchange
+_MEAN = 0.05  # weight of a new step in what it reports
+
+StepSeconds = Callable[[int, int, int], float]
+"""Seconds of a step, by its tokens, decoding requests and their context tokens together."""
+Draft = Callable[[float, int], float]
+"""When drafts for so many requests that are asked for now will have come."""
+
+
+@dataclass(frozen=True, slots=True)
+class EngineLimits:
+    """Of every replica: requests that decode together, and tokens of one step."""
+
+    seats: int = 32
+    max_step_tokens: int = 1024
+
+
+@dataclass(slots=True)
+class ReplicaTotals:
+    """Since the beginning."""
+
+    steps: int = 0
+    committed_tokens: int = 0
+    draft_tokens: int = 0
+    accepted_tokens: int = 0
+    drafts: int = 0
+    waited_in_vain: int = 0
+
+
+@dataclass(slots=True)
+class _Prefill:
+    served: Served
+    remaining: int
+
+
+class SimulatedReplica:
+    """Driven by `begin_step` and `end_step`, which say when the step ends and the next begins.
+
+    `uses_plan` says whether the scheduler looks at the plan; admission always does.
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        texts: Texts,
+        classes: Sequence[ServiceClass],
+        limits: EngineLimits,
+        step_s: StepSeconds,
+        draft: Draft,
+    ) -> None:
+        self.policy = policy
+        self.plan: ReplicaPlan = NO_PLAN
+        self.uses_plan = True
+        self.totals = ReplicaTotals()
+        self.is_busy = False
+        self.is_alive = True
+        self.waiting: deque[Served] = deque()
+        self._texts = texts
+        self._classes = classes
+        self._class_index = {one.name: i for i, one in enumerate(classes)}
+        self._limits = limits
+        self._step_s = step_s
+        self._draft = draft
+        self._rows = DecodingRows()
+        self._prefills: deque[_Prefill] = deque()
+        self._lengths = np.zeros(0, dtype=np.int64)  # draft tokens that the next step verifies
+        self._asked: list[int] = []  # rows for which drafts came
+        self._num_ids = 0
+        self._step: tuple[int, float, bool] = (0, 0.0, False)  # tokens, seconds, only decodes
+        self._finishing_prefills: list[Served] = []
+        self._mean_step_s = 0.0
+        self._mean_relative = 1.0
+        self._mean_wait_s = 0.0
+        self._arrived = 0
+        self._reported_tokens = 0
+        self._outcomes = {one.name: [0.0, 0.0] for one in classes}
+        self._weights = np.ones(len(classes))
+
+    @property
+    def num_requests(self) -> int:
+        """Those that run or wait here."""
+        return len(self._rows) + len(self._prefills) + len(self.waiting)
+
+    def submit(self, served: Served) -> None:
+        self.waiting.append(served)
+        self._arrived += 1
+
+    def take_plan(self, plan: ReplicaPlan) -> None:
+        self.plan = plan
+        self._weights = np.array([plan.class_weights.get(c.name, 1.0) for c in self._classes])
+
+    def lose_all(self) -> list[Served]:
+        """The replica is gone: what it had goes on elsewhere, from what was produced."""
+        self.is_alive = False
+        for i, served in enumerate(self._rows.served):
+            served.produced = int(self._rows.position[i])
+        lost = [*self._rows.served, *(p.served for p in self._prefills), *self.waiting]
+        self._rows, self._prefills, self.waiting = DecodingRows(), deque(), deque()
+        return lost
+
+    def begin_step(self, now_s: float) -> float | None:
+        """When the step that begins now ends; None where there is nothing to do."""
+        self._seat(now_s)
+        num_rows = len(self._rows)
+        if not num_rows and not self._prefills:
+            self.is_busy = False
+            return None
+        self.is_busy = True
+        decode_tokens = num_rows + int(self._lengths.sum())
+        prompt_tokens = self._read_prompts(self._limits.max_step_tokens - decode_tokens)
+        n_tokens = decode_tokens + prompt_tokens
+        context = int(self._rows.context.sum())
+        step_s = self._step_s(n_tokens, max(num_rows, 1), context)
+        self._step = (n_tokens, step_s, prompt_tokens == 0)
+        return now_s + step_s
+
+    def end_step(self, now_s: float) -> float:
+        """Commit what the step made, ask the policy; returns when the next step may begin."""
+        rows = self._rows
+        self.totals.steps += 1
+        n_tokens, step_s, only_decodes = self._step
+        if len(rows):
+            self._commit(now_s, n_tokens, step_s, only_decodes)
+        for served in self._finishing_prefills:
+            self._start(served, now_s)
+        self._finishing_prefills.clear()
+        self._mean_step_s += _MEAN * (step_s - self._mean_step_s) if self._mean_step_s else step_s
+        return self._ask(now_s) if len(rows) else self._nothing_drafted(now_s)
+
+    def report(self, interval_s: float, profile_step_s: StepSeconds) -> ReplicaLoad:
+        """What it tells the controller; what it counted starts again."""
+        tokens = self.totals.committed_tokens - self._reported_tokens
+        self._reported_tokens = self.totals.committed_tokens
+        arrived, self._arrived = self._arrived, 0
+        outcomes = {}
+        for name, counts in self._outcomes.items():
+            outcomes[name] = ClassOutcomes(*counts)
+            counts[:] = [_FADE * counts[0], _FADE * counts[1]]
+        n_tokens, step_s, _ = self._step
+        if n_tokens and len(self._rows):
+            expected = profile_step_s(n_tokens, len(self._rows), int(self._rows.context.sum()))
+            self._mean_relative += 0.2 * (step_s / expected - self._mean_relative)
+        totals = self.totals
+        return ReplicaLoad(
+            running=len(self._rows) + len(self._prefills),
+            waiting=len(self.waiting),
+            seats=self._limits.seats,
+            prefill_tokens=sum(p.remaining for p in self._prefills)
+            + sum(s.arrival.prompt_tokens for s in self.waiting),
+            arrivals_per_s=arrived / interval_s,
+            tokens_per_s=tokens / interval_s,
+            relative_step_cost=self._mean_relative,
+            step_s=self._mean_step_s,
+            num_drafts=totals.drafts,
+            accepted_tokens=totals.accepted_tokens,
+            draft_wait_s=self._mean_wait_s,
+            outcomes=outcomes,
+        )
+
+    def _seat(self, now_s: float) -> None:
+        """Waiting requests take free seats; those whose promise is past keeping are refused."""
+        while self.waiting and len(self._rows) + len(self._prefills) < self._limits.seats:
+            served = self.waiting.popleft()
+            arrival = served.arrival
+            limit_s = self.plan.shed_after_s.get(arrival.service_class)
+            if limit_s is not None and now_s - arrival.arrival_s > limit_s and not served.produced:
+                served.was_shed = True
+                self._count_outcome(served, is_met=False)
+                continue
+            # After a loss what was produced is read again.
+            self._prefills.append(_Prefill(served, arrival.prompt_tokens + served.produced))
+
+    def _read_prompts(self, room: int) -> int:
+        """Give the room in a step to prompts, first come, first served; returns the tokens."""
+        read = 0
+        while self._prefills and read < room:
+            first = self._prefills[0]
+            chunk = min(first.remaining, room - read)
+            first.remaining -= chunk
+            read += chunk
+            if not first.remaining:
+                self._finishing_prefills.append(self._prefills.popleft().served)
+        return read
+
+    def _start(self, served: Served, now_s: float) -> None:
+        """A prompt is read: its first token is there."""
+        if served.first_token_s is None:
+            served.first_token_s = now_s
+            served.produced = 1
+            self.totals.committed_tokens += 1
+        self._num_ids += 1
+        text = served.arrival.text % self._texts.num_texts
+        index = self._class_index[served.arrival.service_class]
+        self._rows.add(f"r{self._num_ids}", served, text, index)
+
+    def _commit(self, now_s: float, n_tokens: int, step_s: float, only_decodes: bool) -> None:
+        rows = self._rows
+        lengths = self._lengths
+        would = self._texts.would_accept[rows.text, rows.position]
+        accepted = np.minimum(lengths, would)
+        num_requests = len(rows)
+        verified = []
+        if self._asked:
+            sent, kept = lengths.tolist(), accepted.tolist()
+            verified = [Verified(rows.ids[i], sent[i], kept[i]) for i in self._asked]
+            totals = self.totals
+            totals.drafts += len(verified)
+            totals.draft_tokens += sum(sent)
+            totals.accepted_tokens += sum(kept)
+        self.policy.record_step(
+            StepOutcome(
+                n_tokens,
+                num_requests,
+                step_s if only_decodes else None,
+                verified,
+                int(rows.context.sum()),
+            )
+        )
+        rows.position += 1 + accepted
+        rows.context += 1 + accepted
+        self.totals.committed_tokens += num_requests + int(accepted.sum())
+        ended = rows.position >= rows.output
+        if ended.any():
+            for i in np.flatnonzero(ended).tolist():
+                self.totals.committed_tokens -= int(rows.position[i] - rows.output[i])
+                rows.served[i].finished_s = now_s
+                self._end(rows.ids[i], rows.served[i])
+            rows.keep(~ended)
+
+    def _end(self, id_: str, served: Served) -> None:
+        self.policy.forget(id_)
+        assert served.ttft_s is not None
+        assert served.tpot_s is not None
+        one = self._classes[self._class_index[served.arrival.service_class]]
+        self._count_outcome(served, is_met=one.is_met(served.ttft_s, served.tpot_s))
+
+    def _count_outcome(self, served: Served, *, is_met: bool) -> None:
+        counts = self._outcomes[served.arrival.service_class]
+        counts[0] += 1
+        counts[1] += is_met
+
+    def _nothing_drafted(self, now_s: float) -> float:
+        self._asked = []
+        self._lengths = np.zeros(len(self._rows), dtype=np.int64)
+        return now_s
+
+    def _ask(self, now_s: float) -> float:
+        """What the adapter does after a step; returns when drafts have come, or now."""
+        rows = self._rows
+        num_requests = len(rows)
+        if self.policy.pauses(num_requests):
+            return self._nothing_drafted(now_s)
+        room = np.minimum(self._texts.gamma, rows.output - rows.position - 1)
+        able = np.flatnonzero(room > 0).tolist()
+        ids = rows.ids
+        candidates = ids if len(able) == num_requests else [ids[i] for i in able]
+        chosen = self.policy.choose(candidates, num_requests)
+        if not chosen:
+            return self._nothing_drafted(now_s)
+        if len(chosen) == num_requests:
+            asked = list(range(num_requests))
+        else:
+            wanted = set(chosen)
+            asked = [i for i in able if ids[i] in wanted]
+        ready_s = self._draft(now_s, len(asked))
+        limit_s = self.plan.draft_wait_s if self.uses_plan else None
+        self._mean_wait_s += _MEAN * (ready_s - now_s - self._mean_wait_s)
+        if limit_s is not None and ready_s - now_s > limit_s:
+            self.totals.waited_in_vain += 1
+            self._nothing_drafted(now_s)
+            return now_s + limit_s
+        self.policy.record_draft(len(asked), ready_s - now_s)
+        self._admit(asked, room, num_requests)
+        return ready_s
+
+    def _admit(self, asked: list[int], room: NDArray[np.int64], num_requests: int) -> None:
+        rows = self._rows
+        every = len(asked) == num_requests
+        some = slice(None) if every else np.array(asked)
+        confidences = self._texts.confidences[rows.text[some], rows.position[some]]
+        lengths = self.policy.admit(confidences, room[some], num_requests, self._terms(some))
+        self._asked = asked
+        if every:
+            self._lengths = lengths
+        else:
+            self._lengths = np.zeros(num_requests, dtype=np.int64)
+            self._lengths[asked] = lengths
+
+    def _terms(self, some: slice | NDArray[np.int64]) -> StepTerms:
+        own_prompts = sum(prefill.remaining for prefill in self._prefills)
+        if not self.uses_plan:
+            return StepTerms(prefill_tokens=min(own_prompts, self._limits.max_step_tokens))
+        plan, num_requests = self.plan, len(self._rows)
+        forecast = round(plan.expected_prefill_tokens or 0.0)
+        prefill_tokens = min(max(own_prompts, forecast), self._limits.max_step_tokens)
+        joining = max(0, round(plan.expected_requests or 0.0) - num_requests)
+        if (self._weights == 1.0).all():
+            return StepTerms(prefill_tokens=prefill_tokens, joining_requests=joining)
+        weights = self._weights[self._rows.class_index]
+        drafted = weights[some]
+        plain = float(weights.sum() - drafted.sum())
+        return StepTerms(drafted, plain, prefill_tokens, joining)

@@ -1,0 +1,49 @@
+"""What a draft step takes beside the least that it could, also of drafters without weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from drafters.checkpoint import random_model
+from drafters.dspark import DSparkModel
+from drafters.engine import DraftEngine
+from drafters.floor import bytes_read, read_bandwidth
+
+_BLOCK_TOKENS = 32
+
+
+def random_engine(
+    fields: Mapping[str, Any],
+    *,
+    device: torch.device,
+    dtype: torch.dtype,
+    num_sessions: int,
+    num_context_tokens: int,
+) -> DraftEngine:
+    """An engine for the drafter that `fields` describe, with random weights and room for all."""
+    model = random_model(fields, None, seed=0, dtype=dtype, device=device)
+    blocks_per_session = num_context_tokens // _BLOCK_TOKENS + 2
+    return DraftEngine(
+        model,
+        num_blocks=num_sessions * blocks_per_session,
+        block_tokens=_BLOCK_TOKENS,
+        num_context_tokens=num_context_tokens,
+    )
+
+
+def latency_table(
+    engine: DraftEngine, num_context_tokens: int, times_ms: Mapping[int, float]
+) -> list[str]:
+    """Lines: milliseconds by number of sessions and, for DSpark drafters, the least possible."""
+    rows = {"sessions": [f"{count:>7}" for count in times_ms]}
+    rows["ms"] = [f"{ms:>7.2f}" for ms in times_ms.values()]
+    title = f"draft step, a full window of {num_context_tokens} tokens each"
+    if isinstance(engine.model, DSparkModel):
+        bandwidth = read_bandwidth(engine.model.device)
+        title += f"; floor: weights and context read at {bandwidth / 1e9:.0f} GB/s"
+        needed = [bytes_read(engine.model, count, num_context_tokens) for count in times_ms]
+        rows["floor"] = [f"{1000 * num_bytes / bandwidth:>7.2f}" for num_bytes in needed]
+    return [f"{title}:", *(f"  {name:<8} {' '.join(cells)}" for name, cells in rows.items())]

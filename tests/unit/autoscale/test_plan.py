@@ -1,0 +1,99 @@
+"""Every field of a plan, from loads alone."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from autoscale.fleet_load import ClassOutcomes, ReplicaLoad, fleet_load
+from autoscale.plan import (
+    class_weights,
+    draft_wait_s,
+    expected_prefill_tokens,
+    expected_requests,
+    make_plans,
+    routing_weights,
+)
+from autoscale.service_class import ServiceClass
+
+CLASSES = (ServiceClass("latency", 1.0, 0.05, 0.95), ServiceClass("batch", 10.0, 0.5, 0.9))
+LOAD = ReplicaLoad(
+    running=10,
+    waiting=0,
+    seats=32,
+    prefill_tokens=100,
+    arrivals_per_s=2.0,
+    tokens_per_s=500.0,
+    relative_step_cost=1.0,
+    step_s=0.1,
+    num_drafts=1000,
+    accepted_tokens=2000,
+    draft_wait_s=0.01,
+)
+
+
+def with_outcomes(**outcomes):
+    return replace(LOAD, outcomes={k: ClassOutcomes(*v) for k, v in outcomes.items()})
+
+
+def test_loads_add_up():
+    fleet = fleet_load([with_outcomes(latency=(10, 8)), with_outcomes(latency=(30, 30))])
+    assert (fleet.num_replicas, fleet.running, fleet.seats) == (2, 20, 64)
+    assert (fleet.arrivals_per_s, fleet.tokens_per_s) == (4.0, 1000.0)
+    assert fleet.outcomes == {"latency": ClassOutcomes(40, 38)}
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "weights"),
+    [
+        ({}, (1, 1)),
+        ({"latency": (100, 100), "batch": (100, 95)}, (1, 1)),
+        ({"latency": (100, 90), "batch": (100, 95)}, (1.4, 1)),
+        ({"latency": (100, 0), "batch": (100, 95)}, (1.5, 1)),
+        ({"latency": (100, 90), "batch": (100, 85)}, (1, 1)),
+        ({"latency": (3, 0)}, (1, 1)),
+    ],
+    ids=["nothing known", "kept", "missed by 5 points", "always missed", "both alike", "too few"],
+)
+def test_weight_goes_to_the_class_whose_promise_is_not_kept(outcomes, weights):
+    found = class_weights(fleet_load([with_outcomes(**outcomes)]), CLASSES)
+    assert (found["latency"], found["batch"]) == pytest.approx(weights)
+
+
+def test_a_slow_node_gets_its_share_and_no_more():
+    slow = replace(LOAD, relative_step_cost=2.0)
+    assert routing_weights([LOAD, LOAD, slow]) == pytest.approx([1.2, 1.2, 0.6])
+
+
+@pytest.mark.parametrize("cost", [0.0, float("inf"), 1e9])
+def test_nonsense_about_speed_is_bounded(cost):
+    weights = routing_weights([LOAD, replace(LOAD, relative_step_cost=cost)])
+    assert all(weight > 0 for weight in weights)
+
+
+def test_expected_requests_are_drawn_to_the_fleets_and_bounded_by_the_seats():
+    idle, busy = replace(LOAD, running=0), replace(LOAD, running=20, waiting=40)
+    fleet = fleet_load([idle, busy])
+    assert expected_requests(fleet, idle, 1.0) == pytest.approx(15)
+    assert expected_requests(fleet, busy, 1.0) == 32
+
+
+def test_expected_prefill_is_traffic_times_prompts():
+    fleet = fleet_load([LOAD, LOAD])
+    assert expected_prefill_tokens(fleet, LOAD, 1.0, 300) == pytest.approx(2.0 * 300 * 0.1)
+
+
+def test_waiting_for_drafts_ends_before_it_costs_more_than_they_save():
+    fleet = fleet_load([LOAD])
+    limit_s = draft_wait_s(fleet, LOAD)
+    accepted = 2.0
+    assert (1 + accepted) / (LOAD.step_s + limit_s) > 1 / LOAD.step_s
+    assert draft_wait_s(fleet_load([replace(LOAD, num_drafts=10)]), LOAD) is None
+
+
+def test_every_replica_gets_a_plan_and_none_gets_none():
+    assert make_plans([], CLASSES, mean_prompt_tokens=300) == []
+    plans = make_plans([LOAD] * 3, CLASSES, mean_prompt_tokens=300)
+    assert len(plans) == 3
+    assert plans[0].shed_after_s == {"latency": 0.9, "batch": 9.0}

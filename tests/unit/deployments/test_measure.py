@@ -1,0 +1,70 @@
+"""What `dspark measure` says of drafting: bytes of the floor, the table, refusals."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from cluster.cli import main
+from deployments.catalog.qwen3 import QWEN3_4B, num_parameters
+from drafters.checkpoint import empty_model
+from drafters.config import DrafterConfig
+from drafters.dspark import DSparkModel
+from drafters.floor import bytes_read
+from drafters.latency import latency_table, random_engine
+from drafters.measure import draft_times_ms
+from tests.unit.drafters.drafter_fixtures import FIELDS, KINDS
+
+
+def small_engine(kind: str = "vanilla"):
+    return random_engine(
+        {**FIELDS, **KINDS[kind]},
+        device=torch.device("cpu"),
+        dtype=torch.float32,
+        num_sessions=3,
+        num_context_tokens=64,
+    )
+
+
+def test_a_draft_reads_all_weights_once_but_the_serial_head_for_every_token():
+    fields = QWEN3_4B.drafter.config
+    model = empty_model(DrafterConfig.from_dict(fields, "test"))
+    assert isinstance(model, DSparkModel)
+    table = fields["vocab_size"] * fields["markov_rank"]  # of W1, looked up, and of W2
+    embedding = fields["vocab_size"] * fields["hidden_size"]
+    numbers = num_parameters(fields) - embedding - 2 * table + 7 * table
+    assert bytes_read(model, 0, 512) == 4 * numbers
+    context = 2 * 5 * 8 * 128  # K and V, layers, heads, head size
+    assert bytes_read(model, 64, 512) - bytes_read(model, 0, 512) == 4 * 64 * 512 * context
+
+
+def test_a_drafter_that_shares_its_head_with_the_embedding_reads_it_whole():
+    model = small_engine().model
+    alone = bytes_read(model, 1, 64)
+    model.lm_head.weight = model.embed_tokens.weight
+    assert bytes_read(model, 1, 64) == alone
+
+
+@pytest.mark.parametrize(("kind", "lines"), [("vanilla", 4), ("eagle3", 3)])
+def test_the_table_has_a_column_per_number_of_sessions(kind, lines):
+    engine = small_engine(kind)
+    times = draft_times_ms(engine, 64, [1, 3], 2)
+    assert engine.num_sessions == 0
+    title, *rows = latency_table(engine, 64, times)
+    assert "a full window of 64 tokens each" in title
+    assert ("GB/s" in title) == (kind == "vanilla")
+    names = ["sessions", "ms", "floor"][: lines - 1]
+    assert [row.split()[0] for row in rows] == names
+    assert rows[0].split()[1:] == ["1", "3"]
+    assert all(float(cell) >= 0 for row in rows[1:] for cell in row.split()[1:])
+
+
+def test_a_model_without_a_drafter_of_its_own_is_refused_by_name(capsys):
+    assert main(["measure", "--model", "deepseek-v4-pro"]) == 2
+    assert "no drafter of a model 'deepseek-v4-pro'; there are qwen3-4b" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_a_device_that_is_not_there_is_refused(capsys):
+    assert main(["measure", "--model", "qwen3-4b", "--device", "cuda"]) == 2
+    assert "no CUDA device" in capsys.readouterr().err
