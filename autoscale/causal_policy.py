@@ -33,6 +33,8 @@ class Causal:
     is then what either was seen to take.
     """
 
+    reads_confidences = True
+
     def __init__(
         self, step_cost: StepCostTable, draft_s: Mapping[int, float] | None = None
     ) -> None:

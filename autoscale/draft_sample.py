@@ -24,7 +24,9 @@ from numpy.typing import NDArray
 MEMORY_S = 300.0
 
 
-def priorities(order: NDArray[np.float64], now_s: float) -> NDArray[np.float64]:
+def priorities(
+    order: NDArray[np.float64], now_s: NDArray[np.float64] | float
+) -> NDArray[np.float64]:
     """Priorities [R] of drafts verified at `now_s`; `order` [R] is uniform in (0, 1)."""
     gumbel: NDArray[np.float64] = -np.log(-np.log(order))
     return now_s / MEMORY_S + gumbel

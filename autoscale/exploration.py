@@ -36,17 +36,22 @@ def explores(seeds: NDArray[np.uint64], step: int, rate: float) -> NDArray[np.bo
     """
     if rate <= 0:
         return np.zeros(len(seeds), dtype=bool)
-    return _uniform(seeds, step, _EXPLORING) < rate
+    return _uniform(seeds, np.uint64((4 * step + _EXPLORING) * _GOLDEN & _MASK)) < rate
 
 
-def sampling_order(seeds: NDArray[np.uint64], step: int) -> NDArray[np.float64]:
-    """Float64 [R] in (0, 1): what decides whether a step's drafts are kept in a sample."""
-    return _uniform(seeds, step, _SAMPLING)
+def sampling_order(seeds: NDArray[np.uint64], steps: NDArray[np.uint64]) -> NDArray[np.float64]:
+    """Float64 [N] in (0, 1): what decides whether drafts are kept in a sample.
+
+    They are of requests `seeds` [N], each of its step in `steps` [N].
+    """
+    return _uniform(seeds, (4 * steps + np.uint64(_SAMPLING)) * np.uint64(_GOLDEN))
 
 
-def _uniform(seeds: NDArray[np.uint64], step: int, purpose: int) -> NDArray[np.float64]:
+def _uniform(
+    seeds: NDArray[np.uint64], salt: NDArray[np.uint64] | np.uint64
+) -> NDArray[np.float64]:
     """Uniform in (0, 1), by splitmix64's finaliser."""
-    mixed = seeds ^ np.uint64((4 * step + purpose) * _GOLDEN & _MASK)
+    mixed = seeds ^ salt
     mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     mixed ^= mixed >> np.uint64(31)

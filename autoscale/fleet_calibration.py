@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from autoscale.calibration import Calibration
-from autoscale.online_calibration import OnlineCalibration
+from autoscale.online_calibration import OnlineCalibration, Refit
 from autoscale.replica_calibration import KeyReport
 from profiles.calibration_key import CalibrationKey
 from profiles.provenance import DraftingPair
@@ -24,6 +24,11 @@ class FleetCalibration:
     def __init__(self) -> None:
         self._pairs: dict[DraftingPair, _Calibrations] = {}
 
+    def start(self, pair: DraftingPair, served: Mapping[CalibrationKey, Calibration]) -> None:
+        """Go on from what was learned or measured before, where it is later."""
+        for key, calibration in served.items():
+            self._online(pair, key, calibration)
+
     def absorb(self, pair: DraftingPair, report: Mapping[CalibrationKey, KeyReport]) -> None:
         """Outcomes of one replica since its last report.
 
@@ -33,11 +38,23 @@ class FleetCalibration:
             online = self._online(pair, key, one.serving)
             online.absorb(one.drafts, one.survival, one.serving.version)
 
-    def refit(self) -> None:
-        """Refit every calibration that has seen enough new drafts."""
-        for calibrations in self._pairs.values():
+    def refit(self) -> frozenset[DraftingPair]:
+        """Refit every calibration that has seen enough new drafts; the pairs that changed."""
+        changed = set()
+        for pair, calibrations in self._pairs.items():
             for online in calibrations.values():
-                online.refit()
+                if online.refit() is not Refit.KEPT:
+                    changed.add(pair)
+        return frozenset(changed)
+
+    @property
+    def pairs(self) -> frozenset[DraftingPair]:
+        """Those that anything is known of."""
+        return frozenset(self._pairs)
+
+    def learned(self, pair: DraftingPair) -> Mapping[CalibrationKey, OnlineCalibration]:
+        """All that is known of a pair."""
+        return self._of(pair)
 
     def serving(self, pair: DraftingPair) -> dict[CalibrationKey, Calibration]:
         """What replicas of a pair are to use."""

@@ -70,6 +70,11 @@ class OnlineCalibration:
         self._previous: Calibration | None = None
         self._num_new = 0
 
+    @property
+    def drafts(self) -> DraftSample:
+        """The sample it refits from."""
+        return self._merge()
+
     def absorb(self, drafts: DraftSample, survival: SurvivalCounts, version: int) -> None:
         """Outcomes since a replica's last report; `version` predicted their survival.
 

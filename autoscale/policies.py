@@ -61,7 +61,14 @@ PLAIN_TERMS = StepTerms()
 
 
 class Policy(Protocol):
-    """The verify schedule of one engine."""
+    """The verify schedule of one engine.
+
+    Where it `reads_confidences`, it is given calibrated ones, and its schedule is departed
+    from now and then so that these stay calibrated.
+    """
+
+    @property
+    def reads_confidences(self) -> bool: ...
 
     def pauses(self, num_requests: int) -> bool:
         """Whether nothing is drafted after a step of `num_requests`, whoever they are.
@@ -98,7 +105,9 @@ class Policy(Protocol):
 
 
 class _Stateless:
-    """Learns nothing."""
+    """Learns nothing; unless it says otherwise, admits whatever the confidences."""
+
+    reads_confidences = False
 
     def record_draft(self, num_drafts: int, draft_s: float) -> None:
         pass
@@ -163,6 +172,7 @@ class Fixed(_Unguarded):
 class Threshold(_Unguarded):
     """The draft tokens that survive with a probability of `least_survival` or more."""
 
+    reads_confidences = True
     least_survival: float
 
     def admit(

@@ -41,12 +41,20 @@ class VerifiedDrafts(NamedTuple):
     num_accepted: NDArray[np.int64]
 
 
+class _Pending(NamedTuple):
+    """Drafts of one step that are not sorted into samples and counts yet."""
+
+    drafts: VerifiedDrafts
+    step: int
+    now_s: float
+
+
 class ReplicaCalibration:
     """Calibrates confidences in every step, and reports outcomes to the controller."""
 
     def __init__(self, block_size: int) -> None:
         self._calibrator = Calibrator(block_size)
-        self._pending: list[tuple[VerifiedDrafts, NDArray[np.float64]]] = []
+        self._pending: list[_Pending] = []
         self._num_pending = 0
         self._outcomes: dict[CalibrationKey, tuple[DraftSample, SurvivalCounts]] = {}
 
@@ -89,9 +97,8 @@ class ReplicaCalibration:
 
         The arrays are kept, not copied.
         """
-        order = sampling_order(drafts.seeds, step)
-        self._pending.append((drafts, priorities(order, now_s)))
-        self._num_pending += len(order)
+        self._pending.append(_Pending(drafts, step, now_s))
+        self._num_pending += len(drafts.seeds)
         if self._num_pending >= _DIGEST_EVERY:
             self._digest()
 
@@ -110,11 +117,14 @@ class ReplicaCalibration:
         """Sort pending drafts by key, into samples and counts."""
         if not self._pending:
             return
-        steps, ranks = zip(*self._pending, strict=True)
+        drafts_of, step_of, now_s_of = zip(*self._pending, strict=True)
         self._pending.clear()
         self._num_pending = 0
-        all_drafts = VerifiedDrafts(*map(np.concatenate, zip(*steps, strict=True)))
-        priority = np.concatenate(ranks)
+        all_drafts = VerifiedDrafts(*map(np.concatenate, zip(*drafts_of, strict=True)))
+        counts = [len(drafts.seeds) for drafts in drafts_of]
+        steps = np.repeat(np.array(step_of, dtype=np.uint64), counts)
+        order = sampling_order(all_drafts.seeds, steps)
+        priority = priorities(order, np.repeat(now_s_of, counts))
         survival = np.cumprod(self.apply(all_drafts.confidences, all_drafts.keys), axis=1)
         for index in np.unique(all_drafts.keys).tolist():
             rows = all_drafts.keys == index
@@ -127,9 +137,9 @@ class ReplicaCalibration:
                 is_held_out(of_key.seeds),
             )
             key = CALIBRATION_KEYS[index]
-            drafts, counts = self._outcomes.get(key) or (
+            known, survived = self._outcomes.get(key) or (
                 DraftSample.empty(self.block_size),
                 SurvivalCounts(self.block_size),
             )
-            counts.add(survival[rows], of_key.num_admitted, of_key.num_accepted)
-            self._outcomes[key] = DraftSample.merge((drafts, new), _CAPACITY), counts
+            survived.add(survival[rows], of_key.num_admitted, of_key.num_accepted)
+            self._outcomes[key] = DraftSample.merge((known, new), _CAPACITY), survived

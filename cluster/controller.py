@@ -10,72 +10,32 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, replace
 from typing import Any
 
 from autoscale.assignment import assign_drafters
 from autoscale.controls import Controls
+from cluster.fleet_learning import FleetLearning
+from cluster.messages import DrafterPlan, DrafterReport, TargetPlan, TargetReport
 
 EXPIRY_S = 3.0
 _OF_REPLICAS = ("deadline_ms", "drafter_address")  # controls that mean drafter replicas
 
 
-@dataclass(frozen=True, slots=True)
-class DrafterReport:
-    """A drafter replica says where it listens; `public_key` where it is encrypted.
-
-    `secret` is the one it expects from targets: with another than the controller's it is
-    given to no target yet.
-    """
-
-    replica_id: str
-    model_id: str
-    address: str
-    pid: int
-    stats: dict[str, Any] = field(default_factory=dict)
-    public_key: str | None = None
-    secret: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class TargetReport:
-    """A target replica says what it did since it started."""
-
-    replica_id: str
-    model_id: str
-    placement: str
-    pid: int
-    stats: dict[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class DrafterPlan:
-    """What a drafter needs: the secret that its targets will present."""
-
-    secret: str
-
-
-@dataclass(frozen=True, slots=True)
-class TargetPlan:
-    """What a target needs: its drafter's address and key, or None when there is none.
-
-    `controls` are what was changed of its model while serving.
-    """
-
-    drafter_address: str | None
-    secret: str
-    drafter_key: str | None = None
-    controls: Controls = field(default_factory=Controls)
-
-
 class FleetController:
     """Keeps the last report of every replica and assigns drafters to targets.
 
-    A replica that has not reported for `EXPIRY_S` is forgotten. `clock` is in seconds.
+    A replica that has not reported for `EXPIRY_S` is forgotten. `clock` is in seconds;
+    `learning` is told of outcomes by whoever owns it.
     """
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        clock: Callable[[], float] = time.monotonic,
+        learning: FleetLearning | None = None,
+    ) -> None:
         self._clock = clock
+        self._learning = learning or FleetLearning()
         self._secret = secrets.token_hex(16)
         self._targets: dict[str, tuple[TargetReport, float]] = {}
         self._drafters: dict[str, tuple[DrafterReport, float]] = {}
@@ -106,7 +66,7 @@ class FleetController:
         return DrafterPlan(self._secret)
 
     def report_target(self, report: TargetReport) -> TargetPlan:
-        self._targets[report.replica_id] = (report, self._clock())
+        self._targets[report.replica_id] = (replace(report, outcomes=None), self._clock())
         changed = report.stats.get("controls")
         if changed and report.model_id not in self._controls:  # before this controller began
             self._controls[report.model_id] = Controls(**changed)
@@ -116,9 +76,13 @@ class FleetController:
         if controls.drafter_address is not None:
             pinned = (d for d, _ in self._drafters.values())
             drafter = next((d for d in pinned if d.address == controls.drafter_address), None)
-        if drafter is None:
-            return TargetPlan(controls.drafter_address, self._secret, None, controls)
-        return TargetPlan(drafter.address, self._secret, drafter.public_key, controls)
+        return TargetPlan(
+            drafter.address if drafter else controls.drafter_address,
+            self._secret,
+            drafter.public_key if drafter else None,
+            controls,
+            self._learning.plan(report.pair) if report.pair else {},
+        )
 
     def snapshot(self) -> dict[str, Any]:
         """The fleet as `GET /fleet` shows it: per model its replicas and their totals."""
@@ -129,6 +93,7 @@ class FleetController:
                 "age_s": round(self._clock() - seen, 3),
                 "drafter": self._assigned.get(target.replica_id),
             }
+            del entry["outcomes"]
             self._model(models, target.model_id)["targets"].append(entry)
         for drafter, seen in self._drafters.values():
             entry = asdict(drafter) | {"age_s": round(self._clock() - seen, 3)}
@@ -137,7 +102,14 @@ class FleetController:
         for model_id, model in models.items():
             model["controls"] = self._controls_of(model_id).model_dump(exclude_none=True)
             model["speculation"] = speculation_totals([t["stats"] for t in model["targets"]])
+            model["learned"] = self._learned(model_id)
         return {"models": models}
+
+    def _learned(self, model_id: str) -> list[dict[str, Any]]:
+        """Per pair that serves a model: calibration and acceptance, with their alarms."""
+        targets = (target for target, _ in self._targets.values() if target.model_id == model_id)
+        pairs = dict.fromkeys(target.pair for target in targets if target.pair is not None)
+        return [asdict(pair) | self._learning.snapshot(pair) for pair in pairs]
 
     @staticmethod
     def _model(models: dict[str, dict[str, Any]], model_id: str) -> dict[str, Any]:

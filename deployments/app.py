@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,10 @@ from ray.serve.config import BackpressureConfig
 from ray.serve.llm import LLMConfig, build_llm_deployment
 
 from deployments.compatibility import accept_software
-from deployments.controller import ControllerKeeper
+from deployments.controller import ControllerKeeper, ControllerSettings
+from deployments.draft_model import DraftShape
 from deployments.drafter import DrafterServer
+from deployments.drafting_pair import drafting_pair, promised_rate
 from deployments.engine.vllm_engine import NativeEngine, TargetEngine
 from deployments.engine_args import MIB, engine_kwargs, target_source
 from deployments.ingress import make_ingress
@@ -28,6 +31,7 @@ from deployments.preflight import draft_shape
 from deployments.schema import AppSpec, ModelSpec, parse_settings
 from deployments.serve_file import read_serve_file
 from deployments.target import TargetServer
+from profiles.provenance import DraftingPair
 
 QUIET = {"enable_access_log": False}  # a line per handle call otherwise
 
@@ -43,12 +47,17 @@ def build_app(args: dict[str, Any]) -> Application:
     if args.keys() == {"config"}:
         args = read_serve_file(Path(args["config"])).args
     settings = parse_settings(args)
-    configs = {model.id: _llm_config(model) for model in settings.models}
-    targets = {model.id: _bind_target(model, configs[model.id]) for model in settings.models}
+    shapes = {model.id: draft_shape(model) for model in settings.models}
+    pairs = {model.id: drafting_pair(model) for model in settings.models if shapes[model.id]}
+    configs = {model.id: _llm_config(model, shapes[model.id]) for model in settings.models}
+    targets = {
+        model.id: _bind_target(model, configs[model.id], pairs.get(model.id))
+        for model in settings.models
+    }
     cards = {id_: to_model_metadata(id_, config) for id_, config in configs.items()}
     keeper = serve.deployment(
         ControllerKeeper, name="Controller", ray_actor_options={"num_cpus": 0}, logging_config=QUIET
-    ).bind()
+    ).bind(_controller_settings(settings, shapes, pairs))
     ingress = serve.deployment(
         make_ingress(),
         name="Ingress",
@@ -73,27 +82,40 @@ def _max_ongoing(settings: AppSpec) -> int:
     )
 
 
-def _bind_target(model: ModelSpec, config: LLMConfig) -> Any:
+def _controller_settings(
+    settings: AppSpec, shapes: Mapping[str, DraftShape | None], pairs: Mapping[str, DraftingPair]
+) -> ControllerSettings:
+    promised = {}
+    for model in settings.models:
+        shape = shapes[model.id]
+        rate = promised_rate(model, shape.block_size) if shape else None
+        if rate is not None:
+            promised[pairs[model.id]] = rate
+    return ControllerSettings(settings.state_dir, promised)
+
+
+def _bind_target(model: ModelSpec, config: LLMConfig, pair: DraftingPair | None) -> Any:
     engine = NativeEngine if model.placement == "native" else TargetEngine
     return build_llm_deployment(
         config,
         name_prefix="Target:",
         bind_kwargs={
             "placement": model.placement,
+            "pair": pair,
             "engine_cls": engine,
             "capture": model.target.capture,
         },
     )
 
 
-def _llm_config(model: ModelSpec) -> LLMConfig:
+def _llm_config(model: ModelSpec, shape: DraftShape | None) -> LLMConfig:
     target = model.target
     return LLMConfig(
         model_loading_config={"model_id": model.id, "model_source": target_source(model)},
         # Without an accelerator_type: GB10 is none that Ray knows.
         accelerator_config={"kind": "cpu" if target.device == "cpu" else "gpu"},
         server_cls=TargetServer,
-        engine_kwargs=engine_kwargs(model, draft_shape(model)),
+        engine_kwargs=engine_kwargs(model, shape),
         # Without it the first streamed token waits for a batch of 50 ms.
         experimental_configs={"stream_batching_interval_ms": 0},
         placement_group_config=placement_group(target),

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from deployments.errors import ConfigError
+from profiles.fingerprint import checkpoint_fingerprint, commit_fingerprint
 
 PROJECT_ROOT = Path(__file__).resolve().parent.parent
 _HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
@@ -23,6 +24,24 @@ def local_directory(source: str) -> Path | None:
         if directory.is_dir():
             return directory.resolve()
     return None
+
+
+def local_file(path: str, field: str) -> Path:
+    """The file `path` names, below the working directory or the project. Raises ConfigError."""
+    for root in (Path.cwd(), PROJECT_ROOT):
+        if (root / path).is_file():
+            return root / path
+    raise ConfigError(f"{field}: no file {path!r} under {Path.cwd()} or {PROJECT_ROOT}")
+
+
+def checkpoint_version(source: str, field: str, revision: str | None = None) -> str:
+    """A short name of a checkpoint's weights, `profiles.fingerprint`'s.
+
+    Of one on the hub it is its commit's: no weights are fetched. Raises ConfigError.
+    """
+    if revision is not None and local_directory(source) is None:
+        return commit_fingerprint(revision)
+    return checkpoint_fingerprint(config_directory(source, field, revision))
 
 
 def checkpoint_source(source: str, field: str, revision: str | None = None) -> str:

@@ -3,34 +3,48 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import ray
 from ray import serve
 
-from cluster.controller import (
-    DrafterPlan,
-    DrafterReport,
-    FleetController,
-    TargetPlan,
-    TargetReport,
-)
+from cluster.controller import FleetController
+from cluster.fleet_learning import FleetLearning
+from cluster.learning_metrics import LearningMetrics
+from cluster.learning_thread import LearningThread
+from cluster.messages import DrafterPlan, DrafterReport, TargetPlan, TargetReport
+from profiles.provenance import DraftingPair
 
 NAMESPACE = "dspark"
 INTERVAL_S = 0.5
 logger = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True, slots=True)
+class ControllerSettings:
+    """What a controller cannot learn from reports: see `cluster.fleet_learning`."""
+
+    state_dir: str | None = None
+    promised: dict[DraftingPair, float] = field(default_factory=dict)
+
+
 class ControllerActor:
     """One exchange per replica and interval: load up, plan down."""
 
-    def __init__(self) -> None:
-        self._fleet = FleetController()
+    def __init__(self, settings: ControllerSettings) -> None:
+        state_dir = Path(settings.state_dir) if settings.state_dir else None
+        learning = FleetLearning(state_dir, settings.promised, LearningMetrics())
+        self._learning = LearningThread(learning)
+        self._fleet = FleetController(learning=learning)
 
     async def report_drafter(self, report: DrafterReport) -> DrafterPlan:
         return self._fleet.report_drafter(report)
 
     async def report_target(self, report: TargetReport) -> TargetPlan:
+        if report.pair is not None and report.outcomes:
+            self._learning.offer(report.pair, report.outcomes)
         return self._fleet.report_target(report)
 
     async def change(self, model_id: str, changes: dict[str, Any]) -> dict[str, Any] | None:
@@ -61,7 +75,7 @@ def find_controller(app_name: str) -> Any:
 class ControllerKeeper:
     """Owns the actor: it is made here, restarted by Ray, and gone with the application."""
 
-    def __init__(self) -> None:
+    def __init__(self, settings: ControllerSettings) -> None:
         self._actor = (
             ray.remote(ControllerActor)
             .options(
@@ -71,7 +85,7 @@ class ControllerKeeper:
                 max_restarts=-1,
                 get_if_exists=True,
             )
-            .remote()
+            .remote(settings)
         )
 
     async def check_health(self) -> None:

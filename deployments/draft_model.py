@@ -10,7 +10,12 @@ import torch
 from deployments.checkpoints import checkpoint_directory, config_directory, read_config
 from deployments.errors import ConfigError
 from deployments.schema import DrafterSpec, ModelSpec
-from drafters.checkpoint import load_drafter, needs_target_weights, random_drafter
+from drafters.checkpoint import (
+    load_drafter,
+    needs_target_weights,
+    ngram_drafter,
+    random_drafter,
+)
 from drafters.config import DrafterConfig, check_fit, text_config
 from drafters.engine import DraftEngine
 from drafters.errors import CheckpointError
@@ -41,7 +46,9 @@ def check_drafter(model: ModelSpec) -> DraftShape:
     target_config = read_config(
         model.target.source, f"model {model.id}: target.source", model.target.revision
     )
-    random = model.drafter.random
+    random, ngram = model.drafter.random, model.drafter.ngram
+    if ngram is not None:
+        return DraftShape(ngram.block_size, (), needs_tokens=True)
     if random is not None:
         num_layers = text_config(target_config).get("num_hidden_layers", 0)
         if not all(-1 <= i < num_layers - 1 for i in random.target_layer_ids):
@@ -57,11 +64,6 @@ def check_drafter(model: ModelSpec) -> DraftShape:
         check_fit(config, target_config)
     except CheckpointError as error:
         raise ConfigError(f"{field}: {error}") from None
-    if text_config(target_config).get("num_hidden_layers", 0) - 1 in config.target_layer_ids:
-        raise ConfigError(
-            f"{field}: target_layer_ids {list(config.target_layer_ids)} name the target's last "
-            "layer, which this adapter has not been tried with; use one that reads earlier layers"
-        )
     needs_tokens = config.shape.needs_tokens
     return DraftShape(config.block_size, tuple(config.target_layer_ids), needs_tokens)
 
@@ -104,6 +106,9 @@ def _load(
     device: torch.device,
 ) -> DraftModel:
     source, revision = target
+    if spec.ngram is not None:
+        target_dir = config_directory(source, "target.source", revision)
+        return ngram_drafter(target_dir, device=device, **spec.ngram.model_dump())
     if spec.random is not None:
         target_dir = checkpoint_directory(source, "target.source", revision)
         return random_drafter(target_dir, dtype=dtype, device=device, **spec.random.model_dump())

@@ -13,7 +13,7 @@ import ray
 import torch
 from ray import serve
 
-from cluster.controller import DrafterReport
+from cluster.messages import DrafterReport
 from deployments.controller import INTERVAL_S, find_controller
 from deployments.draft_model import make_draft_engine
 from drafters.server import DraftServer

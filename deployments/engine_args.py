@@ -7,6 +7,7 @@ from typing import Any
 
 from deployments.checkpoints import checkpoint_directory, checkpoint_source
 from deployments.draft_model import DraftShape
+from deployments.drafting_pair import starting_calibrations
 from deployments.engine.settings import WorkerSettings
 from deployments.errors import ConfigError
 from deployments.loras import lora_kwargs
@@ -79,6 +80,7 @@ def _drafting(model: ModelSpec, shape: DraftShape) -> dict[str, Any]:
             drafter=drafter.model_dump(),
             dtype=drafter.dtype,
             context_bytes=drafter.context_mib * MIB,
+            calibrations=starting_calibrations(model, shape.block_size),
             nodes=model.target.nodes,
             step_cost=step_cost_file(model),
             step_cost_override=model.target.step_cost_override,

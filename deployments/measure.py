@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from autoscale.calibration import Calibration
 from autoscale.causal_policy import Causal
-from autoscale.policies import Fixed
+from autoscale.policies import Fixed, Policy
 from autoscale.step_cost import StepCostTable
 from deployments.catalog import MODELS
 from deployments.draft_model import check_drafter, make_draft_engine
@@ -24,10 +25,12 @@ from drafters.footprint import measure_footprint
 from drafters.latency import latency_table, random_engine
 from drafters.measure import Instant, draft_times_ms, round_trip_ms
 from drafters.sources import ColocatedDraftSource
+from profiles.calibration_key import calibration_key
 
 SESSIONS = [1, 2, 4, 8, 16]
 _REQUESTS, _TOKENS = 8, 8
 _SCHEDULED = 256  # requests
+_FLAT = StepCostTable((1, 256), (0.01, 0.0101))  # so that the causal policy verifies all
 
 
 def measure(config: Path, repeats: int) -> str:
@@ -60,7 +63,8 @@ def measure(config: Path, repeats: int) -> str:
             f"model {model.id}, drafter in {model.drafter.dtype}, "
             f"{torch.get_num_threads()} thread(s), medians",
             f"adapter per step, {_REQUESTS} requests x {_TOKENS} tokens, drafting excluded: "
-            f"{adapter_ms(model, feature_size, repeats * 5):.3f} ms",
+            f"{adapter_ms(model, feature_size, repeats * 5, Fixed(_TOKENS)):.3f} ms, with the "
+            f"causal schedule {adapter_ms(model, feature_size, repeats * 5, Causal(_FLAT)):.3f} ms",
             f"causal schedule, {_SCHEDULED} requests x {engine.model.config.shape.block_size} "
             f"positions: {schedule_ms(engine.model.config.shape.block_size, repeats * 5):.3f} ms",
             f"split round trip beyond draft compute, {_REQUESTS} requests x {_TOKENS} rows: "
@@ -107,22 +111,28 @@ def measure_shape(
     return "\n".join([title, *latency_table(engine, num_context_tokens, times)])
 
 
-def adapter_ms(model: ModelSpec, feature_size: int, repeats: int) -> float:
-    """Median of the adapter's own time in a step that verifies 7 drafts per request."""
+def adapter_ms(model: ModelSpec, feature_size: int, repeats: int, policy: Policy) -> float:
+    """Median of the adapter's own time in a step that verifies 7 drafts per request.
+
+    Confidences are calibrated where the policy reads them, and outcomes recorded.
+    """
     shape = check_drafter(model)
     adapter = SpeculationAdapter(
         ColocatedDraftSource(Instant(shape.block_size)),
-        Fixed(shape.block_size),
+        policy,
         target_id="t",
         block_size=shape.block_size,
         block_tokens=model.target.block_tokens,
         num_context_tokens=512,
         max_model_len=1 << 20,
         vocab_size=1 << 20,
+        needs_tokens=shape.needs_tokens,
     )
+    greedy = calibration_key("greedy", 0.0)
+    adapter.calibration.replica.adopt({greedy: Calibration((1.2,) * shape.block_size, version=1)})
     ids = [f"r{i}" for i in range(_REQUESTS)]
     layers = len(shape.target_layer_ids)
-    hidden = torch.randn(_REQUESTS * _TOKENS, feature_size // layers)
+    hidden = [torch.randn(_REQUESTS * _TOKENS, feature_size // layers) for _ in range(layers)]
     token_ids = np.zeros((_REQUESTS, 8 * (repeats + 1)), dtype=np.int32)
     times = []
     for step in range(repeats):
@@ -135,7 +145,7 @@ def adapter_ms(model: ModelSpec, feature_size: int, repeats: int) -> float:
                 num_computed=np.full(_REQUESTS, step * _TOKENS, dtype=np.int32),
                 sampled=[[1] * _TOKENS if step else [1]] * _REQUESTS,
                 token_ids=token_ids,
-                features=[hidden] * layers,
+                features=hidden,
             )
         )
         times.append(adapter.stats.adapter_s - before)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from deployments.checkpoints import read_config
 from deployments.draft_model import DraftShape, check_drafter
+from deployments.drafting_pair import promised_rate, starting_calibrations
 from deployments.engine_args import step_cost_file
 from deployments.errors import ConfigError
 from deployments.memory import check_memory
@@ -24,8 +25,11 @@ def check_models(settings: AppSpec) -> None:
         step_cost_file(model)
         if model.placement == "native":
             speculative_config(model)
-        else:
-            draft_shape(model)
+            continue
+        shape = draft_shape(model)
+        if shape is not None:
+            starting_calibrations(model, shape.block_size)
+            promised_rate(model, shape.block_size)
 
 
 def draft_shape(model: ModelSpec) -> DraftShape | None:

@@ -8,7 +8,14 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from autoscale.policy_settings import check_policy
 from deployments.errors import ConfigError
-from deployments.specs import DrafterSpec, NativeSpec, RandomDrafterSpec, Settings, TargetSpec
+from deployments.specs import (
+    DrafterSpec,
+    NativeSpec,
+    NgramDrafterSpec,
+    RandomDrafterSpec,
+    Settings,
+    TargetSpec,
+)
 
 __all__ = [
     "DRAFTED_BY_US",
@@ -16,6 +23,7 @@ __all__ = [
     "DrafterSpec",
     "ModelSpec",
     "NativeSpec",
+    "NgramDrafterSpec",
     "Placement",
     "RandomDrafterSpec",
     "TargetSpec",
@@ -74,8 +82,10 @@ def _refusal(model: ModelSpec) -> str | None:
         return "with placement native vLLM decides what to verify; remove policy, see native"
     if drafter is None or placement == "off":
         return None
-    if placement == "native" and drafter.random is not None:
-        return "placement native loads a checkpoint; give drafter.source instead of random"
+    if placement == "native" and drafter.calibration is not None:
+        return "placement native is vLLM's own drafting, uncalibrated; remove drafter.calibration"
+    if placement == "native" and drafter.source is None:
+        return "placement native loads a checkpoint; give drafter.source"
     if placement != "split" and drafter.device != model.target.device:
         return (
             f"placement {placement} drafts on the target's device; "
@@ -87,9 +97,14 @@ def _refusal(model: ModelSpec) -> str | None:
 
 
 class AppSpec(Settings):
-    """Everything `deployments.app:build_app` takes."""
+    """Everything `deployments.app:build_app` takes.
+
+    `state_dir` is a directory of the controller's node where what the fleet learned of its
+    drafters is kept (calibration profiles); without one it is lost with the last replica.
+    """
 
     models: tuple[ModelSpec, ...] = Field(min_length=1)
+    state_dir: str | None = None
 
     @model_validator(mode="after")
     def _distinct_ids(self) -> Self:

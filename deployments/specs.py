@@ -113,18 +113,40 @@ class RandomDrafterSpec(Settings):
     seed: int = 0
 
 
+class NgramDrafterSpec(Settings):
+    """Lookup of the text's last tokens in the text itself: no weights, no features.
+
+    The last `max_match` tokens are looked for, then fewer, down to `min_match`; what followed
+    them is drafted, `block_size` tokens.
+    """
+
+    block_size: int = Field(default=7, ge=1)
+    min_match: int = Field(default=1, ge=1)
+    max_match: int = Field(default=4, ge=1)
+
+    @model_validator(mode="after")
+    def _matches_in_order(self) -> Self:
+        if self.max_match < self.min_match:
+            raise ValueError(f"max_match {self.max_match} is less than min_match {self.min_match}")
+        return self
+
+
 class DrafterSpec(ReplicaSpec):
-    """One model's drafters: `source` names a checkpoint, or `random` describes one.
+    """One model's drafters: `source` names a checkpoint, `random` describes one with random
+    weights, `ngram` (`{}` will do) is lookup in the text.
 
     `num_gpus` is what one drafter replica (`split`) takes of a GPU. `num_context_tokens` is
     the sliding window over a session's context, `context_mib` the memory for all sessions'
     context. `deadline_ms` bounds what a target step waits for a reply. `encrypted` drafters
-    talk CURVE, with keys made anew at every start.
+    talk CURVE, with keys made anew at every start. `calibration` is a profile to start from
+    (see `dspark calibrate`), refused where it is another pair's. `acceptance_length` is what
+    the drafter's card promises, the bonus token included: far less raises an alarm.
     """
 
     source: str | None = None
     revision: Revision | None = None
     random: RandomDrafterSpec | None = None
+    ngram: NgramDrafterSpec | None = None
     replicas: int = Field(default=1, ge=1)
     num_gpus: float = Field(default=0, ge=0, le=1)
     dtype: Dtype = "bfloat16"
@@ -132,15 +154,19 @@ class DrafterSpec(ReplicaSpec):
     context_mib: int = Field(default=256, ge=1)
     deadline_ms: float = Field(default=50.0, gt=0)
     encrypted: bool = False
+    calibration: str | None = None
+    acceptance_length: float | None = Field(default=None, ge=1)
     threads: int = Field(default=1, ge=1)
     num_cpus: float = Field(default=0.25, ge=0)
 
     @model_validator(mode="after")
     def _one_origin(self) -> Self:
-        if (self.source is None) == (self.random is None):
-            raise ValueError("give either source (a checkpoint) or random (a description)")
-        if self.random is not None and self.revision is not None:
-            raise ValueError("revision belongs to a source on the hub; random has none")
+        if sum(origin is not None for origin in (self.source, self.random, self.ngram)) != 1:
+            raise ValueError(
+                "give one of source (a checkpoint), random (a description) and ngram (lookup)"
+            )
+        if self.source is None and self.revision is not None:
+            raise ValueError("revision belongs to a source on the hub; there is none")
         if self.device == "cpu" and self.num_gpus:
             raise ValueError("num_gpus needs device: cuda")
         return self

@@ -12,29 +12,37 @@ from ray import serve
 from ray.serve.llm import LLMConfig
 from ray.serve.llm.deployment import LLMServer
 
-from cluster.controller import TargetPlan, TargetReport
+from cluster.messages import TargetPlan, TargetReport
 from deployments.compatibility import accept_software
 from deployments.controller import INTERVAL_S, find_controller
 from deployments.schema import DRAFTED_BY_US
 from deployments.specs import CaptureSpec
+from profiles.provenance import DraftingPair
 
+OUTCOMES_EVERY = 10  # exchanges: with outcomes of drafts
 logger = logging.getLogger(__name__)
 
 
 class TargetServer(LLMServer):  # type: ignore[misc]
-    """Serves one model. Reports what speculation did and takes its drafter from the plan."""
+    """Serves one model. Reports what speculation did and takes its drafter from the plan.
+
+    `pair` is what it drafts with, None where our adapter does not draft.
+    """
 
     async def __init__(  # type: ignore[misc]
         self,
         llm_config: LLMConfig,
         *,
         placement: str,
+        pair: DraftingPair | None,
         capture: CaptureSpec | None = None,
         **kwargs: Any,
     ) -> None:
         accept_software()
         context = serve.get_replica_context()
         self._placement = placement
+        self._pair = pair
+        self._num_exchanges = 0
         self._app_name = context.app_name
         self._replica_id = context.replica_id.unique_id
         self._plan: TargetPlan | None = None
@@ -57,16 +65,22 @@ class TargetServer(LLMServer):  # type: ignore[misc]
 
     async def _exchange_once(self) -> None:
         stats: dict[str, Any] = {}
-        if self._placement in DRAFTED_BY_US:
+        outcomes = None
+        drafts = self._placement in DRAFTED_BY_US
+        if drafts:
             (stats, *others) = await self.collective_rpc("dspark_stats")
             digests = {rank["committed_digest"] for rank in (stats, *others)}
             self._ranks_agree = stats["ranks_agree"] = len(digests) == 1
+            self._num_exchanges += 1
+            if self._num_exchanges % OUTCOMES_EVERY == 0:
+                (outcomes, *_) = await self.collective_rpc("dspark_take_outcomes")
+        model_id, pid = self._llm_config.model_id, os.getpid()
         plan = await find_controller(self._app_name).report_target.remote(
             TargetReport(
-                self._replica_id, self._llm_config.model_id, self._placement, os.getpid(), stats
+                self._replica_id, model_id, self._placement, pid, stats, self._pair, outcomes
             )
         )
-        if self._placement in DRAFTED_BY_US and plan != self._plan:
+        if drafts and plan != self._plan:
             await self.collective_rpc(
                 "dspark_apply_plan",
                 args=(
@@ -74,6 +88,7 @@ class TargetServer(LLMServer):  # type: ignore[misc]
                     plan.secret,
                     plan.drafter_key,
                     plan.controls.model_dump(),
+                    plan.calibrations,
                 ),
             )
             self._plan = plan

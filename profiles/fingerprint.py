@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import re
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 _EDGE_BYTES = 1 << 20
+_HUB_SNAPSHOT = re.compile(r"[0-9a-f]{40}")
+_DIGITS = 12
 
 
 def checkpoint_fingerprint(directory: Path) -> str:
     """Twelve hex digits from `config.json` and every `*.safetensors` file.
 
-    Of a weight file its name, its size, and its first and last MiB are read: that tells one
+    A hub snapshot, `snapshots/COMMIT` in the hub's cache, is named by its commit already. Of
+    others, a weight file its name, its size, and its first and last MiB are read: that tells one
     training run from another in milliseconds, and says nothing of a few bytes changed on
     purpose in the middle. Raises FileNotFoundError without a `config.json`.
     """
+    if directory.parent.name == "snapshots" and _HUB_SNAPSHOT.fullmatch(directory.name):
+        return commit_fingerprint(directory.name)
     digest = hashlib.sha256((directory / "config.json").read_bytes())
     for path in sorted(directory.glob("*.safetensors")):
         size = path.stat().st_size
@@ -23,4 +32,15 @@ def checkpoint_fingerprint(directory: Path) -> str:
             digest.update(file.read(_EDGE_BYTES))
             file.seek(max(0, size - _EDGE_BYTES))
             digest.update(file.read())
-    return digest.hexdigest()[:12]
+    return digest.hexdigest()[:_DIGITS]
+
+
+def commit_fingerprint(commit: str) -> str:
+    """That of a checkpoint on the hub, which need not be here."""
+    return commit[:_DIGITS]
+
+
+def settings_fingerprint(settings: Mapping[str, Any]) -> str:
+    """That of a drafter without a checkpoint, from the plain values that describe it."""
+    described = json.dumps(settings, sort_keys=True).encode()
+    return hashlib.sha256(described).hexdigest()[:_DIGITS]

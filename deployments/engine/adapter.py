@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from autoscale.policies import Policy, StepOutcome, Verified
 from deployments.engine.accounting import RowAccount, account
 from deployments.engine.backlog import FeatureBacklog
+from deployments.engine.draft_calibration import DraftCalibration
 from deployments.engine.engine_step import AdapterStats, EngineStep, RequestTerms
 from deployments.engine.features import gather_features
 from deployments.engine.plain_run import PlainRun, RunBuffer
@@ -70,6 +71,7 @@ class SpeculationAdapter:
         self.max_draft_tokens: int | None = None  # of a request, in a step
         self.verify_budget_tokens: int | None = None  # of all requests, in a step
         self.stats = AdapterStats.of_blocks(block_size)
+        self.calibration = DraftCalibration(block_size)
         self._target_id = target_id
         self._block_size = block_size
         self._block_tokens = block_tokens
@@ -113,6 +115,7 @@ class SpeculationAdapter:
         for request_id in request_ids:
             self._terms.pop(request_id, None)
             self.policy.forget(request_id)
+            self.calibration.forget(request_id)
             self.suspend_requests((request_id,))
 
     def suspend_requests(self, request_ids: Iterable[str]) -> None:
@@ -138,7 +141,9 @@ class SpeculationAdapter:
                 return [[] for _ in step.request_ids]
             self._end_run(step.request_ids)
         accounts = self._account(step)
-        self.policy.record_step(self._outcome(step, accounts, began))
+        outcome = self._outcome(step, accounts, began)
+        self.policy.record_step(outcome)
+        self.calibration.record(outcome.verified)
         batch, limits, may_wait = self._describe(step, accounts)
         catches_up = self._catches_up(batch)
         described = time.perf_counter()
@@ -378,21 +383,27 @@ class SpeculationAdapter:
         self._drafted.clear()
         if drafts is None or not len(limits):
             return [[] for _ in step.request_ids]
-        confidences = drafts.confidences.double().numpy(force=True)
-        lengths = self.policy.admit(confidences, limits, len(step.request_ids)).tolist()
-        tokens = drafts.tokens.tolist()
-        asked = [row.request_id for row in batch.rows if row.anchor is not None]
-        self._drafted.update(asked)
-        admitted = {
-            request_id: drafted[:length]
-            for request_id, drafted, length in zip(asked, tokens, lengths, strict=True)
-        }
         q = drafts.distribution
+        asked = [row for row in batch.rows if row.anchor is not None]
+        lengths = self.calibration.admit(
+            self.policy,
+            asked,
+            drafts.confidences.double().numpy(force=True),
+            limits,
+            len(step.request_ids),
+            with_q=q is not None,
+        )
+        admitted = {
+            row.request_id: drafted[:length]
+            for row, drafted, length in zip(
+                asked, drafts.tokens.tolist(), lengths.tolist(), strict=True
+            )
+        }
+        self._drafted.update(admitted)
         if q is not None:
-            sampled = [row.temperature > 0 for row in batch.rows if row.anchor is not None]
             self._drawn_from = {
-                request_id: SparseDistribution(q.token_ids[i], q.probs[i])
-                for i, request_id in enumerate(asked)
-                if sampled[i]
+                row.request_id: SparseDistribution(q.token_ids[i], q.probs[i])
+                for i, row in enumerate(asked)
+                if row.temperature > 0
             }
         return [admitted.get(request_id, []) for request_id in step.request_ids]

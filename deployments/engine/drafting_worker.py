@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -10,6 +11,7 @@ from typing import Any
 
 from vllm.utils.torch_utils import set_random_seed
 
+from autoscale.calibration_messages import calibrations_from_plain, report_to_plain
 from autoscale.controls import Controls
 from autoscale.step_cost import StepCostTable
 from autoscale.step_cost_fit import costs_of
@@ -20,6 +22,8 @@ from deployments.engine.settings import WorkerSettings
 from deployments.engine.step_time import measure_step_cost
 from drafters.sources import RemoteDraftSource
 from profiles.step_cost import EngineProvenance, load_step_cost
+
+log = logging.getLogger(__name__)
 
 
 @contextmanager
@@ -87,8 +91,19 @@ class DraftingWorker:
             "policy": runner.policy_settings,
             "controls": runner.controls.model_dump(exclude_none=True),
             "schedule": adapter.policy.snapshot(),
+            "calibrations": {
+                str(key): one.version
+                for key, one in adapter.calibration.replica.calibrations.items()
+            },
             "source": asdict(adapter.source.stats),
         }
+
+    def dspark_take_outcomes(self) -> dict[str, Any] | None:
+        """What became of drafts since the last call (`report_to_plain`); None: not our part."""
+        runner: Any = self.model_runner  # type: ignore[attr-defined]
+        if isinstance(runner.adapter, Follower):
+            return None
+        return report_to_plain(runner.adapter.calibration.replica.take_report())
 
     def dspark_provenance(self) -> dict[str, str]:
         """What this worker's step costs belong to: the fields of `EngineProvenance`."""
@@ -100,8 +115,12 @@ class DraftingWorker:
         secret: str,
         drafter_key: str | None,
         controls: dict[str, Any],
+        calibrations: dict[str, Any],
     ) -> None:
-        """Use this drafter and these controls from the next step on; no address: no drafter."""
+        """Go by this from the next step on; no address: no drafter.
+
+        Calibrations that cannot be are left aside, and the adapter goes on with its own.
+        """
         runner: Any = self.model_runner  # type: ignore[attr-defined]
         if isinstance(runner.adapter, Follower):
             return
@@ -109,3 +128,8 @@ class DraftingWorker:
         if isinstance(source, RemoteDraftSource):
             source.set_address(drafter_address, secret, drafter_key)
         runner.set_controls(Controls.model_validate(controls))
+        try:
+            runner.adapter.calibration.replica.adopt(calibrations_from_plain(calibrations))
+        except ValueError as error:
+            runner.adapter.stats.refused_calibrations += 1
+            log.warning("calibrations of the plan are not used: %s", error)

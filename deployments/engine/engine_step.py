@@ -62,6 +62,7 @@ class AdapterStats:
     malformed_replies: int = 0
     feature_rows: int = 0
     gaps: int = 0
+    refused_calibrations: int = 0
     adapter_s: float = 0.0
     draft_s: float = 0.0
     reached_by_position: list[int] = field(default_factory=list)

@@ -14,6 +14,7 @@ import torch
 import vllm.v1.sample.rejection_sampler as rejection_sampler
 from vllm.distributed.parallel_state import get_tp_group
 
+from autoscale.calibration_messages import calibrations_from_plain
 from autoscale.controls import Controls
 from autoscale.policies import Off, Policy
 from autoscale.policy_settings import make_policy
@@ -74,7 +75,7 @@ class DraftingRunner:
     def _make_adapter(
         self, vllm_config: Any, settings: WorkerSettings, device: torch.device
     ) -> SpeculationAdapter:
-        return SpeculationAdapter(
+        adapter = SpeculationAdapter(
             make_source(settings, vllm_config, device),
             Off(),  # until the cost of a step is known
             target_id=f"{vllm_config.instance_id}",
@@ -86,6 +87,8 @@ class DraftingRunner:
             feature_dtype=getattr(torch, settings.dtype),
             needs_tokens=settings.needs_tokens,
         )
+        adapter.calibration.replica.adopt(calibrations_from_plain(settings.calibrations))
+        return adapter
 
     def start_drafting(self, step_cost: StepCostTable, draft_s: Mapping[int, float]) -> None:
         """Take up the configured policy, now that the cost of a step is known.

@@ -16,6 +16,7 @@ class WorkerSettings:
     `block_size` is gamma, `block_tokens` the size of a context block (vLLM's KV block),
     `deadline_s` how long a step waits for a drafter replica. `drafter` describes the
     checkpoint (see `deployments.schema.DrafterSpec`) and is read for `colocated` only.
+    `calibrations` are those to start with (`autoscale.calibration_messages`).
     The target is spread over `nodes`. `step_cost` is a profile's file, in which the keys
     `step_cost_override` may differ; without one the worker measures as it starts.
     """
@@ -33,6 +34,7 @@ class WorkerSettings:
     drafter: dict[str, Any]
     dtype: str
     context_bytes: int
+    calibrations: dict[str, Any]
     nodes: int
     step_cost: str | None
     step_cost_override: tuple[str, ...]

@@ -33,15 +33,26 @@ def settings(**model: Any) -> Any:
     return parse_settings({"models": [base | model]}).models[0]
 
 
-def make_engine(placement: str, *, target: dict[str, Any] | None = None, **overrides: Any) -> Any:
+def make_engine(
+    placement: str,
+    *,
+    target: dict[str, Any] | None = None,
+    drafter: dict[str, Any] | None = None,
+    **overrides: Any,
+) -> Any:
     """A `vllm.LLM`: `off` is plain vLLM, the others carry our worker.
 
-    `target` are settings over the demo target's, `overrides` engine arguments.
+    `target` are settings over the demo target's, `drafter` the demo drafter's unless given,
+    `overrides` engine arguments.
     """
     from vllm import LLM
 
     mend_frontend()
-    model = settings(placement=placement, target=DEMO_TARGET | (target or {}))
+    model = settings(
+        placement=placement,
+        target=DEMO_TARGET | (target or {}),
+        drafter=drafter or DEMO_DRAFTER,
+    )
     shape = None if placement == "off" else check_drafter(model)
     kwargs = engine_kwargs(model, shape) | {"disable_log_stats": False} | overrides
     return LLM(model=target_directory(model), **kwargs)
@@ -62,12 +73,12 @@ def draft_from(engine: Any, source: DraftSource) -> SpeculationAdapter:
     return adapter
 
 
-def draft_engine(context_mib: int = 32) -> DraftEngine:
-    """The drafter of `settings`, in an engine of its own."""
-    drafter = settings().drafter
+def draft_engine(context_mib: int = 32, model: Any = None) -> DraftEngine:
+    """The drafter of `model`, by default of `settings`, in an engine of its own."""
+    model = model or settings()
     return make_draft_engine(
-        drafter.model_dump(),
-        target_dir=target_directory(settings()),
+        model.drafter.model_dump(),
+        target_dir=target_directory(model),
         dtype="float32",
         device=torch.device("cpu"),
         block_tokens=BLOCK_TOKENS,

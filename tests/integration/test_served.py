@@ -171,6 +171,18 @@ def test_a_model_changes_while_serving(client, url, answers):
     assert change("plain", speculation=False) == 404
 
 
+def test_what_the_fleet_learns_of_its_drafter_is_shown(url, answers):
+    def learned() -> Any:
+        (found,) = fleet(url, "split")["learned"]
+        return found if "acceptance" in found else None
+
+    found = wait_for(learned)  # outcomes every five seconds, a refit every ten
+    assert (found["model_id"], found["drafter_id"]) == ("demo-target", "demo-drafter")
+    assert found["acceptance"]["rate"] > 0.3
+    assert not found["acceptance"]["collapsed"]
+    assert found["calibration"]["greedy/0"]["sampled_drafts"] > 0
+
+
 def test_models_are_listed(client):
     assert sorted(m.id for m in client.models.list()) == ["colocated", "plain", "split"]
 

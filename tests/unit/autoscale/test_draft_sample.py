@@ -134,7 +134,8 @@ def test_no_request_explores_more_than_others():
 
 def test_what_explores_is_sampled_and_held_out_as_everything_else():
     of_requests = seeds(4000)
-    order = np.stack([sampling_order(of_requests, step) for step in range(50)])
+    steps = np.arange(50, dtype=np.uint64)
+    order = np.stack([sampling_order(of_requests, np.full(4000, step)) for step in steps])
     exploring = np.stack([explores(of_requests, step, 0.1) for step in range(50)])
     assert order[exploring].mean() == pytest.approx(0.5, abs=0.01)
     held_out = np.broadcast_to(is_held_out(of_requests), exploring.shape)

@@ -3,13 +3,9 @@ from dataclasses import replace
 import pytest
 
 from autoscale.controls import Controls
-from cluster.controller import (
-    EXPIRY_S,
-    DrafterReport,
-    FleetController,
-    TargetReport,
-    speculation_totals,
-)
+from cluster.controller import EXPIRY_S, FleetController, speculation_totals
+from cluster.messages import DrafterReport, TargetReport
+from profiles.provenance import DraftingPair
 
 
 class Clock:
@@ -178,3 +174,29 @@ def test_snapshot_sums_per_model_and_forgets_the_silent(fleet, clock):
 
 def test_acceptance_length_is_unknown_before_the_first_draft():
     assert speculation_totals([{}])["acceptance_length"] is None
+
+
+PAIR = DraftingPair("target", "a1", "drafter", "b2")
+
+
+class Learned:
+    """Stands for `FleetLearning`: something is known of `PAIR` alone."""
+
+    def plan(self, pair):
+        return {"greedy/0": {"version": 2}} if pair == PAIR else {}
+
+    def snapshot(self, pair):
+        return {"acceptance": {"collapsed": True}} if pair == PAIR else {}
+
+
+def test_what_is_learned_of_a_pair_is_in_its_targets_plans_and_shown(clock):
+    fleet = FleetController(clock, Learned())
+    known = replace(target(), pair=PAIR, outcomes={"greedy/0": {}})
+    assert fleet.report_target(known).calibrations == {"greedy/0": {"version": 2}}
+    assert fleet.report_target(target("t2", model="n")).calibrations == {}
+    models = fleet.snapshot()["models"]
+    (learned,) = models["m"]["learned"]
+    assert learned["drafter_version"] == "b2"
+    assert learned["acceptance"] == {"collapsed": True}
+    assert models["n"]["learned"] == []
+    assert "outcomes" not in models["m"]["targets"][0]

@@ -3,13 +3,11 @@
 import json
 from pathlib import Path
 
-import pytest
 import torch
 
 from deployments.draft_model import check_drafter, make_draft_engine
-from deployments.errors import ConfigError
 from deployments.schema import parse_settings
-from drafters.messages import StepBatch, StepRow
+from drafters.messages import DraftShape, StepBatch, StepRow
 
 TARGET = "models/demo-target"
 
@@ -21,11 +19,8 @@ def model(tmp_path, **config):
     return parse_settings({"models": [spec]}).models[0]
 
 
-def test_ngram_lookup_needs_tokens_and_neither_features_nor_weights(tmp_path):
-    found = model(tmp_path, architectures=["NgramDrafter"], vocab_size=8192, block_size=4)
-    shape = check_drafter(found)
-    assert (shape.block_size, shape.target_layer_ids, shape.needs_tokens) == (4, (), True)
-    engine = make_draft_engine(
+def engine_of(found):
+    return make_draft_engine(
         found.drafter.model_dump(),
         target_dir=TARGET,
         dtype="float32",
@@ -34,12 +29,30 @@ def test_ngram_lookup_needs_tokens_and_neither_features_nor_weights(tmp_path):
         num_context_tokens=64,
         context_bytes=1 << 20,
     )
+
+
+def test_ngram_lookup_needs_tokens_and_neither_features_nor_weights(tmp_path):
+    found = model(tmp_path, architectures=["NgramDrafter"], vocab_size=8192, block_size=4)
+    shape = check_drafter(found)
+    assert (shape.block_size, shape.target_layer_ids, shape.needs_tokens) == (4, (), True)
+    engine = engine_of(found)
     row = StepRow("r", 1, 0, 5, anchor=2, tokens=(1, 2, 3, 1, 2))
     (drafts,) = engine.step([StepBatch("t", (row,), torch.empty(5, 0))])
     assert drafts.tokens.tolist() == [[3, 1, 2, 3]]
 
 
-def test_a_drafter_that_reads_the_last_layer_is_refused_by_name(tmp_path):
+def test_ngram_lookup_needs_no_checkpoint():
+    spec = {"ngram": {"block_size": 4, "max_match": 2}}
+    model = {"id": "m", "placement": "colocated", "target": {"source": TARGET}, "drafter": spec}
+    found = parse_settings({"models": [model]}).models[0]
+    shape = check_drafter(found)
+    assert (shape.block_size, shape.target_layer_ids, shape.needs_tokens) == (4, (), True)
+    engine = engine_of(found)
+    assert engine.model.config.shape == DraftShape(0, 4, needs_tokens=True)
+    assert (engine.model.config.min_match, engine.model.config.max_match) == (1, 2)
+
+
+def test_mtp_reads_the_last_layer(tmp_path):
     target = json.loads(Path(TARGET, "config.json").read_text())
     layers = target["num_hidden_layers"]
     fields = target | {
@@ -47,8 +60,8 @@ def test_a_drafter_that_reads_the_last_layer_is_refused_by_name(tmp_path):
         "num_hidden_layers": 1,
         "num_target_layers": layers,
         "target_layer_ids": [layers - 1],
-        "block_size": 1,
+        "block_size": 2,
         "layer_types": None,
     }
-    with pytest.raises(ConfigError, match=r"target_layer_ids \[7\].*last layer"):
-        check_drafter(model(tmp_path, **fields))
+    shape = check_drafter(model(tmp_path, **fields))
+    assert (shape.block_size, shape.target_layer_ids, shape.needs_tokens) == (2, (7,), True)

@@ -1,0 +1,130 @@
+"""Whether a target accepts of its drafter what there is reason to expect.
+
+A drafter can fit its target in every size and still have been trained for another one: the
+target was quantised or fine-tuned since, or another revision is served. Nothing fails then,
+and drafting brings little. How many tokens a draft has accepted depends on how many the
+scheduler admits; what is watched is the share accepted of the tokens tried, each draft's
+tokens up to its first rejection, which does not.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from autoscale.draft_sample import DraftSample
+
+_MIN_TRIED = 2_000  # tokens in the window, before it says anything
+_HALF_LIFE_TRIED = 4_000
+_USUAL_HALF_LIFE_TRIED = 400_000
+_COLLAPSED, _RECOVERED = 0.5, 0.7  # of what is expected
+
+
+class Expectation(NamedTuple):
+    """The share of tried draft tokens that should be accepted, and who says so."""
+
+    rate: float
+    source: str
+
+
+def acceptance_rate(acceptance_length: float, block_size: int) -> float:
+    """The share c for which whole drafts commit `acceptance_length` tokens, bonus included.
+
+    Solves 1 + c + ... + c ** block_size = acceptance_length. Raises ValueError for a length
+    that is not in 1 to block_size + 1.
+    """
+    if not 1 <= acceptance_length <= block_size + 1:
+        raise ValueError(
+            f"acceptance_length {acceptance_length} is not in 1 to {block_size + 1}: a draft has "
+            f"{block_size} tokens, and the target adds one"
+        )
+    low, high = 0.0, 1.0
+    for _ in range(40):
+        middle = (low + high) / 2
+        if sum(middle**k for k in range(block_size + 1)) < acceptance_length:
+            low = middle
+        else:
+            high = middle
+    return (low + high) / 2
+
+
+class _Share:
+    """Accepted of tried tokens, both fading with `half_life_tried`."""
+
+    def __init__(self, half_life_tried: float) -> None:
+        self._half_life_tried = half_life_tried
+        self.tried = self.accepted = self.claimed = 0.0
+
+    def add(self, tried: float, accepted: float, claimed: float) -> None:
+        fade = 0.5 ** (tried / self._half_life_tried)
+        self.tried = fade * self.tried + tried
+        self.accepted = fade * self.accepted + accepted
+        self.claimed = fade * self.claimed + claimed
+
+    @property
+    def rate(self) -> float:
+        return self.accepted / self.tried if self.tried else 0.0
+
+    @property
+    def claimed_rate(self) -> float:
+        return self.claimed / self.tried if self.tried else 0.0
+
+
+class AcceptanceAlarm:
+    """On while less than half of what is expected is accepted; off again from 70 % on.
+
+    Expected is the highest of three: what the drafter's card promises (`promised`, None
+    where nobody said), what its own confidences claim before any calibration, as they were
+    trained with the target it knows, and what was usual here over the last hundred
+    thousands of tokens. While the alarm is on, the usual is not learned.
+    """
+
+    def __init__(self, promised: float | None = None) -> None:
+        self.active = False
+        self._promised = promised
+        self._recent = _Share(_HALF_LIFE_TRIED)
+        self._usual = _Share(_USUAL_HALF_LIFE_TRIED)
+
+    @property
+    def rate(self) -> float:
+        """The share accepted of the tokens tried of late."""
+        return self._recent.rate
+
+    @property
+    def expected(self) -> Expectation:
+        """What it is held against."""
+        found = [
+            Expectation(self._recent.claimed_rate, "its own confidences"),
+            Expectation(self._usual.rate, "what was usual before"),
+        ]
+        if self._promised is not None:
+            found.append(Expectation(self._promised, "its card"))
+        return max(found)
+
+    def observe(self, drafts: DraftSample) -> None:
+        """Outcomes since the last call."""
+        tried = drafts.num_accepted + (drafts.num_accepted < drafts.num_admitted)
+        was_tried = np.arange(drafts.confidences.shape[1]) < tried[:, None]
+        counts = (
+            float(tried.sum()),
+            float(drafts.num_accepted.sum()),
+            float(drafts.confidences[was_tried].sum()),
+        )
+        self._recent.add(*counts)
+        if self._recent.tried >= _MIN_TRIED:
+            bar = _RECOVERED if self.active else _COLLAPSED
+            self.active = self.rate < bar * self.expected.rate
+        if not self.active:
+            self._usual.add(*counts)
+
+    def snapshot(self) -> dict[str, Any]:
+        """As plain values; shares are of the tokens tried."""
+        expected = self.expected
+        return {
+            "rate": round(self.rate, 4),
+            "expected_rate": round(expected.rate, 4),
+            "expected_by": expected.source,
+            "recent_tokens": round(self._recent.tried),
+            "collapsed": self.active,
+        }

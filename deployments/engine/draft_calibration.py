@@ -1,0 +1,141 @@
+"""What one engine's confidences go through: calibrated before the policy, judged after.
+
+A draft's key and seed follow from its request, exploration from request and step, and a
+calibrated confidence from the raw one alone. None of it reads a draft token, so sampled
+requests stay exact (design section 5, rules 1 and 4).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from autoscale.exploration import explores, request_seed
+from autoscale.policies import Policy, Verified
+from autoscale.replica_calibration import ReplicaCalibration, VerifiedDrafts
+from drafters.messages import StepRow
+from profiles.calibration_key import CALIBRATION_KEYS, calibration_key
+
+EXPLORATION_RATE = 0.02  # of drafts, verified to their full limit whatever is believed of them
+
+
+class _Traits(NamedTuple):
+    """Of a request: its keys with and without a draft distribution, and its seed."""
+
+    key_with_q: int
+    key_one_hot: int
+    seed: int
+
+
+class _Requests(NamedTuple):
+    """Those that drafts were asked for, in order; the same for many steps."""
+
+    ids: list[str]
+    with_q: bool
+    keys: NDArray[np.int64]
+    seeds: NDArray[np.uint64]
+
+
+class _Admitted(NamedTuple):
+    """Drafts that the next step verifies: `confidences` [R, gamma] as the drafter gave them."""
+
+    step: int
+    requests: _Requests
+    confidences: NDArray[np.float64]
+
+
+class DraftCalibration:
+    """Stands between a draft source's confidences and the policy of one engine.
+
+    `clock` is in seconds since the epoch, as replicas' outcomes are merged by age.
+    """
+
+    def __init__(self, block_size: int, clock: Callable[[], float] = time.time) -> None:
+        self.replica = ReplicaCalibration(block_size)
+        self._clock = clock
+        self._traits: dict[str, _Traits] = {}
+        self._num_steps = 0
+        self._last: _Requests | None = None
+        self._admitted: _Admitted | None = None
+
+    def forget(self, request_id: str) -> None:
+        """A request has ended."""
+        self._traits.pop(request_id, None)
+        self._last = None
+
+    def admit(
+        self,
+        policy: Policy,
+        rows: Sequence[StepRow],
+        confidences: NDArray[np.float64],
+        limits: NDArray[np.int64],
+        num_requests: int,
+        *,
+        with_q: bool,
+    ) -> NDArray[np.int64]:
+        """Draft tokens to verify, int64 [R], of the requests `rows` [R] that were drafted for.
+
+        `confidences` [R, gamma] are the drafter's; `with_q` says whether its sampled drafts
+        come with the distribution they were drawn from. A policy that reads confidences
+        gets calibrated ones, and a few drafts go to their limit to learn of what it would
+        not admit.
+        """
+        self._num_steps += 1
+        requests = self._requests(rows, with_q)
+        if policy.reads_confidences:
+            calibrated = self.replica.apply(confidences, requests.keys)
+            lengths = policy.admit(calibrated, limits, num_requests)
+            exploring = explores(requests.seeds, self._num_steps, EXPLORATION_RATE)
+            lengths = np.where(exploring, limits, lengths)
+        else:
+            lengths = policy.admit(confidences, limits, num_requests)
+        self._admitted = _Admitted(self._num_steps, requests, confidences)
+        return lengths
+
+    def record(self, verified: Sequence[Verified]) -> None:
+        """What the step after `admit` made of its drafts; whoever is missing is not counted."""
+        admitted, self._admitted = self._admitted, None
+        if admitted is None:
+            return
+        became = {one.request_id: one for one in verified if one.num_drafts}
+        found = [became.get(id_) for id_ in admitted.requests.ids]
+        rows = [i for i, one in enumerate(found) if one is not None]
+        if not rows:
+            return
+        _, _, keys, seeds = admitted.requests
+        confidences = admitted.confidences
+        if len(rows) < len(found):
+            keys, seeds, confidences = keys[rows], seeds[rows], confidences[rows]
+        num_admitted = np.array([one.num_drafts for one in found if one is not None])
+        num_accepted = np.array([one.num_accepted for one in found if one is not None])
+        drafts = VerifiedDrafts(keys, seeds, confidences, num_admitted, num_accepted)
+        self.replica.record(drafts, admitted.step, self._clock())
+
+    def _requests(self, rows: Sequence[StepRow], with_q: bool) -> _Requests:
+        ids = [row.request_id for row in rows]
+        if self._last is None or (ids, with_q) != self._last[:2]:
+            traits = [self._traits_of(row) for row in rows]
+            keys = [one.key_with_q if with_q else one.key_one_hot for one in traits]
+            seeds = [one.seed for one in traits]
+            self._last = _Requests(ids, with_q, np.array(keys), np.array(seeds, dtype=np.uint64))
+        return self._last
+
+    def _traits_of(self, row: StepRow) -> _Traits:
+        traits = self._traits.get(row.request_id)
+        if traits is None:
+            with_q, one_hot = ("q", "one-hot") if row.temperature > 0 else ("greedy", "greedy")
+            traits = self._traits[row.request_id] = _Traits(
+                _place(with_q, row.temperature),
+                _place(one_hot, row.temperature),
+                request_seed(row.request_id),
+            )
+        return traits
+
+
+def _place(verification_mode: str, temperature: float) -> int:
+    """In CALIBRATION_KEYS."""
+    return CALIBRATION_KEYS.index(calibration_key(verification_mode, temperature))

@@ -1,0 +1,81 @@
+"""The alarm of a target that fits its drafter and accepts little of what it drafts."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from autoscale.acceptance import AcceptanceAlarm, acceptance_rate
+from autoscale.draft_sample import DraftSample
+
+GAMMA = 5
+
+
+def drafts(num_drafts, rate, *, claimed, admitted=GAMMA, seed=0):
+    """Each tried token is accepted with `rate`; the drafter believes `claimed`."""
+    rng = np.random.default_rng(seed)
+    accepted = (rng.random((num_drafts, GAMMA)) < rate).cumprod(axis=1).sum(axis=1)
+    return DraftSample(
+        rng.random(num_drafts),
+        np.full((num_drafts, GAMMA), claimed, dtype=np.float32),
+        np.full(num_drafts, admitted),
+        np.minimum(accepted, admitted),
+        np.zeros(num_drafts, dtype=bool),
+    )
+
+
+@pytest.mark.parametrize("admitted", [1, 3, GAMMA])
+def test_the_rate_does_not_depend_on_how_much_is_admitted(admitted):
+    alarm = AcceptanceAlarm()
+    alarm.observe(drafts(20_000, 0.7, claimed=0.7, admitted=admitted))
+    assert alarm.rate == pytest.approx(0.7, abs=0.01)
+
+
+def test_a_drafter_that_keeps_what_it_claims_raises_no_alarm():
+    alarm = AcceptanceAlarm()
+    for seed in range(20):
+        alarm.observe(drafts(500, 0.6, claimed=0.65, seed=seed))
+        assert not alarm.active
+
+
+def test_far_less_than_its_own_confidences_claim_is_a_collapse():
+    alarm = AcceptanceAlarm()
+    alarm.observe(drafts(500, 0.2, claimed=0.7))
+    assert not alarm.active  # too few tokens to say
+    for seed in range(4):
+        alarm.observe(drafts(500, 0.2, claimed=0.7, seed=seed))
+    assert alarm.active
+    assert alarm.expected == (pytest.approx(0.7), "its own confidences")
+
+
+def test_far_less_than_the_card_promises_is_a_collapse_though_nothing_is_claimed():
+    alarm = AcceptanceAlarm(promised=0.7)
+    alarm.observe(drafts(3_000, 0.2, claimed=0.2))
+    assert alarm.active
+    assert alarm.snapshot()["expected_by"] == "its card"
+
+
+def test_far_less_than_before_is_a_collapse_until_it_is_back():
+    alarm = AcceptanceAlarm()
+    for seed in range(40):
+        alarm.observe(drafts(500, 0.8, claimed=0.1, seed=seed))
+    assert not alarm.active
+    for seed in range(200):  # however long it lasts, it does not become the usual
+        alarm.observe(drafts(500, 0.2, claimed=0.1, seed=seed))
+    assert alarm.active
+    assert alarm.expected.source == "what was usual before"
+    for seed in range(60):
+        alarm.observe(drafts(500, 0.8, claimed=0.1, seed=seed))
+    assert not alarm.active
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.3, 0.9, 1.0])
+def test_an_accepted_length_is_a_rate(rate):
+    length = sum(rate**k for k in range(GAMMA + 1))
+    assert acceptance_rate(length, GAMMA) == pytest.approx(rate, abs=1e-6)
+
+
+@pytest.mark.parametrize("length", [0.9, 6.1])
+def test_a_length_that_no_draft_can_have_is_refused(length):
+    with pytest.raises(ValueError, match="not in 1 to 6"):
+        acceptance_rate(length, GAMMA)
