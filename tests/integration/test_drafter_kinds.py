@@ -16,8 +16,9 @@ import torch
 from safetensors.torch import save_file
 from vllm import SamplingParams
 
-from drafters.checkpoint import fields_for_target, random_model
+from drafters.checkpoint import random_model
 from drafters.messages import StepBatch
+from drafters.new_config import dspark_fields
 from drafters.server import DraftServer
 from drafters.sources import ColocatedDraftSource, RemoteDraftSource
 from drafters.tensor_files import TARGET_TENSORS
@@ -31,11 +32,9 @@ CHATS: list[Any] = [[{"role": "user", "content": prompt}] for prompt in PROMPTS[
 
 
 def dflash() -> dict[str, Any]:
-    layers = (1, 4, 6)
-    fields = fields_for_target(
-        TARGET, num_layers=1, block_size=7, markov_rank=0, target_layer_ids=layers
+    return dspark_fields(
+        TARGET, num_layers=1, block_size=7, markov_rank=0, target_layer_ids=(1, 4, 6)
     )
-    return fields | {"enable_confidence_head": False}
 
 
 def of_one_layer(**changes: Any) -> dict[str, Any]:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-import deployments.engine.sampler as sampler
+from drafters import verification
 from drafters.messages import SparseDistribution
 from tests.gpu.devices import DEVICES
-from tests.unit.deployments.test_rejection_sampler import (
+from tests.unit.drafters.test_verification import (
     NOISE,
     VOCABULARY,
     constrained,
@@ -26,8 +26,8 @@ def test_the_targets_distribution_comes_out(device, mode):
 
 
 def test_a_wrong_rule_shows(device, monkeypatch):
-    right = sampler.acceptance_ratio
-    monkeypatch.setattr(sampler, "acceptance_ratio", lambda p, q: 0.9 * right(p, q))
+    right = verification.acceptance_ratio
+    monkeypatch.setattr(verification, "acceptance_ratio", lambda p, q: 0.9 * right(p, q))
     assert variation("q", target_logits().to(device), rounds=5) > NOISE
 
 
@@ -39,7 +39,7 @@ def test_greedy_rows_rows_without_drafts_and_an_excluded_token_share_a_batch(dev
         torch.tensor([[1, 0], [5, 0], [3, 0], [6, 7]]),
         torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.5, 0.5], [0.5, 0.5]]),
     ).to(torch.device(device))
-    drawn = sampler.rejection_sample(
+    drawn = verification.rejection_sample(
         torch.tensor([1, 5, 3, 4], device=device),
         [2, 0, 1, 1],
         q,
