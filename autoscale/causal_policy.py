@@ -143,7 +143,6 @@ class Causal:
             "draft_cost_s": round(self._draft_cost.at(self._num_requests), 6),
             "n_tokens": list(self._plain.profile.n_tokens),
             "step_cost_s": [round(cost, 6) for cost in self._plain.profile.step_cost_s],
-            "learned": self.learned().to_plain(),
         }
 
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import NamedTuple
+
+OUTCOME_FADE = 0.97  # of ended requests, from one report to the next
+_MOST = 1e15  # of anything that a replica can report
 
 
 class ClassOutcomes(NamedTuple):
@@ -31,6 +35,7 @@ class ReplicaLoad:
     seats: int
     prefill_tokens: int
     arrivals_per_s: float
+    prompt_tokens_per_s: float
     tokens_per_s: float
     relative_step_cost: float
     step_s: float
@@ -38,6 +43,19 @@ class ReplicaLoad:
     accepted_tokens: int
     draft_wait_s: float
     outcomes: Mapping[str, ClassOutcomes] = field(default_factory=dict)
+
+    def impossible(self) -> str | None:
+        """The first field that no replica can have; None where all can be."""
+        for one in fields(self):
+            value = getattr(self, one.name)
+            some = [value] if one.name != "outcomes" else [n for c in value.values() for n in c]
+            if not all(_is_amount(number) for number in some):
+                return one.name
+        return None
+
+
+def _is_amount(number: object) -> bool:
+    return isinstance(number, int | float) and math.isfinite(number) and 0 <= number <= _MOST
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +68,7 @@ class FleetLoad:
     seats: int
     prefill_tokens: int
     arrivals_per_s: float
+    prompt_tokens_per_s: float
     tokens_per_s: float
     num_drafts: int
     accepted_tokens: int
@@ -72,6 +91,7 @@ def fleet_load(loads: Collection[ReplicaLoad]) -> FleetLoad:
         seats=sum(load.seats for load in loads),
         prefill_tokens=sum(load.prefill_tokens for load in loads),
         arrivals_per_s=sum(load.arrivals_per_s for load in loads),
+        prompt_tokens_per_s=sum(load.prompt_tokens_per_s for load in loads),
         tokens_per_s=sum(load.tokens_per_s for load in loads),
         num_drafts=sum(load.num_drafts for load in loads),
         accepted_tokens=sum(load.accepted_tokens for load in loads),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import date
 from typing import Any
 
@@ -87,8 +87,31 @@ class FleetStepCost:
         table, num_steps = merge_step_costs(known.table, self._reports.get(engine, {}).values())
         before = known.table.step_cost_s
         if not np.allclose(table.step_cost_s, before, rtol=_WORTH_A_VERSION, atol=0.0):
-            known = self._merged[engine] = Merged(table, num_steps, known.version + 1)
+            known = Merged(table, num_steps, known.version + 1)
+        else:
+            known = replace(known, num_steps=num_steps)
+        self._merged[engine] = known
         return known
+
+    def engines(self) -> tuple[EngineProvenance, ...]:
+        """Those that anything is known of."""
+        return tuple(self._merged)
+
+    def relative(self, engine: EngineProvenance) -> dict[str, float]:
+        """By replica, what its steps take over what they usually take: 2.0 where it is slow."""
+        known = self._merged.get(engine)
+        reports = self._reports.get(engine, {})
+        if known is None:
+            return {}
+        return {id_: _relative_cost(known.table, report) for id_, report in reports.items()}
+
+
+def _relative_cost(usual: StepCostTable, report: StepCostReport) -> float:
+    """Over the sizes that the replica visits; 1 while those are few, or for another table."""
+    steps = np.array(report.num_steps)
+    if report.table.n_tokens != usual.n_tokens or steps.max(initial=0.0) < _MIN_STEPS:
+        return 1.0
+    return weighted_median(np.array(report.table.step_cost_s) / usual.step_cost_s, steps)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +121,15 @@ class Merged:
     table: StepCostTable
     num_steps: tuple[float, ...]
     version: int = 0
+
+    @property
+    def is_learned(self) -> bool:
+        """Whether steps in service are behind it, here or before a restart."""
+        return self.version > 0 or max(self.num_steps) >= _MIN_STEPS
+
+    def to_plain(self) -> dict[str, Any]:
+        """As plain values, to be handed to a new replica (`StepCostReport.from_plain`)."""
+        return StepCostReport(self.table, self.num_steps).to_plain()
 
 
 def merge_step_costs(

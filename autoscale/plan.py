@@ -9,8 +9,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from autoscale.fleet_load import ClassOutcomes, FleetLoad, ReplicaLoad, fleet_load
 from autoscale.service_class import ServiceClass
+from autoscale.step_cost import StepCostTable
 
 _WEIGHT_GAIN = 8.0
 _MAX_WEIGHT = 1.5
@@ -27,15 +30,16 @@ class ReplicaPlan:
 
     `expected_requests` and `expected_prefill_tokens` are per step over the next interval,
     `class_weights` by service class (missing: 1), `draft_wait_s` the longest wait for drafts
-    that can pay, `shed_after_s` by class how long a request may wait for a seat,
-    `routing_weight` this replica's share of new requests against the others'. None and empty
-    where local rules are to decide.
+    that can pay, `seats` the requests that may run together, `shed_after_s` by class how long
+    a request may wait for a seat, `routing_weight` this replica's share of new requests
+    against the others'. None and empty where local rules are to decide.
     """
 
     expected_requests: float | None = None
     expected_prefill_tokens: float | None = None
     class_weights: Mapping[str, float] = field(default_factory=dict)
     draft_wait_s: float | None = None
+    seats: int | None = None
     shed_after_s: Mapping[str, float] = field(default_factory=dict)
     routing_weight: float = 1.0
 
@@ -46,10 +50,9 @@ NO_PLAN = ReplicaPlan()
 def make_plans(
     loads: Sequence[ReplicaLoad],
     classes: Sequence[ServiceClass],
-    *,
-    mean_prompt_tokens: float,
+    step_costs: Sequence[StepCostTable | None] | None = None,
 ) -> list[ReplicaPlan]:
-    """A plan per replica, in their order."""
+    """A plan per replica, in their order; `step_costs` are what their engines usually take."""
     fleet = fleet_load(loads)
     weights = class_weights(fleet, classes)
     shed_after = shed_after_s(classes)
@@ -57,13 +60,16 @@ def make_plans(
     return [
         ReplicaPlan(
             expected_requests=expected_requests(fleet, load, share),
-            expected_prefill_tokens=expected_prefill_tokens(fleet, load, share, mean_prompt_tokens),
+            expected_prefill_tokens=expected_prefill_tokens(fleet, load, share),
             class_weights=weights,
             draft_wait_s=draft_wait_s(fleet, load),
+            seats=seats(load, classes, step_cost),
             shed_after_s=shed_after,
             routing_weight=share,
         )
-        for load, share in zip(loads, shares, strict=True)
+        for load, share, step_cost in zip(
+            loads, shares, step_costs or [None] * len(loads), strict=True
+        )
     ]
 
 
@@ -89,7 +95,7 @@ def _deficit(promised: ServiceClass, outcomes: ClassOutcomes | None) -> float:
 
 def routing_weights(loads: Sequence[ReplicaLoad]) -> list[float]:
     """Shares of new requests, 1 on average, by the speed of every replica's steps."""
-    speeds = [1 / min(max(load.relative_step_cost, 1e-3), _MAX_RELATIVE_COST) for load in loads]
+    speeds = [1 / _bounded_cost(load) for load in loads]
     mean = sum(speeds) / len(speeds) if speeds else 1.0
     return [speed / mean for speed in speeds]
 
@@ -104,12 +110,9 @@ def expected_requests(fleet: FleetLoad, load: ReplicaLoad, share: float) -> floa
     return min(float(load.seats), (load.running + load.waiting + of_all) / 2)
 
 
-def expected_prefill_tokens(
-    fleet: FleetLoad, load: ReplicaLoad, share: float, mean_prompt_tokens: float
-) -> float:
+def expected_prefill_tokens(fleet: FleetLoad, load: ReplicaLoad, share: float) -> float:
     """Prompt tokens in a coming step of this replica, from all traffic."""
-    arrivals_per_s = share * fleet.arrivals_per_s / max(fleet.num_replicas, 1)
-    return arrivals_per_s * mean_prompt_tokens * load.step_s
+    return share * fleet.prompt_tokens_per_s / max(fleet.num_replicas, 1) * load.step_s
 
 
 def draft_wait_s(fleet: FleetLoad, load: ReplicaLoad) -> float | None:
@@ -122,6 +125,28 @@ def draft_wait_s(fleet: FleetLoad, load: ReplicaLoad) -> float | None:
     if fleet.num_drafts < _MIN_DRAFTS or load.step_s <= 0:
         return None
     return _WAIT_SHARE * fleet.accepted_tokens / fleet.num_drafts * load.step_s
+
+
+def seats(
+    load: ReplicaLoad, classes: Sequence[ServiceClass], step_cost: StepCostTable | None
+) -> int | None:
+    """As many requests as decode together within the tightest promised time per token.
+
+    Without drafts, which cannot be counted on when all seats are taken, on a node as slow as
+    this one is. Half of the seats at least: a promise that this machine cannot keep is none
+    to idle for.
+    """
+    if step_cost is None or not classes:
+        return None
+    tightest_s = min(one.tpot_s for one in classes) / _bounded_cost(load)
+    taken = np.arange(1, load.seats + 1)
+    fitting = np.flatnonzero(step_cost.at(taken) + step_cost.request_s * taken <= tightest_s)
+    most = int(taken[fitting[-1]]) if len(fitting) else 0
+    return max(most, -(-load.seats // 2))
+
+
+def _bounded_cost(load: ReplicaLoad) -> float:
+    return min(max(load.relative_step_cost, 1e-3), _MAX_RELATIVE_COST)
 
 
 def shed_after_s(classes: Sequence[ServiceClass]) -> dict[str, float]:

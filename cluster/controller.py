@@ -1,4 +1,4 @@
-"""The fleet's registry: who serves what, which drafter each target uses, totals.
+"""The fleet's registry: who serves what, which drafter and plan each target has, totals.
 
 Targets and drafters report in every interval and get their part of the plan back.
 Everything here is rebuilt from the next reports, so losing the controller loses nothing:
@@ -7,39 +7,63 @@ a target keeps the drafter it has.
 
 from __future__ import annotations
 
+import math
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
 from autoscale.assignment import assign_drafters
 from autoscale.controls import Controls
+from autoscale.service_class import ServiceClass
 from cluster.fleet_learning import FleetLearning
+from cluster.fleet_plans import FleetPlans
 from cluster.messages import DrafterPlan, DrafterReport, TargetPlan, TargetReport
+from cluster.step_cost_learning import StepCostLearning
 
 EXPIRY_S = 3.0
+TICK_S = 0.25
+MIN_INTERVAL_S = 0.05
+MAX_REPLICAS = 4096  # targets, and as many drafters
 _OF_REPLICAS = ("deadline_ms", "drafter_address")  # controls that mean drafter replicas
 
 
 class FleetController:
-    """Keeps the last report of every replica and assigns drafters to targets.
+    """Keeps the last report of every replica, assigns drafters to targets and plans for them.
 
     A replica that has not reported for `EXPIRY_S` is forgotten. `clock` is in seconds;
-    `learning` is told of outcomes by whoever owns it.
+    `learning` and `step_costs` are told of reports by whoever owns them. `epoch` rises from
+    one controller of an application to the next; `classes` are what each model promises.
+    `on_gone` is told of targets that fell silent.
+    Reports are bounded: of more than `MAX_REPLICAS`, and of more than one per
+    `MIN_INTERVAL_S` of a replica, the rest is counted and changes nothing.
     """
 
     def __init__(
         self,
         clock: Callable[[], float] = time.monotonic,
         learning: FleetLearning | None = None,
+        step_costs: StepCostLearning | None = None,
+        *,
+        epoch: int = 0,
+        classes: Mapping[str, Sequence[ServiceClass]] | None = None,
+        on_gone: Callable[[str], None] = lambda replica_id: None,
     ) -> None:
+        self.num_dropped_reports = 0
         self._clock = clock
         self._learning = learning or FleetLearning()
+        self._step_costs = step_costs or StepCostLearning()
+        self._plans = FleetPlans(classes)
+        self._on_gone = on_gone
+        self._epoch = epoch
+        self._seq = 0
+        self._next_tick_s = -math.inf
         self._secret = secrets.token_hex(16)
         self._targets: dict[str, tuple[TargetReport, float]] = {}
         self._drafters: dict[str, tuple[DrafterReport, float]] = {}
         self._assigned: dict[str, str] = {}
+        self._to_assign: set[str] = set()  # models whose replicas are not the same any more
         self._controls: dict[str, Controls] = {}
 
     def change(self, model_id: str, changes: dict[str, Any]) -> Controls:
@@ -62,26 +86,73 @@ class FleetController:
         return self._controls.get(model_id, Controls())
 
     def report_drafter(self, report: DrafterReport) -> DrafterPlan:
+        known, _ = self._drafters.get(report.replica_id, (None, 0.0))
+        if known is None and len(self._drafters) >= MAX_REPLICAS:
+            self.num_dropped_reports += 1
+            return DrafterPlan(self._secret)
+        if known is None or (known.secret, known.address) != (report.secret, report.address):
+            self._to_assign.add(report.model_id)
         self._drafters[report.replica_id] = (report, self._clock())
         return DrafterPlan(self._secret)
 
     def report_target(self, report: TargetReport) -> TargetPlan:
-        self._targets[report.replica_id] = (replace(report, outcomes=None), self._clock())
+        now_s = self._clock()
+        if self._takes(report, now_s):
+            self._take(report, now_s)
+        if now_s >= self._next_tick_s:
+            self.tick()
+        if report.model_id in self._to_assign:
+            self._assign(report.model_id)
+        return self._plan(report)
+
+    def tick(self) -> None:
+        """Forget who fell silent and make all plans anew; done by itself with reports."""
+        self._next_tick_s = self._clock() + TICK_S
+        self._expire()
+        for model_id in list(self._to_assign):
+            self._assign(model_id)
+        self._plans.tick(self._step_costs.usual_cost)
+
+    def _takes(self, report: TargetReport, now_s: float) -> bool:
+        known = self._targets.get(report.replica_id)
+        is_flood = (
+            len(self._targets) >= MAX_REPLICAS
+            if known is None
+            else now_s - known[1] < MIN_INTERVAL_S and known[0].model_id == report.model_id
+        )
+        self.num_dropped_reports += is_flood
+        return not is_flood
+
+    def _take(self, report: TargetReport, now_s: float) -> None:
+        known, _ = self._targets.get(report.replica_id, (None, 0.0))
+        if known is None or known.placement != report.placement:
+            self._to_assign.add(report.model_id)
+        kept = replace(report, outcomes=None, step_cost=None)
+        self._targets[report.replica_id] = (kept, now_s)
+        if report.load is not None:
+            self._plans.report(report.model_id, report.replica_id, report.load)
         changed = report.stats.get("controls")
         if changed and report.model_id not in self._controls:  # before this controller began
             self._controls[report.model_id] = Controls(**changed)
-        self._plan(report.model_id)
+
+    def _plan(self, report: TargetReport) -> TargetPlan:
         controls = self._controls_of(report.model_id)
         drafter, _ = self._drafters.get(self._assigned.get(report.replica_id, ""), (None, 0.0))
         if controls.drafter_address is not None:
             pinned = (d for d, _ in self._drafters.values())
             drafter = next((d for d in pinned if d.address == controls.drafter_address), None)
+        wants = report.engine if report.wants_step_cost else None
+        self._seq += 1
         return TargetPlan(
             drafter.address if drafter else controls.drafter_address,
             self._secret,
             drafter.public_key if drafter else None,
             controls,
             self._learning.plan(report.pair) if report.pair else {},
+            self._step_costs.plan(wants) if wants else None,
+            self._plans.of(report.replica_id),
+            self._epoch,
+            self._seq,
         )
 
     def snapshot(self) -> dict[str, Any]:
@@ -92,8 +163,10 @@ class FleetController:
             entry = asdict(target) | {
                 "age_s": round(self._clock() - seen, 3),
                 "drafter": self._assigned.get(target.replica_id),
+                "plan": asdict(self._plans.of(target.replica_id)),
+                "relative_step_cost": self._step_costs.usual_cost(target.replica_id)[1],
             }
-            del entry["outcomes"]
+            del entry["outcomes"], entry["step_cost"]
             self._model(models, target.model_id)["targets"].append(entry)
         for drafter, seen in self._drafters.values():
             entry = asdict(drafter) | {"age_s": round(self._clock() - seen, 3)}
@@ -103,7 +176,17 @@ class FleetController:
             model["controls"] = self._controls_of(model_id).model_dump(exclude_none=True)
             model["speculation"] = speculation_totals([t["stats"] for t in model["targets"]])
             model["learned"] = self._learned(model_id)
-        return {"models": models}
+            model["load"] = asdict(self._plans.total(model_id))
+        return {
+            "models": models,
+            "controller": {
+                "epoch": self._epoch,
+                "plans": self._seq,
+                "dropped_reports": self.num_dropped_reports,
+                "impossible_loads": self._plans.num_impossible_loads,
+            },
+            "step_costs": self._step_costs.snapshot(),
+        }
 
     def _learned(self, model_id: str) -> list[dict[str, Any]]:
         """Per pair that serves a model: calibration and acceptance, with their alarms."""
@@ -115,8 +198,8 @@ class FleetController:
     def _model(models: dict[str, dict[str, Any]], model_id: str) -> dict[str, Any]:
         return models.setdefault(model_id, {"targets": [], "drafters": []})
 
-    def _plan(self, model_id: str) -> None:
-        self._expire()
+    def _assign(self, model_id: str) -> None:
+        self._to_assign.discard(model_id)
         targets = [
             id_
             for id_, (report, _) in self._targets.items()
@@ -134,9 +217,17 @@ class FleetController:
 
     def _expire(self) -> None:
         oldest = self._clock() - EXPIRY_S
-        self._targets = {k: v for k, v in self._targets.items() if v[1] >= oldest}
-        self._drafters = {k: v for k, v in self._drafters.items() if v[1] >= oldest}
-        self._assigned = {k: v for k, v in self._assigned.items() if k in self._targets}
+        for id_, (target, seen) in list(self._targets.items()):
+            if seen < oldest:
+                del self._targets[id_]
+                self._assigned.pop(id_, None)
+                self._plans.forget(target.model_id, id_)
+                self._on_gone(id_)
+                self._to_assign.add(target.model_id)
+        for id_, (drafter, seen) in list(self._drafters.items()):
+            if seen < oldest:
+                del self._drafters[id_]
+                self._to_assign.add(drafter.model_id)
 
 
 _TOTALS = ("committed_tokens", "verified_drafts", "draft_tokens", "accepted_tokens")

@@ -6,11 +6,7 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Mapping
-from typing import Any
-
-from cluster.fleet_learning import FleetLearning
-from profiles.provenance import DraftingPair
+from collections.abc import Callable
 
 log = logging.getLogger(__name__)
 
@@ -21,19 +17,17 @@ _MAX_WAITING = 256  # reports; more are dropped
 class LearningThread:
     """Absorbs what is offered, in order, and refits every ten seconds. Runs as a daemon."""
 
-    def __init__(self, learning: FleetLearning, refit_every_s: float = REFIT_EVERY_S) -> None:
+    def __init__(self, refit: Callable[[], None], refit_every_s: float = REFIT_EVERY_S) -> None:
         self.num_dropped = 0
-        self._learning = learning
+        self._refit = refit
         self._refit_every_s = refit_every_s
-        self._waiting: queue.Queue[tuple[DraftingPair, Mapping[str, Any]]] = queue.Queue(
-            _MAX_WAITING
-        )
+        self._waiting: queue.Queue[Callable[[], None]] = queue.Queue(_MAX_WAITING)
         threading.Thread(target=self._run, name="learning", daemon=True).start()
 
-    def offer(self, pair: DraftingPair, outcomes: Mapping[str, Any]) -> None:
-        """A replica's outcomes; dropped and counted where the thread does not keep up."""
+    def offer(self, absorb: Callable[[], None]) -> None:
+        """Absorb a replica's report; dropped and counted where the thread does not keep up."""
         try:
-            self._waiting.put_nowait((pair, outcomes))
+            self._waiting.put_nowait(absorb)
         except queue.Full:
             self.num_dropped += 1
 
@@ -42,17 +36,18 @@ class LearningThread:
         while True:
             try:
                 left_s = max(0.0, next_refit_s - time.monotonic())
-                self._learning.absorb(*self._waiting.get(timeout=left_s))
+                absorb = self._waiting.get(timeout=left_s)
+                absorb()
             except queue.Empty:
                 pass
             except Exception:
-                log.exception("outcomes could not be absorbed")
+                log.exception("a report could not be absorbed")
             if time.monotonic() >= next_refit_s:
                 next_refit_s = time.monotonic() + self._refit_every_s
-                self._refit()
+                self._refit_safely()
 
-    def _refit(self) -> None:
+    def _refit_safely(self) -> None:
         try:
-            self._learning.refit()
+            self._refit()
         except Exception:
             log.exception("a refit failed; what served before goes on")

@@ -6,7 +6,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from autoscale.controls import Controls
+from autoscale.fleet_load import ReplicaLoad
+from autoscale.plan import NO_PLAN, ReplicaPlan
 from profiles.provenance import DraftingPair
+from profiles.step_cost import EngineProvenance
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,10 +31,13 @@ class DrafterReport:
 
 @dataclass(frozen=True, slots=True)
 class TargetReport:
-    """A target replica says what it did since it started.
+    """A target replica says what it did since it started, and how loaded it is.
 
-    Where our adapter drafts, `pair` says with whom, and now and then `outcomes` what became
-    of drafts (`autoscale.calibration_messages.report_to_plain`).
+    Where our adapter drafts, `pair` says with whom and `engine` what its step costs belong
+    to; now and then `outcomes` are what became of drafts
+    (`autoscale.calibration_messages.report_to_plain`) and `step_cost` what steps take
+    (`autoscale.fleet_step_cost.StepCostReport.to_plain`). A replica that is new
+    `wants_step_cost` of the fleet. `held_plan` is `HeldPlan.snapshot`.
     """
 
     replica_id: str
@@ -41,6 +47,11 @@ class TargetReport:
     stats: dict[str, Any] = field(default_factory=dict)
     pair: DraftingPair | None = None
     outcomes: dict[str, Any] | None = None
+    load: ReplicaLoad | None = None
+    engine: EngineProvenance | None = None
+    step_cost: dict[str, Any] | None = None
+    wants_step_cost: bool = False
+    held_plan: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,12 +61,19 @@ class DrafterPlan:
     secret: str
 
 
+PLAN_TTL_S = 3.0  # six exchanges
+
+
 @dataclass(frozen=True, slots=True)
 class TargetPlan:
     """What a target needs: its drafter's address and key, or None when there is none.
 
     `controls` are what was changed of its model while serving, `calibrations` what the fleet
-    knows of its pair (`autoscale.calibration_messages.calibrations_to_plain`).
+    knows of its pair (`autoscale.calibration_messages.calibrations_to_plain`), `step_cost`
+    what steps take on its hardware, for a replica that is new. They stand until the next
+    plan. `advice` ends `ttl_s` after it came: from then on the replica goes by local rules.
+    Of two plans the one of the later `(epoch, seq)` holds: `epoch` is when its controller
+    began, `seq` counts its plans.
     """
 
     drafter_address: str | None
@@ -63,3 +81,8 @@ class TargetPlan:
     drafter_key: str | None = None
     controls: Controls = field(default_factory=Controls)
     calibrations: dict[str, Any] = field(default_factory=dict)
+    step_cost: dict[str, Any] | None = None
+    advice: ReplicaPlan = NO_PLAN
+    epoch: int = 0
+    seq: int = 0
+    ttl_s: float = PLAN_TTL_S

@@ -12,6 +12,7 @@ from ray.serve import Application
 from ray.serve.config import BackpressureConfig
 from ray.serve.llm import LLMConfig, build_llm_deployment
 
+from autoscale.service_class import ServiceClass
 from deployments.compatibility import accept_software
 from deployments.controller import ControllerKeeper, ControllerSettings
 from deployments.draft_model import DraftShape
@@ -51,7 +52,9 @@ def build_app(args: dict[str, Any]) -> Application:
     pairs = {model.id: drafting_pair(model) for model in settings.models if shapes[model.id]}
     configs = {model.id: _llm_config(model, shapes[model.id]) for model in settings.models}
     targets = {
-        model.id: _bind_target(model, configs[model.id], pairs.get(model.id))
+        model.id: _bind_target(
+            model, configs[model.id], pairs.get(model.id), settings.promised_classes()
+        )
         for model in settings.models
     }
     cards = {id_: to_model_metadata(id_, config) for id_, config in configs.items()}
@@ -91,10 +94,16 @@ def _controller_settings(
         rate = promised_rate(model, shape.block_size) if shape else None
         if rate is not None:
             promised[pairs[model.id]] = rate
-    return ControllerSettings(settings.state_dir, promised)
+    classes = {model.id: settings.promised_classes() for model in settings.models}
+    return ControllerSettings(settings.state_dir, promised, classes)
 
 
-def _bind_target(model: ModelSpec, config: LLMConfig, pair: DraftingPair | None) -> Any:
+def _bind_target(
+    model: ModelSpec,
+    config: LLMConfig,
+    pair: DraftingPair | None,
+    classes: tuple[ServiceClass, ...],
+) -> Any:
     engine = NativeEngine if model.placement == "native" else TargetEngine
     return build_llm_deployment(
         config,
@@ -102,6 +111,7 @@ def _bind_target(model: ModelSpec, config: LLMConfig, pair: DraftingPair | None)
         bind_kwargs={
             "placement": model.placement,
             "pair": pair,
+            "classes": classes,
             "engine_cls": engine,
             "capture": model.target.capture,
         },

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import logging
+import time
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import ray
 from ray import serve
 
+from autoscale.service_class import ServiceClass
 from cluster.controller import FleetController
 from cluster.fleet_learning import FleetLearning
 from cluster.learning_metrics import LearningMetrics
 from cluster.learning_thread import LearningThread
 from cluster.messages import DrafterPlan, DrafterReport, TargetPlan, TargetReport
+from cluster.plan_metrics import ControllerMetrics
+from cluster.step_cost_learning import StepCostLearning
 from profiles.provenance import DraftingPair
 
 NAMESPACE = "dspark"
@@ -24,10 +29,12 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class ControllerSettings:
-    """What a controller cannot learn from reports: see `cluster.fleet_learning`."""
+    """What a controller cannot learn from reports: see `cluster.fleet_learning`, and by model
+    the service classes that are promised."""
 
     state_dir: str | None = None
     promised: dict[DraftingPair, float] = field(default_factory=dict)
+    classes: dict[str, tuple[ServiceClass, ...]] = field(default_factory=dict)
 
 
 class ControllerActor:
@@ -35,16 +42,32 @@ class ControllerActor:
 
     def __init__(self, settings: ControllerSettings) -> None:
         state_dir = Path(settings.state_dir) if settings.state_dir else None
-        learning = FleetLearning(state_dir, settings.promised, LearningMetrics())
-        self._learning = LearningThread(learning)
-        self._fleet = FleetController(learning=learning)
+        self._pairs = FleetLearning(state_dir, settings.promised, LearningMetrics())
+        self._step_costs = StepCostLearning(state_dir)
+        self._thread = LearningThread(self._refit)
+        self._fleet = FleetController(
+            learning=self._pairs,
+            step_costs=self._step_costs,
+            epoch=time.time_ns(),
+            classes=settings.classes,
+            on_gone=lambda id_: self._thread.offer(partial(self._step_costs.forget, id_)),
+        )
+        self._metrics = ControllerMetrics()
+
+    def _refit(self) -> None:
+        self._pairs.refit()
+        self._step_costs.refit()
+        self._metrics.dropped(self._fleet.num_dropped_reports + self._thread.num_dropped)
 
     async def report_drafter(self, report: DrafterReport) -> DrafterPlan:
         return self._fleet.report_drafter(report)
 
     async def report_target(self, report: TargetReport) -> TargetPlan:
         if report.pair is not None and report.outcomes:
-            self._learning.offer(report.pair, report.outcomes)
+            self._thread.offer(partial(self._pairs.absorb, report.pair, report.outcomes))
+        if report.engine is not None and report.step_cost:
+            absorb = partial(self._step_costs.absorb, report.engine, report.replica_id)
+            self._thread.offer(partial(absorb, report.step_cost))
         return self._fleet.report_target(report)
 
     async def change(self, model_id: str, changes: dict[str, Any]) -> dict[str, Any] | None:

@@ -7,12 +7,14 @@ from typing import Any, Literal, Self
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from autoscale.policy_settings import check_policy
+from autoscale.service_class import ServiceClass
 from deployments.errors import ConfigError
 from deployments.specs import (
     DrafterSpec,
     NativeSpec,
     NgramDrafterSpec,
     RandomDrafterSpec,
+    ServiceClassSpec,
     Settings,
     TargetSpec,
 )
@@ -100,11 +102,21 @@ class AppSpec(Settings):
     """Everything `deployments.app:build_app` takes.
 
     `state_dir` is a directory of the controller's node where what the fleet learned of its
-    drafters is kept (calibration profiles); without one it is lost with the last replica.
+    drafters and engines is kept (calibration and step-cost profiles); without one it is lost
+    with the last replica. `service_classes` are promises by name; a request names its own in
+    `vllm_xargs: {dspark_class: NAME}`.
     """
 
     models: tuple[ModelSpec, ...] = Field(min_length=1)
     state_dir: str | None = None
+    service_classes: dict[str, ServiceClassSpec] = Field(default_factory=dict, max_length=16)
+
+    def promised_classes(self) -> tuple[ServiceClass, ...]:
+        """What is promised, as the fleet plans for it."""
+        return tuple(
+            ServiceClass(name, one.ttft_ms / 1000, one.tpot_ms / 1000, one.attainment)
+            for name, one in self.service_classes.items()
+        )
 
     @model_validator(mode="after")
     def _distinct_ids(self) -> Self:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import random
+from dataclasses import asdict
 from typing import Any
 
 import ray
@@ -12,21 +14,32 @@ from ray import serve
 from ray.serve.llm import LLMConfig
 from ray.serve.llm.deployment import LLMServer
 
-from cluster.messages import TargetPlan, TargetReport
+from autoscale.service_class import ServiceClass
+from cluster.held_plan import HeldPlan
+from cluster.load_report import replica_load
+from cluster.messages import TargetReport
+from cluster.plan_metrics import PlanMetrics
+from cluster.traffic_meter import TrafficMeter
 from deployments.compatibility import accept_software
 from deployments.controller import INTERVAL_S, find_controller
+from deployments.engine.worker_plan import WorkerPlan
 from deployments.schema import DRAFTED_BY_US
 from deployments.specs import CaptureSpec
 from profiles.provenance import DraftingPair
+from profiles.step_cost import EngineProvenance
 
-OUTCOMES_EVERY = 10  # exchanges: with outcomes of drafts
+OUTCOMES_EVERY = 10  # exchanges: with outcomes of drafts and what steps take
+NEW_FOR = 4  # exchanges in which the fleet's step costs are asked for
+JITTER = 0.2  # of the interval, so that replicas do not report in step
+ANSWER_S = 2.0
 logger = logging.getLogger(__name__)
 
 
 class TargetServer(LLMServer):  # type: ignore[misc]
-    """Serves one model. Reports what speculation did and takes its drafter from the plan.
+    """Serves one model. Reports its load and what speculation did, and goes by the plan.
 
-    `pair` is what it drafts with, None where our adapter does not draft.
+    `pair` is what it drafts with, None where our adapter does not draft; `classes` are what
+    is promised of its requests.
     """
 
     async def __init__(  # type: ignore[misc]
@@ -35,6 +48,7 @@ class TargetServer(LLMServer):  # type: ignore[misc]
         *,
         placement: str,
         pair: DraftingPair | None,
+        classes: tuple[ServiceClass, ...] = (),
         capture: CaptureSpec | None = None,
         **kwargs: Any,
     ) -> None:
@@ -42,14 +56,23 @@ class TargetServer(LLMServer):  # type: ignore[misc]
         context = serve.get_replica_context()
         self._placement = placement
         self._pair = pair
+        self._drafts = placement in DRAFTED_BY_US
         self._num_exchanges = 0
         self._app_name = context.app_name
         self._replica_id = context.replica_id.unique_id
-        self._plan: TargetPlan | None = None
+        self._held = HeldPlan()
+        self._metrics = PlanMetrics(llm_config.model_id)
+        self._meter = TrafficMeter(classes)
+        self._is_new = True
+        self._step_costs_of: EngineProvenance | None = None
         self._ranks_agree = True
         await super().__init__(llm_config, **kwargs)
+        self._seats = self.engine.meter_traffic(self._meter)
         if capture is not None:
             self.engine.keep_traffic(capture, self._replica_id)
+        if self._drafts:
+            (provenance, *_) = await self.collective_rpc("dspark_provenance")
+            self._step_costs_of = EngineProvenance(**provenance)
         self._exchange = asyncio.create_task(self._exchange_forever())
 
     async def _exchange_forever(self) -> None:
@@ -59,39 +82,62 @@ class TargetServer(LLMServer):  # type: ignore[misc]
                 await self._exchange_once()
             except (ValueError, ray.exceptions.RayError) as error:
                 logger.info("no controller to report to yet: %s", error)
+                self._metrics.failed()
             except Exception:
                 logger.exception("exchange with the controller failed")
-            await asyncio.sleep(INTERVAL_S)
+                self._metrics.failed()
+            self._metrics.show(self._held)
+            await asyncio.sleep(INTERVAL_S * random.uniform(1 - JITTER, 1 + JITTER))
 
     async def _exchange_once(self) -> None:
+        report = await self._report()
+        answer = find_controller(self._app_name).report_target.remote(report)
+        plan = await asyncio.wait_for(answer, ANSWER_S)
+        if self._held.take(plan) and self._drafts:
+            await self._apply()
+
+    async def _report(self) -> TargetReport:
         stats: dict[str, Any] = {}
-        outcomes = None
-        drafts = self._placement in DRAFTED_BY_US
-        if drafts:
+        outcomes = step_cost = None
+        if self._drafts:
             (stats, *others) = await self.collective_rpc("dspark_stats")
             digests = {rank["committed_digest"] for rank in (stats, *others)}
             self._ranks_agree = stats["ranks_agree"] = len(digests) == 1
             self._num_exchanges += 1
             if self._num_exchanges % OUTCOMES_EVERY == 0:
                 (outcomes, *_) = await self.collective_rpc("dspark_take_outcomes")
-        model_id, pid = self._llm_config.model_id, os.getpid()
-        plan = await find_controller(self._app_name).report_target.remote(
-            TargetReport(
-                self._replica_id, model_id, self._placement, pid, stats, self._pair, outcomes
-            )
+                (step_cost, *_) = await self.collective_rpc("dspark_step_cost")
+        return TargetReport(
+            self._replica_id,
+            self._llm_config.model_id,
+            self._placement,
+            os.getpid(),
+            stats,
+            self._pair,
+            outcomes,
+            replica_load(self._meter.take(), self._seats, stats),
+            self._step_costs_of,
+            step_cost,
+            self._is_new,
+            self._held.snapshot(),
         )
-        if drafts and plan != self._plan:
-            await self.collective_rpc(
-                "dspark_apply_plan",
-                args=(
-                    plan.drafter_address,
-                    plan.secret,
-                    plan.drafter_key,
-                    plan.controls.model_dump(),
-                    plan.calibrations,
-                ),
-            )
-            self._plan = plan
+
+    async def _apply(self) -> None:
+        """Hand the plan just taken to the worker, which goes by it from its next step on."""
+        plan = self._held.plan
+        assert plan is not None
+        worker_plan = WorkerPlan(
+            plan.drafter_address,
+            plan.secret,
+            plan.drafter_key,
+            plan.controls.model_dump(),
+            plan.calibrations,
+            plan.step_cost,
+            asdict(plan.advice),
+            plan.ttl_s,
+        )
+        await self.collective_rpc("dspark_apply_plan", args=(worker_plan.to_plain(),))
+        self._is_new = self._is_new and self._num_exchanges < NEW_FOR
 
     async def check_health(self) -> None:
         if self._exchange.done():

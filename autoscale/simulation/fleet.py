@@ -108,7 +108,6 @@ class SimulatedFleet:
             replica.uses_plan = arm.uses_plan
         self._served: list[Served] = []
         self._plans = [NO_PLAN] * shape.num_replicas
-        self._num_prompt_tokens, self._num_arrived = 0, 0
 
     def run(self, trace: Sequence[Arrival], duration_s: float) -> Outcome:
         """Serve `trace` until `duration_s`; what has not ended by then stays unfinished."""
@@ -140,8 +139,6 @@ class SimulatedFleet:
         heapq.heappush(self._events, (at_s, next(self._order), happen, subject))
 
     def _arrive(self, now_s: float, served: Served) -> None:
-        self._num_arrived += 1
-        self._num_prompt_tokens += served.arrival.prompt_tokens
         self._submit(now_s, served)
 
     def _submit(self, now_s: float, served: Served) -> None:
@@ -181,8 +178,7 @@ class SimulatedFleet:
         """Every replica's load up, every replica's plan down."""
         alive = [i for i, replica in enumerate(self._replicas) if replica.is_alive]
         loads = [self._replicas[i].report(EXCHANGE_S, self._costs.step_s) for i in alive]
-        mean_prompt = self._num_prompt_tokens / max(self._num_arrived, 1)
-        plans = make_plans(loads, self._classes, mean_prompt_tokens=mean_prompt)
+        plans = make_plans(loads, self._classes, [self._costs.told] * len(loads))
         for i, plan in zip(alive, plans, strict=True):
             self._plans[i] = self._arm.plan_filter(plan)
             self._replicas[i].take_plan(self._plans[i])

@@ -14,14 +14,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from autoscale.fleet_load import ClassOutcomes, ReplicaLoad
+from autoscale.fleet_load import OUTCOME_FADE, ClassOutcomes, ReplicaLoad
 from autoscale.plan import NO_PLAN, ReplicaPlan
 from autoscale.policies import Policy, StepOutcome, StepTerms, Verified
 from autoscale.service_class import ServiceClass
 from autoscale.simulation.served import DecodingRows, Served
 from autoscale.simulation.texts import Texts
+from autoscale.step_terms import step_terms
 
-_FADE = 0.97  # of what a replica reports of ended requests, per exchange
 _MEAN = 0.05  # weight of a new step in what it reports
 
 StepSeconds = Callable[[int, int, int], float]
@@ -94,7 +94,7 @@ class SimulatedReplica:
         self._mean_step_s = 0.0
         self._mean_relative = 1.0
         self._mean_wait_s = 0.0
-        self._arrived = 0
+        self._arrived, self._arrived_tokens = 0, 0
         self._reported_tokens = 0
         self._outcomes = {one.name: [0.0, 0.0] for one in classes}
         self._weights = np.ones(len(classes))
@@ -107,6 +107,7 @@ class SimulatedReplica:
     def submit(self, served: Served) -> None:
         self.waiting.append(served)
         self._arrived += 1
+        self._arrived_tokens += served.arrival.prompt_tokens
 
     def take_plan(self, plan: ReplicaPlan) -> None:
         self.plan = plan
@@ -155,10 +156,11 @@ class SimulatedReplica:
         tokens = self.totals.committed_tokens - self._reported_tokens
         self._reported_tokens = self.totals.committed_tokens
         arrived, self._arrived = self._arrived, 0
+        arrived_tokens, self._arrived_tokens = self._arrived_tokens, 0
         outcomes = {}
         for name, counts in self._outcomes.items():
             outcomes[name] = ClassOutcomes(*counts)
-            counts[:] = [_FADE * counts[0], _FADE * counts[1]]
+            counts[:] = [OUTCOME_FADE * counts[0], OUTCOME_FADE * counts[1]]
         n_tokens, step_s, _ = self._step
         if n_tokens and len(self._rows):
             expected = profile_step_s(n_tokens, len(self._rows), int(self._rows.context.sum()))
@@ -171,6 +173,7 @@ class SimulatedReplica:
             prefill_tokens=sum(p.remaining for p in self._prefills)
             + sum(s.arrival.prompt_tokens for s in self.waiting),
             arrivals_per_s=arrived / interval_s,
+            prompt_tokens_per_s=arrived_tokens / interval_s,
             tokens_per_s=tokens / interval_s,
             relative_step_cost=self._mean_relative,
             step_s=self._mean_step_s,
@@ -182,7 +185,8 @@ class SimulatedReplica:
 
     def _seat(self, now_s: float) -> None:
         """Waiting requests take free seats; those whose promise is past keeping are refused."""
-        while self.waiting and len(self._rows) + len(self._prefills) < self._limits.seats:
+        seats = min(self._limits.seats, self.plan.seats or self._limits.seats)
+        while self.waiting and len(self._rows) + len(self._prefills) < seats:
             served = self.waiting.popleft()
             arrival = served.arrival
             limit_s = self.plan.shed_after_s.get(arrival.service_class)
@@ -310,16 +314,12 @@ class SimulatedReplica:
             self._lengths[asked] = lengths
 
     def _terms(self, some: slice | NDArray[np.int64]) -> StepTerms:
-        own_prompts = sum(prefill.remaining for prefill in self._prefills)
-        if not self.uses_plan:
-            return StepTerms(prefill_tokens=min(own_prompts, self._limits.max_step_tokens))
-        plan, num_requests = self.plan, len(self._rows)
-        forecast = round(plan.expected_prefill_tokens or 0.0)
-        prefill_tokens = min(max(own_prompts, forecast), self._limits.max_step_tokens)
-        joining = max(0, round(plan.expected_requests or 0.0) - num_requests)
-        if (self._weights == 1.0).all():
-            return StepTerms(prefill_tokens=prefill_tokens, joining_requests=joining)
-        weights = self._weights[self._rows.class_index]
-        drafted = weights[some]
-        plain = float(weights.sum() - drafted.sum())
-        return StepTerms(drafted, plain, prefill_tokens, joining)
+        weights = self._weights[self._rows.class_index] if self.uses_plan else None
+        return step_terms(
+            self.plan if self.uses_plan else NO_PLAN,
+            len(self._rows),
+            unread_tokens=sum(prefill.remaining for prefill in self._prefills),
+            max_step_tokens=self._limits.max_step_tokens,
+            weights=None if weights is None or (self._weights == 1.0).all() else weights,
+            drafted=some,
+        )

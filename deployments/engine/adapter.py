@@ -23,12 +23,14 @@ from deployments.engine.features import gather_features
 from deployments.engine.plain_run import PlainRun, RunBuffer
 from deployments.engine.prefix_hash import extend_prefix_hashes
 from deployments.engine.reply import is_well_formed, one_hot
+from deployments.engine.step_forecast import StepForecast
 from drafters.messages import DraftBatch, DraftSource, SparseDistribution, StepBatch, StepRow
 
 log = logging.getLogger(__name__)
 
 _MAX_RUN_ROWS = 1024  # feature rows that a run of plain steps keeps to itself
 _DEFAULT_TERMS = RequestTerms()
+_UNBOUNDED = 1 << 30
 
 
 @dataclass(slots=True)
@@ -60,11 +62,12 @@ class SpeculationAdapter:
         vocab_size: int,
         feature_dtype: torch.dtype = torch.float32,
         needs_tokens: bool = False,
+        max_step_tokens: int = _UNBOUNDED,
     ) -> None:
         """`feature_dtype` is the drafter's, which it would make of the features anyway.
 
         `needs_tokens`: rows carry the token ids behind their features, for drafters that
-        read them.
+        read them. A step computes at most `max_step_tokens`.
         """
         self.source = source
         self.policy = policy
@@ -72,6 +75,7 @@ class SpeculationAdapter:
         self.verify_budget_tokens: int | None = None  # of all requests, in a step
         self.stats = AdapterStats.of_blocks(block_size)
         self.calibration = DraftCalibration(block_size)
+        self.forecast = StepForecast(max_step_tokens)
         self._target_id = target_id
         self._block_size = block_size
         self._block_tokens = block_tokens
@@ -106,6 +110,7 @@ class SpeculationAdapter:
     def open_request(self, request_id: str, terms: RequestTerms) -> None:
         """A request arrived. One that is never drafted for is counted by its reason."""
         self._terms[request_id] = terms
+        self.forecast.open(request_id, terms)
         if terms.ineligible is not None:
             counts = self.stats.ineligible
             counts[terms.ineligible] = counts.get(terms.ineligible, 0) + 1
@@ -114,6 +119,7 @@ class SpeculationAdapter:
         """Requests that finished or were aborted; their sessions end with the next batch."""
         for request_id in request_ids:
             self._terms.pop(request_id, None)
+            self.forecast.close(request_id)
             self.policy.forget(request_id)
             self.calibration.forget(request_id)
             self.suspend_requests((request_id,))
@@ -151,6 +157,7 @@ class SpeculationAdapter:
         answered = time.perf_counter()
         if batch.num_drafts:
             if not catches_up:
+                self.stats.time_draft(answered - described)
                 self.policy.record_draft(batch.num_drafts, answered - described)
             self.stats.steps_without_reply += drafts is None
         tokens = self._admit(step, batch, drafts, limits)
@@ -178,7 +185,9 @@ class SpeculationAdapter:
         if not self.policy.pauses(num_requests):
             return False
         step_s = now_s - self._step_began_s
-        self.policy.record_step(StepOutcome(num_requests, num_requests, step_s, ()))
+        context = int(step.num_computed[:num_requests].sum())
+        self.stats.time_step(step_s)
+        self.policy.record_step(StepOutcome(num_requests, num_requests, step_s, (), context))
         self.stats.committed_tokens += num_requests
         run.append(step.features)
         if run.is_full(self._num_context_tokens):
@@ -217,7 +226,10 @@ class SpeculationAdapter:
         # A request that was there before has kept the engine busy since.
         was_busy = any(id_ in self._tracked for id_ in step.request_ids)
         step_s = now_s - self._step_began_s if only_decodes and was_busy else None
-        return StepOutcome(n_tokens, len(accounts), step_s, verified)
+        if step_s is not None:
+            self.stats.time_step(step_s)
+        context = int(step.num_computed[: len(accounts)].sum())
+        return StepOutcome(n_tokens, len(accounts), step_s, verified, context)
 
     def _catches_up(self, batch: StepBatch) -> bool:
         """Whether the drafter first takes in a prompt or a backlog: no measure of its cost."""
@@ -268,10 +280,12 @@ class SpeculationAdapter:
         """Per request what the step committed; verified drafts are counted here."""
         accounts = []
         stats = self.stats
-        for request_id, sampled in zip(step.request_ids, step.sampled, strict=True):
+        for i, (request_id, sampled) in enumerate(zip(step.request_ids, step.sampled, strict=True)):
             num_drafts = len(step.drafts.get(request_id, ()))
             row = account(step.num_scheduled[request_id], num_drafts, sampled)
             accounts.append(row)
+            end = int(step.num_computed[i]) + step.num_scheduled[request_id]
+            self.forecast.read(request_id, end, has_begun=bool(sampled))
             stats.committed_tokens += len(sampled)
             if num_drafts and sampled:
                 stats.count_draft(num_drafts, row.num_accepted)
@@ -391,8 +405,10 @@ class SpeculationAdapter:
             drafts.confidences.double().numpy(force=True),
             limits,
             len(step.request_ids),
+            self.forecast.terms(step.request_ids, [row.request_id for row in asked]),
             with_q=q is not None,
         )
+        self.stats.expected_tokens += self.calibration.expected_tokens
         admitted = {
             row.request_id: drafted[:length]
             for row, drafted, length in zip(

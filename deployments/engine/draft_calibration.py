@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autoscale.exploration import explores, request_seed
-from autoscale.policies import Policy, Verified
+from autoscale.policies import PLAIN_TERMS, Policy, StepTerms, Verified
 from autoscale.replica_calibration import ReplicaCalibration, VerifiedDrafts
 from drafters.messages import StepRow
 from profiles.calibration_key import CALIBRATION_KEYS, calibration_key
@@ -59,6 +59,7 @@ class DraftCalibration:
         self._clock = clock
         self._traits: dict[str, _Traits] = {}
         self._num_steps = 0
+        self.expected_tokens = 0.0  # of the drafts just admitted, those to be accepted
         self._last: _Requests | None = None
         self._admitted: _Admitted | None = None
 
@@ -74,6 +75,7 @@ class DraftCalibration:
         confidences: NDArray[np.float64],
         limits: NDArray[np.int64],
         num_requests: int,
+        terms: StepTerms = PLAIN_TERMS,
         *,
         with_q: bool,
     ) -> NDArray[np.int64]:
@@ -88,11 +90,13 @@ class DraftCalibration:
         requests = self._requests(rows, with_q)
         if policy.reads_confidences:
             calibrated = self.replica.apply(confidences, requests.keys)
-            lengths = policy.admit(calibrated, limits, num_requests)
+            lengths = policy.admit(calibrated, limits, num_requests, terms)
             exploring = explores(requests.seeds, self._num_steps, EXPLORATION_RATE)
             lengths = np.where(exploring, limits, lengths)
         else:
-            lengths = policy.admit(confidences, limits, num_requests)
+            calibrated = confidences
+            lengths = policy.admit(confidences, limits, num_requests, terms)
+        self.expected_tokens = expected_accepted(calibrated, lengths)
         self._admitted = _Admitted(self._num_steps, requests, confidences)
         return lengths
 
@@ -134,6 +138,12 @@ class DraftCalibration:
                 request_seed(row.request_id),
             )
         return traits
+
+
+def expected_accepted(confidences: NDArray[np.float64], lengths: NDArray[np.int64]) -> float:
+    """Draft tokens of `lengths` [R] that `confidences` [R, gamma] say will be accepted."""
+    survival = np.cumprod(confidences, axis=1)
+    return float(survival[np.arange(survival.shape[1]) < lengths[:, None]].sum())
 
 
 def _place(verification_mode: str, temperature: float) -> int:

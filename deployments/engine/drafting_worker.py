@@ -12,7 +12,9 @@ from typing import Any
 from vllm.utils.torch_utils import set_random_seed
 
 from autoscale.calibration_messages import calibrations_from_plain, report_to_plain
+from autoscale.causal_policy import Causal
 from autoscale.controls import Controls
+from autoscale.fleet_step_cost import StepCostReport
 from autoscale.step_cost import StepCostTable
 from autoscale.step_cost_fit import costs_of
 from deployments.engine.compat import check_engine_hooks
@@ -20,6 +22,7 @@ from deployments.engine.provenance import worker_provenance
 from deployments.engine.ranks import Follower
 from deployments.engine.settings import WorkerSettings
 from deployments.engine.step_time import measure_step_cost
+from deployments.engine.worker_plan import WorkerPlan
 from drafters.sources import RemoteDraftSource
 from profiles.step_cost import EngineProvenance, load_step_cost
 
@@ -109,27 +112,42 @@ class DraftingWorker:
         """What this worker's step costs belong to: the fields of `EngineProvenance`."""
         return self._provenance().as_metadata()
 
-    def dspark_apply_plan(
-        self,
-        drafter_address: str | None,
-        secret: str,
-        drafter_key: str | None,
-        controls: dict[str, Any],
-        calibrations: dict[str, Any],
-    ) -> None:
-        """Go by this from the next step on; no address: no drafter.
+    def dspark_step_cost(self) -> dict[str, Any] | None:
+        """What steps take by now (`StepCostReport.to_plain`); None: nothing is learned here."""
+        runner: Any = self.model_runner  # type: ignore[attr-defined]
+        if isinstance(runner.adapter, Follower) or not isinstance(runner.adapter.policy, Causal):
+            return None
+        return runner.adapter.policy.learned().to_plain()
 
-        Calibrations that cannot be are left aside, and the adapter goes on with its own.
+    def dspark_apply_plan(self, plan: dict[str, Any]) -> bool:
+        """Go by a `WorkerPlan` from the next step on; without an address: no drafter.
+
+        What of it cannot be is left aside and counted, and the adapter goes on with what it
+        has. True where the fleet's step costs were taken up.
         """
         runner: Any = self.model_runner  # type: ignore[attr-defined]
-        if isinstance(runner.adapter, Follower):
-            return
-        source = runner.adapter.source
-        if isinstance(source, RemoteDraftSource):
-            source.set_address(drafter_address, secret, drafter_key)
-        runner.set_controls(Controls.model_validate(controls))
+        adapter = runner.adapter
+        if isinstance(adapter, Follower):
+            return False
+        wanted = WorkerPlan.from_plain(plan)
+        if isinstance(adapter.source, RemoteDraftSource):
+            adapter.source.set_address(wanted.drafter_address, wanted.secret, wanted.drafter_key)
+        runner.set_controls(Controls.model_validate(wanted.controls))
+        advice = adapter.forecast.advice
+        adapter.stats.refused_advice += advice.take(wanted.advice, wanted.advice_s)
         try:
-            runner.adapter.calibration.replica.adopt(calibrations_from_plain(calibrations))
+            adapter.calibration.replica.adopt(calibrations_from_plain(wanted.calibrations))
         except ValueError as error:
-            runner.adapter.stats.refused_calibrations += 1
+            adapter.stats.refused_calibrations += 1
             log.warning("calibrations of the plan are not used: %s", error)
+        return wanted.step_cost is not None and self._adopt_step_cost(wanted.step_cost)
+
+    def _adopt_step_cost(self, step_cost: dict[str, Any]) -> bool:
+        runner: Any = self.model_runner  # type: ignore[attr-defined]
+        try:
+            table = StepCostReport.from_plain(step_cost).table
+        except ValueError as error:
+            runner.adapter.stats.refused_advice += 1
+            log.warning("step costs of the plan are not used: %s", error)
+            return False
+        return bool(runner.adopt_step_cost(table))

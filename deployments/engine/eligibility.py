@@ -12,6 +12,7 @@ from deployments.engine.engine_step import RequestTerms
 GREEDY_TEMPERATURE = 1e-5  # vLLM treats anything below as greedy
 MIN_P_EPSILON = 1e-5  # and any min_p below as none
 SWITCH = "dspark"  # of a request's vllm_xargs: "off" runs it without speculation
+SERVICE_CLASS = "dspark_class"  # of the same: the name of what was promised
 
 
 def terms_of(request: Any) -> RequestTerms:
@@ -23,8 +24,17 @@ def terms_of(request: Any) -> RequestTerms:
     sampled = params.temperature >= GREEDY_TEMPERATURE
     num_prompt = len(request.prompt_token_ids or ())
     return RequestTerms(
-        reason, params.temperature if sampled else 0.0, num_prompt + params.max_tokens
+        reason,
+        params.temperature if sampled else 0.0,
+        num_prompt + params.max_tokens,
+        num_prompt,
+        service_class_of(params),
     )
+
+
+def service_class_of(params: Any) -> str:
+    """The service class that vLLM's `SamplingParams` carry; empty where there is none."""
+    return str((params.extra_args or {}).get(SERVICE_CLASS, ""))
 
 
 def ineligible_reason(request: Any) -> str | None:

@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 _UNBOUNDED = 1 << 30
+_MEAN = 0.05  # weight of a new step
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,12 +18,15 @@ class RequestTerms:
     """What drafting has to respect of a request.
 
     With an `ineligible` reason it is never drafted for. `temperature` is 0 where it is
-    greedy. It ends with `max_positions` tokens, prompt included, at the latest.
+    greedy. It ends with `max_positions` tokens, prompt included, at the latest, and its
+    prompt has `prompt_tokens`. Its `service_class` may have a weight in the plan.
     """
 
     ineligible: str | None = None
     temperature: float = 0.0
     max_positions: int = _UNBOUNDED
+    prompt_tokens: int = 0
+    service_class: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,10 +51,11 @@ class EngineStep:
 
 @dataclass(slots=True)
 class AdapterStats:
-    """Totals since the worker started.
+    """Totals since the worker started; means are of recent steps that decode alone.
 
     Of draft tokens k, `reached_by_position[k]` counts those verified behind an accepted
-    prefix and `accepted_by_position[k]` those of them that were accepted.
+    prefix and `accepted_by_position[k]` those of them that were accepted; `expected_tokens`
+    were to be accepted by their calibrated confidences.
     """
 
     steps: int = 0
@@ -63,6 +68,10 @@ class AdapterStats:
     feature_rows: int = 0
     gaps: int = 0
     refused_calibrations: int = 0
+    refused_advice: int = 0
+    expected_tokens: float = 0.0
+    mean_step_s: float = 0.0
+    mean_draft_wait_s: float = 0.0
     adapter_s: float = 0.0
     draft_s: float = 0.0
     reached_by_position: list[int] = field(default_factory=list)
@@ -73,6 +82,15 @@ class AdapterStats:
     def of_blocks(cls, block_size: int) -> AdapterStats:
         """Nothing counted yet, of drafts of up to `block_size` tokens."""
         return cls(reached_by_position=[0] * block_size, accepted_by_position=[0] * block_size)
+
+    def time_step(self, step_s: float) -> None:
+        """A step that decoded alone, drafting aside."""
+        self.mean_step_s += _MEAN * (step_s - self.mean_step_s) if self.mean_step_s else step_s
+
+    def time_draft(self, wait_s: float) -> None:
+        """What a step waited for drafts."""
+        mean_s = self.mean_draft_wait_s
+        self.mean_draft_wait_s += _MEAN * (wait_s - mean_s) if mean_s else wait_s
 
     def count_draft(self, num_drafts: int, num_accepted: int) -> None:
         """A draft of which `num_drafts` tokens were verified and `num_accepted` accepted."""

@@ -235,4 +235,4 @@ class _Prober:
         self._llm.reset_prefix_cache()
 
     def _use(self, policy: dict[str, Any]) -> None:
-        self._llm.collective_rpc("dspark_apply_plan", args=(None, "", None, {"policy": policy}))
+        self._llm.collective_rpc("dspark_apply_plan", args=({"controls": {"policy": policy}},))

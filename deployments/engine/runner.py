@@ -16,6 +16,7 @@ from vllm.distributed.parallel_state import get_tp_group
 
 from autoscale.calibration_messages import calibrations_from_plain
 from autoscale.controls import Controls
+from autoscale.plan import ReplicaPlan
 from autoscale.policies import Off, Policy
 from autoscale.policy_settings import make_policy
 from autoscale.step_cost import StepCostTable
@@ -27,7 +28,10 @@ from deployments.engine.placeholders import padded_requests, strip_bitmask, stri
 from deployments.engine.ranks import CommittedDigest, Follower, broadcast_distribution
 from deployments.engine.settings import WorkerSettings
 from deployments.engine.source import make_source
+from deployments.engine.worker_plan import AdviceInForce
 from drafters.sources import RemoteDraftSource
+
+_NEW_STEPS = 32  # after so many an engine knows more of itself than others do
 
 
 class DrafterInRunner:
@@ -86,7 +90,9 @@ class DraftingRunner:
             vocab_size=vllm_config.model_config.get_vocab_size(),
             feature_dtype=getattr(torch, settings.dtype),
             needs_tokens=settings.needs_tokens,
+            max_step_tokens=vllm_config.scheduler_config.max_num_batched_tokens,
         )
+        adapter.forecast.advice = AdviceInForce(self._follow)
         adapter.calibration.replica.adopt(calibrations_from_plain(settings.calibrations))
         return adapter
 
@@ -118,10 +124,26 @@ class DraftingRunner:
         self.set_policy({"kind": "off"} if off else controls.policy or self.settings.policy)
         self.adapter.max_draft_tokens = controls.max_draft_tokens
         self.adapter.verify_budget_tokens = controls.verify_budget_tokens
+        self._follow(self.adapter.forecast.advice.current())
+
+    def _follow(self, advice: ReplicaPlan) -> None:
+        """Wait for drafts as long as the settings say, and no longer than they can pay."""
+        assert isinstance(self.adapter, SpeculationAdapter)
         source = self.adapter.source
         if isinstance(source, RemoteDraftSource):
-            deadline_ms = controls.deadline_ms or 1000 * self.settings.deadline_s
-            source.set_deadline(deadline_ms / 1000)
+            deadline_ms = self.controls.deadline_ms
+            deadline_s = self.settings.deadline_s if deadline_ms is None else deadline_ms / 1000
+            source.set_deadline(min(deadline_s, advice.draft_wait_s or deadline_s))
+
+    def adopt_step_cost(self, table: StepCostTable) -> bool:
+        """Start from the fleet's step costs where this engine has hardly any steps of its own."""
+        if isinstance(self.adapter, Follower) or self._step_cost is None:
+            return False
+        if self.adapter.stats.steps > _NEW_STEPS:
+            return False
+        self._policies.clear()
+        self.start_drafting(table, self._draft_s)
+        return True
 
     def _get_eagle3_aux_layers_from_config(self) -> tuple[int, ...]:
         # A drafter's layer id i is the output of layer i, which vLLM calls i + 1.

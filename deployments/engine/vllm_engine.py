@@ -8,7 +8,9 @@ from typing import Any
 
 from ray.llm._internal.serve.engines.vllm.vllm_engine import VLLMEngine
 
+from cluster.traffic_meter import TrafficMeter
 from deployments.engine.frontend import mend_frontend, mend_native_frontend
+from deployments.engine.metering import metered
 from deployments.engine.traffic import observed
 from deployments.engine_args import MIB
 from deployments.specs import CaptureSpec
@@ -23,6 +25,12 @@ class _Engine(VLLMEngine):  # type: ignore[misc]
         await super().start()
         if self._oai_serving_tokenization is None:  # type: ignore[has-type]
             self._oai_serving_tokenization = getattr(self._app_state, "serving_tokenization", None)
+
+    def meter_traffic(self, meter: TrafficMeter) -> int:
+        """Tell `meter` of every request from now on; returns the engine's seats."""
+        client = self._engine_client
+        client.generate = metered(client.generate, meter)
+        return int(client.vllm_config.scheduler_config.max_num_seqs)
 
     def keep_traffic(self, spec: CaptureSpec, replica_id: str) -> None:
         """Keep served token ids from now on, as `spec` says."""

@@ -55,9 +55,8 @@ class Fleet:
         self.learning.absorb(self.pair, outcomes)
         self.learning.refit()
         plan = self.controller.report_target(report)
-        self.engine.collective_rpc(
-            "dspark_apply_plan", args=(None, "", None, {}, plan.calibrations)
-        )
+        worker_plan = {"calibrations": plan.calibrations}
+        self.engine.collective_rpc("dspark_apply_plan", args=(worker_plan,))
         (learned,) = self.controller.snapshot()["models"]["demo"]["learned"]
         known: dict[str, Any] = learned["calibration"][KEY]
         return known

@@ -83,10 +83,10 @@ def test_rows_with_and_without_q_share_a_batch_on_every_rank(plain, two_ranks):
 
 def test_speculation_goes_off_and_on_between_steps_on_every_rank(plain, two_ranks):
     params = SamplingParams(temperature=0, max_tokens=8)
-    two_ranks.collective_rpc("dspark_apply_plan", args=(None, "", None, {"speculation": False}, {}))
+    two_ranks.collective_rpc("dspark_apply_plan", args=({"controls": {"speculation": False}},))
     drafted = ranks(two_ranks)[0]["verified_drafts"]
     assert run(two_ranks, params) == run(plain, params)
     assert ranks(two_ranks)[0]["verified_drafts"] == drafted
-    two_ranks.collective_rpc("dspark_apply_plan", args=(None, "", None, {}, {}))
+    two_ranks.collective_rpc("dspark_apply_plan", args=({},))
     assert run(two_ranks, params) == run(plain, params)
     assert ranks(two_ranks)[0]["verified_drafts"] > drafted

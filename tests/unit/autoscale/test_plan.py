@@ -14,8 +14,10 @@ from autoscale.plan import (
     expected_requests,
     make_plans,
     routing_weights,
+    seats,
 )
 from autoscale.service_class import ServiceClass
+from autoscale.step_cost import StepCostTable
 
 CLASSES = (ServiceClass("latency", 1.0, 0.05, 0.95), ServiceClass("batch", 10.0, 0.5, 0.9))
 LOAD = ReplicaLoad(
@@ -24,6 +26,7 @@ LOAD = ReplicaLoad(
     seats=32,
     prefill_tokens=100,
     arrivals_per_s=2.0,
+    prompt_tokens_per_s=600.0,
     tokens_per_s=500.0,
     relative_step_cost=1.0,
     step_s=0.1,
@@ -81,7 +84,7 @@ def test_expected_requests_are_drawn_to_the_fleets_and_bounded_by_the_seats():
 
 def test_expected_prefill_is_traffic_times_prompts():
     fleet = fleet_load([LOAD, LOAD])
-    assert expected_prefill_tokens(fleet, LOAD, 1.0, 300) == pytest.approx(2.0 * 300 * 0.1)
+    assert expected_prefill_tokens(fleet, LOAD, 1.0) == pytest.approx(600.0 * 0.1)
 
 
 def test_waiting_for_drafts_ends_before_it_costs_more_than_they_save():
@@ -93,7 +96,21 @@ def test_waiting_for_drafts_ends_before_it_costs_more_than_they_save():
 
 
 def test_every_replica_gets_a_plan_and_none_gets_none():
-    assert make_plans([], CLASSES, mean_prompt_tokens=300) == []
-    plans = make_plans([LOAD] * 3, CLASSES, mean_prompt_tokens=300)
+    assert make_plans([], CLASSES) == []
+    plans = make_plans([LOAD] * 3, CLASSES)
     assert len(plans) == 3
     assert plans[0].shed_after_s == {"latency": 0.9, "batch": 9.0}
+
+
+def test_seats_are_those_that_keep_the_tightest_promise():
+    steps = StepCostTable((1, 101), (0.020, 0.120))  # 50 ms with 31 requests
+    assert seats(LOAD, CLASSES, steps) == 31
+    assert seats(replace(LOAD, seats=24), CLASSES, steps) == 24
+    slow = replace(LOAD, relative_step_cost=1.25)  # 40 ms by the table
+    assert seats(slow, CLASSES, steps) == 21
+    assert seats(replace(LOAD, relative_step_cost=4.0), CLASSES, steps) == 16
+
+
+def test_without_promises_or_costs_every_seat_is_taken():
+    assert seats(LOAD, (), StepCostTable((1, 2), (1.0, 2.0))) is None
+    assert seats(LOAD, CLASSES, None) is None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from functools import partial
 
 import numpy as np
 import pytest
@@ -127,9 +128,9 @@ def test_a_card_that_promises_more_is_believed():
 
 def test_the_thread_absorbs_in_order_and_refits():
     learning = FleetLearning()
-    thread = LearningThread(learning, refit_every_s=0.05)
+    thread = LearningThread(learning.refit, refit_every_s=0.05)
     for seed in range(14):
-        thread.offer(PAIR, outcomes(400, 0.6, seed=seed))
+        thread.offer(partial(learning.absorb, PAIR, outcomes(400, 0.6, seed=seed)))
     deadline = time.monotonic() + 20
     while not learning.snapshot(PAIR).get("calibration") or (
         learning.snapshot(PAIR)["calibration"][str(KEY)]["version"] == 0
@@ -141,9 +142,9 @@ def test_the_thread_absorbs_in_order_and_refits():
 
 def test_reports_that_the_thread_cannot_take_are_dropped(monkeypatch):
     monkeypatch.setattr("cluster.learning_thread.threading.Thread.start", lambda self: None)
-    thread = LearningThread(FleetLearning())
+    thread = LearningThread(FleetLearning().refit)
     for _ in range(300):
-        thread.offer(PAIR, {})
+        thread.offer(lambda: None)
     assert thread.num_dropped == 44
 
 

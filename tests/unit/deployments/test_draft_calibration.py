@@ -27,9 +27,9 @@ class Reader(Fixed):
         super().__init__(1)
         object.__setattr__(self, "seen", [])
 
-    def admit(self, confidences, limits, num_requests):
+    def admit(self, confidences, limits, num_requests, terms):
         self.seen.append(confidences)
-        return super().admit(confidences, limits, num_requests)
+        return super().admit(confidences, limits, num_requests, terms)
 
 
 def rows(*ids, temperature=0.0):

@@ -1,0 +1,57 @@
+"""Loads in, plans out, model by model: made in ticks, handed out at any time in between."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+
+from autoscale.fleet_load import FleetLoad, ReplicaLoad, fleet_load
+from autoscale.plan import NO_PLAN, ReplicaPlan, make_plans
+from autoscale.service_class import ServiceClass
+from autoscale.step_cost import StepCostTable
+
+UsualCost = Callable[[str], tuple[StepCostTable | None, float]]
+"""Of a replica by its id: what steps usually take on such an engine, None where that is not
+known, and what they take on this one in proportion."""
+
+
+class FleetPlans:
+    """The last load of every replica and the plans that follow from them."""
+
+    def __init__(self, classes: Mapping[str, Sequence[ServiceClass]] | None = None) -> None:
+        """`classes` are what each model promises."""
+        self.num_impossible_loads = 0
+        self._classes = dict(classes or {})
+        self._loads: dict[str, dict[str, ReplicaLoad]] = {}  # by model and replica
+        self._plans: dict[str, ReplicaPlan] = {}
+
+    def report(self, model_id: str, replica_id: str, load: ReplicaLoad) -> None:
+        """What a replica says of itself; what no replica can say is counted and left out."""
+        if load.impossible() is not None:
+            self.num_impossible_loads += 1
+            return
+        self._loads.setdefault(model_id, {})[replica_id] = load
+
+    def forget(self, model_id: str, replica_id: str) -> None:
+        self._loads.get(model_id, {}).pop(replica_id, None)
+        self._plans.pop(replica_id, None)
+
+    def tick(self, usual_cost: UsualCost = lambda replica_id: (None, 1.0)) -> None:
+        """Make every replica's plan anew."""
+        for model_id, loads in self._loads.items():
+            costs = [usual_cost(replica_id) for replica_id in loads]
+            relative = [
+                replace(load, relative_step_cost=share)
+                for load, (_, share) in zip(loads.values(), costs, strict=True)
+            ]
+            classes = self._classes.get(model_id, ())
+            plans = make_plans(relative, classes, [table for table, _ in costs])
+            self._plans.update(zip(loads, plans, strict=True))
+
+    def of(self, replica_id: str) -> ReplicaPlan:
+        """As of the last tick."""
+        return self._plans.get(replica_id, NO_PLAN)
+
+    def total(self, model_id: str) -> FleetLoad:
+        """All replicas of a model together."""
+        return fleet_load(self._loads.get(model_id, {}).values())

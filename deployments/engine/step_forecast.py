@@ -1,0 +1,64 @@
+"""What the coming step is expected to hold beside drafts: prompts, joining requests, weights."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from autoscale.policies import StepTerms
+from autoscale.step_terms import request_weights, step_terms
+from deployments.engine.engine_step import RequestTerms
+from deployments.engine.worker_plan import AdviceInForce
+
+
+class StepForecast:
+    """Knows the prompts that are being read here, and asks the plan for the rest.
+
+    A step computes at most `max_step_tokens`.
+    """
+
+    def __init__(self, max_step_tokens: int) -> None:
+        self.advice = AdviceInForce()
+        self._max_step_tokens = max_step_tokens
+        self._classes: dict[str, str] = {}  # of open requests that name one
+        self._prompts: dict[str, int] = {}  # tokens of prompts that are being read ...
+        self._unread: dict[str, int] = {}  # ... and what is left of them
+
+    def open(self, request_id: str, terms: RequestTerms) -> None:
+        self._prompts[request_id] = self._unread[request_id] = terms.prompt_tokens
+        if terms.service_class:
+            self._classes[request_id] = terms.service_class
+
+    def close(self, request_id: str) -> None:
+        self._classes.pop(request_id, None)
+        self._prompts.pop(request_id, None)
+        self._unread.pop(request_id, None)
+
+    def read(self, request_id: str, end: int, *, has_begun: bool) -> None:
+        """A step computed a request up to position `end`; `has_begun`: it has a token."""
+        if request_id not in self._unread:
+            return
+        if has_begun:
+            del self._unread[request_id], self._prompts[request_id]
+        else:
+            self._unread[request_id] = max(0, self._prompts[request_id] - end)
+
+    def terms(self, request_ids: Sequence[str], drafted_ids: Sequence[str]) -> StepTerms:
+        """Of a step of `request_ids`, of which `drafted_ids` have drafts, in their order."""
+        plan = self.advice.current()
+        weights, drafted = None, np.zeros(0, dtype=np.int64)
+        if plan.class_weights:
+            classes = [self._classes.get(id_, "") for id_ in request_ids]
+            weights = request_weights(plan.class_weights, classes)
+        if weights is not None:
+            place = {id_: i for i, id_ in enumerate(request_ids)}
+            drafted = np.array([place[id_] for id_ in drafted_ids], dtype=np.int64)
+        return step_terms(
+            plan,
+            len(request_ids),
+            unread_tokens=sum(self._unread.values()),
+            max_step_tokens=self._max_step_tokens,
+            weights=weights,
+            drafted=drafted,
+        )
