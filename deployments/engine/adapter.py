@@ -149,7 +149,7 @@ class SpeculationAdapter:
         accounts = self._account(step)
         outcome = self._outcome(step, accounts, began)
         self.policy.record_step(outcome)
-        self.calibration.record(outcome.verified)
+        self.stats.expected_tokens += self.calibration.record(outcome.verified)
         batch, limits, may_wait = self._describe(step, accounts)
         catches_up = self._catches_up(batch)
         described = time.perf_counter()
@@ -408,7 +408,6 @@ class SpeculationAdapter:
             self.forecast.terms(step.request_ids, [row.request_id for row in asked]),
             with_q=q is not None,
         )
-        self.stats.expected_tokens += self.calibration.expected_tokens
         admitted = {
             row.request_id: drafted[:length]
             for row, drafted, length in zip(

@@ -41,11 +41,13 @@ class _Requests(NamedTuple):
 
 
 class _Admitted(NamedTuple):
-    """Drafts that the next step verifies: `confidences` [R, gamma] as the drafter gave them."""
+    """Drafts that the next step verifies: `confidences` [R, gamma] as the drafter gave them,
+    and `expected` [R] accepted tokens by the calibrated ones."""
 
     step: int
     requests: _Requests
     confidences: NDArray[np.float64]
+    expected: NDArray[np.float64]
 
 
 class DraftCalibration:
@@ -59,7 +61,6 @@ class DraftCalibration:
         self._clock = clock
         self._traits: dict[str, _Traits] = {}
         self._num_steps = 0
-        self.expected_tokens = 0.0  # of the drafts just admitted, those to be accepted
         self._last: _Requests | None = None
         self._admitted: _Admitted | None = None
 
@@ -96,20 +97,23 @@ class DraftCalibration:
         else:
             calibrated = confidences
             lengths = policy.admit(confidences, limits, num_requests, terms)
-        self.expected_tokens = expected_accepted(calibrated, lengths)
-        self._admitted = _Admitted(self._num_steps, requests, confidences)
+        expected = expected_accepted(calibrated, lengths)
+        self._admitted = _Admitted(self._num_steps, requests, confidences, expected)
         return lengths
 
-    def record(self, verified: Sequence[Verified]) -> None:
-        """What the step after `admit` made of its drafts; whoever is missing is not counted."""
+    def record(self, verified: Sequence[Verified]) -> float:
+        """What the step after `admit` made of its drafts; whoever is missing is not counted.
+
+        Returns the tokens of these drafts that were expected to be accepted.
+        """
         admitted, self._admitted = self._admitted, None
         if admitted is None:
-            return
+            return 0.0
         became = {one.request_id: one for one in verified if one.num_drafts}
         found = [became.get(id_) for id_ in admitted.requests.ids]
         rows = [i for i, one in enumerate(found) if one is not None]
         if not rows:
-            return
+            return 0.0
         _, _, keys, seeds = admitted.requests
         confidences = admitted.confidences
         if len(rows) < len(found):
@@ -118,6 +122,7 @@ class DraftCalibration:
         num_accepted = np.array([one.num_accepted for one in found if one is not None])
         drafts = VerifiedDrafts(keys, seeds, confidences, num_admitted, num_accepted)
         self.replica.record(drafts, admitted.step, self._clock())
+        return float(admitted.expected[rows].sum())
 
     def _requests(self, rows: Sequence[StepRow], with_q: bool) -> _Requests:
         ids = [row.request_id for row in rows]
@@ -140,10 +145,15 @@ class DraftCalibration:
         return traits
 
 
-def expected_accepted(confidences: NDArray[np.float64], lengths: NDArray[np.int64]) -> float:
-    """Draft tokens of `lengths` [R] that `confidences` [R, gamma] say will be accepted."""
+def expected_accepted(
+    confidences: NDArray[np.float64], lengths: NDArray[np.int64]
+) -> NDArray[np.float64]:
+    """[R]: draft tokens of `lengths` [R] that `confidences` [R, gamma] say will be accepted."""
     survival = np.cumprod(confidences, axis=1)
-    return float(survival[np.arange(survival.shape[1]) < lengths[:, None]].sum())
+    expected: NDArray[np.float64] = np.where(
+        np.arange(survival.shape[1]) < lengths[:, None], survival, 0.0
+    ).sum(axis=1)
+    return expected
 
 
 def _place(verification_mode: str, temperature: float) -> int:

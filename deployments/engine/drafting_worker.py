@@ -9,6 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import zmq
 from vllm.utils.torch_utils import set_random_seed
 
 from autoscale.calibration_messages import calibrations_from_plain, report_to_plain
@@ -130,24 +131,27 @@ class DraftingWorker:
         if isinstance(adapter, Follower):
             return False
         wanted = WorkerPlan.from_plain(plan)
-        if isinstance(adapter.source, RemoteDraftSource):
-            adapter.source.set_address(wanted.drafter_address, wanted.secret, wanted.drafter_key)
-        runner.set_controls(Controls.model_validate(wanted.controls))
         advice = adapter.forecast.advice
         adapter.stats.refused_advice += advice.take(wanted.advice, wanted.advice_s)
-        try:
+        with self._refusing("drafter"):
+            if isinstance(adapter.source, RemoteDraftSource):
+                address = wanted.drafter_address
+                adapter.source.set_address(address, wanted.secret, wanted.drafter_key)
+        with self._refusing("controls"):
+            runner.set_controls(Controls.model_validate(wanted.controls))
+        with self._refusing("calibrations"):
             adapter.calibration.replica.adopt(calibrations_from_plain(wanted.calibrations))
-        except ValueError as error:
-            adapter.stats.refused_calibrations += 1
-            log.warning("calibrations of the plan are not used: %s", error)
-        return wanted.step_cost is not None and self._adopt_step_cost(wanted.step_cost)
+        if wanted.step_cost is not None:
+            with self._refusing("step costs"):
+                table = StepCostReport.from_plain(wanted.step_cost).table
+                return bool(runner.adopt_step_cost(table))
+        return False
 
-    def _adopt_step_cost(self, step_cost: dict[str, Any]) -> bool:
-        runner: Any = self.model_runner  # type: ignore[attr-defined]
+    @contextmanager
+    def _refusing(self, part: str) -> Iterator[None]:
+        """A part of a plan that cannot be followed is counted, said, and left aside."""
         try:
-            table = StepCostReport.from_plain(step_cost).table
-        except ValueError as error:
-            runner.adapter.stats.refused_advice += 1
-            log.warning("step costs of the plan are not used: %s", error)
-            return False
-        return bool(runner.adopt_step_cost(table))
+            yield
+        except (ValueError, zmq.ZMQError) as error:
+            self.model_runner.adapter.stats.refused_plan_parts += 1  # type: ignore[attr-defined]
+            log.warning("%s of the plan: not used: %s", part, error)

@@ -67,7 +67,7 @@ class AdapterStats:
     malformed_replies: int = 0
     feature_rows: int = 0
     gaps: int = 0
-    refused_calibrations: int = 0
+    refused_plan_parts: int = 0
     refused_advice: int = 0
     expected_tokens: float = 0.0
     mean_step_s: float = 0.0

@@ -83,4 +83,4 @@ def test_drift_is_alarmed_and_refitted_away(speculative: Any) -> None:
     assert not any(known["drift_alarm"] for known in steady)
     assert drifted[-1]["version"] > steady[-1]["version"]
     assert drifted[-1]["excess_ece"] < 0.02  # beyond the noise of so many labels
-    assert adapter.stats.refused_calibrations == 0
+    assert adapter.stats.refused_plan_parts == 0

@@ -3,7 +3,17 @@ from dataclasses import replace
 import pytest
 
 from autoscale.controls import Controls
-from cluster.controller import EXPIRY_S, FleetController, speculation_totals
+from autoscale.fleet_load import ReplicaLoad
+from autoscale.plan import NO_PLAN
+from autoscale.service_class import ServiceClass
+from cluster.controller import (
+    EXPIRY_S,
+    MAX_REPLICAS,
+    MIN_INTERVAL_S,
+    TICK_S,
+    FleetController,
+    speculation_totals,
+)
 from cluster.messages import DrafterReport, TargetReport
 from profiles.provenance import DraftingPair
 
@@ -200,3 +210,94 @@ def test_what_is_learned_of_a_pair_is_in_its_targets_plans_and_shown(clock):
     assert learned["acceptance"] == {"collapsed": True}
     assert models["n"]["learned"] == []
     assert "outcomes" not in models["m"]["targets"][0]
+
+
+LOAD = ReplicaLoad(
+    running=4,
+    waiting=0,
+    seats=8,
+    prefill_tokens=0,
+    arrivals_per_s=1.0,
+    prompt_tokens_per_s=100.0,
+    tokens_per_s=200.0,
+    relative_step_cost=1.0,
+    step_s=0.02,
+    num_drafts=1000,
+    accepted_tokens=2000,
+    draft_wait_s=0.01,
+)
+
+
+def loaded(name="t1", model="m", **load):
+    return replace(target(name, model), load=replace(LOAD, **load))
+
+
+def test_a_plan_follows_from_the_loads_of_all_replicas(clock):
+    fleet = FleetController(clock, classes={"m": (ServiceClass("latency", 1.0, 0.05),)})
+    fleet.report_target(loaded("t1", running=8, waiting=8))
+    fleet.report_target(loaded("t2", running=0))
+    clock.now += TICK_S
+    advice = fleet.report_target(loaded("t2", running=0)).advice
+    assert advice.expected_requests == 4  # half of what an even share of 16 would be
+    assert advice.expected_prefill_tokens == 2.0
+    assert advice.shed_after_s == {"latency": 0.9}
+    assert fleet.snapshot()["models"]["m"]["load"]["running"] == 8
+
+
+def test_models_are_planned_apart(fleet, clock):
+    fleet.report_target(loaded("t1", running=8))
+    fleet.report_target(loaded("t2", model="n", running=0))
+    clock.now += TICK_S
+    assert fleet.report_target(loaded("t2", model="n", running=0)).advice.expected_requests == 0
+
+
+def test_plans_are_numbered_within_the_controllers_epoch(clock):
+    fleet = FleetController(clock, epoch=17)
+    plans = [fleet.report_target(target()) for _ in range(3)]
+    assert [(plan.epoch, plan.seq) for plan in plans] == [(17, 1), (17, 2), (17, 3)]
+
+
+def test_a_load_that_cannot_be_is_counted_and_moves_nobodys_plan(fleet, clock):
+    fleet.report_target(loaded("t1"))
+    for nonsense in (float("nan"), -1, 1e300):
+        fleet.report_target(loaded(f"t{nonsense}", running=nonsense))
+    clock.now += TICK_S
+    assert fleet.report_target(loaded("t1")).advice.expected_requests == 4
+    assert fleet.snapshot()["controller"]["impossible_loads"] == 3
+
+
+def test_a_flood_from_one_replica_is_answered_and_counted(fleet, clock):
+    fleet.report_target(loaded("t1", running=4))
+    for _ in range(100):
+        plan = fleet.report_target(loaded("t1", running=7))
+    assert plan.seq == 101
+    assert fleet.snapshot()["controller"]["dropped_reports"] == 100
+    assert fleet.snapshot()["models"]["m"]["load"]["running"] == 4
+    clock.now += 2 * MIN_INTERVAL_S
+    fleet.report_target(loaded("t1", running=7))
+    assert fleet.snapshot()["models"]["m"]["load"]["running"] == 7
+
+
+def test_a_flood_of_replicas_is_bounded(fleet):
+    for i in range(MAX_REPLICAS + 5):
+        fleet.report_target(target(f"t{i}", placement="off"))
+        fleet.report_drafter(drafter(f"d{i}"))
+    assert len(fleet.snapshot()["models"]["m"]["targets"]) == MAX_REPLICAS
+    assert len(fleet.snapshot()["models"]["m"]["drafters"]) == MAX_REPLICAS
+    assert fleet.num_dropped_reports == 10
+
+
+def test_who_falls_silent_is_forgotten_with_its_plan_and_told(clock):
+    gone = []
+    fleet = FleetController(clock, on_gone=gone.append)
+    fleet.report_target(loaded("t1", running=8, waiting=32))
+    clock.now += EXPIRY_S + 0.1
+    fleet.report_target(loaded("t2", running=0))
+    clock.now += TICK_S
+    assert fleet.report_target(loaded("t2", running=0)).advice.expected_requests == 0
+    assert gone == ["t1"]
+
+
+def test_before_the_first_tick_there_is_no_advice(fleet):
+    fleet.report_target(loaded("t1"))
+    assert fleet.report_target(loaded("t2")).advice == NO_PLAN

@@ -1,0 +1,88 @@
+"""Which plan a target replica goes by: faults of the controller cost advice, never service."""
+
+from __future__ import annotations
+
+import pytest
+
+from autoscale.plan import NO_PLAN, ReplicaPlan
+from cluster.held_plan import HeldPlan
+from cluster.messages import PLAN_TTL_S, TargetPlan
+
+ADVICE = ReplicaPlan(expected_requests=9.0, class_weights={"latency": 1.3})
+
+
+class Clock:
+    def __init__(self):
+        self.now = 100.0
+
+    def __call__(self):
+        return self.now
+
+
+@pytest.fixture
+def clock():
+    return Clock()
+
+
+@pytest.fixture
+def held(clock):
+    return HeldPlan(clock)
+
+
+def plan(epoch=1, seq=1, advice=ADVICE, **fields):
+    return TargetPlan(None, "secret", advice=advice, epoch=epoch, seq=seq, **fields)
+
+
+def test_without_a_plan_local_rules_decide(held):
+    assert held.is_stale
+    assert held.advice == NO_PLAN
+    assert held.age_s is None
+
+
+def test_a_plan_holds_for_its_time_to_live_and_no_longer(held, clock):
+    assert held.take(plan())
+    clock.now += PLAN_TTL_S
+    assert held.advice == ADVICE
+    clock.now += 0.01
+    assert held.is_stale
+    assert held.advice == NO_PLAN
+    assert held.plan.secret == "secret"  # what is no advice stays
+
+
+def test_plans_that_overtake_each_other_are_taken_in_order(held):
+    newer = ReplicaPlan(expected_requests=3.0)
+    assert held.take(plan(seq=7, advice=newer))
+    assert not held.take(plan(seq=6))
+    assert not held.take(plan(seq=7))
+    assert held.advice == newer
+    assert held.num_outdated == 2
+
+
+def test_of_two_controllers_at_once_the_later_one_is_heard(held):
+    assert held.take(plan(epoch=1, seq=900))
+    assert held.take(plan(epoch=2, seq=1))
+    assert not held.take(plan(epoch=1, seq=901))
+    assert held.plan.epoch == 2
+
+
+def test_when_the_later_one_falls_silent_the_other_is_heard_again(held, clock):
+    held.take(plan(epoch=2, seq=1))
+    clock.now += PLAN_TTL_S / 2
+    assert not held.take(plan(epoch=1, seq=902))
+    clock.now += PLAN_TTL_S
+    assert held.take(plan(epoch=1, seq=903))
+    assert held.advice == ADVICE
+
+
+def test_nonsense_is_refused_field_by_field_and_counted(held):
+    held.take(plan(advice=ReplicaPlan(expected_requests=float("nan"), seats=-3, draft_wait_s=0.02)))
+    assert held.advice == ReplicaPlan(draft_wait_s=0.02)
+    assert held.snapshot()["refused"] == {"expected_requests": 1, "seats": 1}
+
+
+@pytest.mark.parametrize("ttl_s", [float("nan"), -1.0, 1e9, "forever", None])
+def test_advice_without_a_usable_end_is_not_followed(held, ttl_s):
+    assert held.take(plan(ttl_s=ttl_s))
+    assert held.advice == NO_PLAN
+    assert held.refused == {"ttl_s": 1}
+    assert held.take(plan(seq=2))
