@@ -77,13 +77,12 @@ class FleetLoad:
 
 def fleet_load(loads: Collection[ReplicaLoad]) -> FleetLoad:
     """All replicas together; of none, nothing."""
-    outcomes: dict[str, ClassOutcomes] = {}
+    counts: dict[str, list[float]] = {}
     for load in loads:
-        for name, some in load.outcomes.items():
-            so_far = outcomes.get(name, ClassOutcomes())
-            outcomes[name] = ClassOutcomes(
-                so_far.num_ended + some.num_ended, so_far.num_met + some.num_met
-            )
+        for name, (num_ended, num_met) in load.outcomes.items():
+            so_far = counts.setdefault(name, [0.0, 0.0])
+            so_far[0] += num_ended
+            so_far[1] += num_met
     return FleetLoad(
         num_replicas=len(loads),
         running=sum(load.running for load in loads),
@@ -95,5 +94,5 @@ def fleet_load(loads: Collection[ReplicaLoad]) -> FleetLoad:
         tokens_per_s=sum(load.tokens_per_s for load in loads),
         num_drafts=sum(load.num_drafts for load in loads),
         accepted_tokens=sum(load.accepted_tokens for load in loads),
-        outcomes=outcomes,
+        outcomes={name: ClassOutcomes(*both) for name, both in counts.items()},
     )

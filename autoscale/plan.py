@@ -57,19 +57,18 @@ def make_plans(
     weights = class_weights(fleet, classes)
     shed_after = shed_after_s(classes)
     shares = routing_weights(loads)
+    most_seats = seats(loads, classes, step_costs or [None] * len(loads))
     return [
         ReplicaPlan(
             expected_requests=expected_requests(fleet, load, share),
             expected_prefill_tokens=expected_prefill_tokens(fleet, load, share),
             class_weights=weights,
             draft_wait_s=draft_wait_s(fleet, load),
-            seats=seats(load, classes, step_cost),
+            seats=most,
             shed_after_s=shed_after,
             routing_weight=share,
         )
-        for load, share, step_cost in zip(
-            loads, shares, step_costs or [None] * len(loads), strict=True
-        )
+        for load, share, most in zip(loads, shares, most_seats, strict=True)
     ]
 
 
@@ -128,21 +127,36 @@ def draft_wait_s(fleet: FleetLoad, load: ReplicaLoad) -> float | None:
 
 
 def seats(
-    load: ReplicaLoad, classes: Sequence[ServiceClass], step_cost: StepCostTable | None
-) -> int | None:
-    """As many requests as decode together within the tightest promised time per token.
+    loads: Sequence[ReplicaLoad],
+    classes: Sequence[ServiceClass],
+    step_costs: Sequence[StepCostTable | None],
+) -> list[int | None]:
+    """Per replica, as many requests as decode together within the tightest promised time per
+    token; None where all may.
 
     Without drafts, which cannot be counted on when all seats are taken, on a node as slow as
-    this one is. Half of the seats at least: a promise that this machine cannot keep is none
-    to idle for.
+    that one is. Half of the seats at least: a promise that a machine cannot keep is none to
+    idle for.
     """
-    if step_cost is None or not classes:
-        return None
-    tightest_s = min(one.tpot_s for one in classes) / _bounded_cost(load)
-    taken = np.arange(1, load.seats + 1)
-    fitting = np.flatnonzero(step_cost.at(taken) + step_cost.request_s * taken <= tightest_s)
-    most = int(taken[fitting[-1]]) if len(fitting) else 0
-    return max(most, -(-load.seats // 2))
+    if not classes or not loads:
+        return [None] * len(loads)
+    tightest_s = min(one.tpot_s for one in classes)
+    taken = np.arange(1, max(load.seats for load in loads) + 1)
+    # A few kinds of engine, many replicas: each kind's costs are written out once.
+    tables = {id(table): table for table in step_costs if table is not None}
+    costs_s = {
+        key: np.maximum.accumulate(table.at(taken) + table.request_s * taken)
+        for key, table in tables.items()
+    }
+    found: list[int | None] = []
+    for load, table in zip(loads, step_costs, strict=True):
+        if table is None:
+            found.append(None)
+            continue
+        limit_s = tightest_s / _bounded_cost(load)
+        fitting = min(int(costs_s[id(table)].searchsorted(limit_s, "right")), load.seats)
+        found.append(max(fitting, -(-load.seats // 2)))
+    return found
 
 
 def _bounded_cost(load: ReplicaLoad) -> float:

@@ -130,7 +130,8 @@ class FleetController:
         kept = replace(report, outcomes=None, step_cost=None)
         self._targets[report.replica_id] = (kept, now_s)
         if report.load is not None:
-            self._plans.report(report.model_id, report.replica_id, report.load)
+            relative = self._step_costs.relative(report.replica_id)
+            self._plans.report(report.model_id, report.replica_id, report.load, relative)
         changed = report.stats.get("controls")
         if changed and report.model_id not in self._controls:  # before this controller began
             self._controls[report.model_id] = Controls(**changed)
@@ -164,7 +165,7 @@ class FleetController:
                 "age_s": round(self._clock() - seen, 3),
                 "drafter": self._assigned.get(target.replica_id),
                 "plan": asdict(self._plans.of(target.replica_id)),
-                "relative_step_cost": self._step_costs.usual_cost(target.replica_id)[1],
+                "relative_step_cost": self._step_costs.relative(target.replica_id),
             }
             del entry["outcomes"], entry["step_cost"]
             self._model(models, target.model_id)["targets"].append(entry)

@@ -10,9 +10,8 @@ from autoscale.plan import NO_PLAN, ReplicaPlan, make_plans
 from autoscale.service_class import ServiceClass
 from autoscale.step_cost import StepCostTable
 
-UsualCost = Callable[[str], tuple[StepCostTable | None, float]]
-"""Of a replica by its id: what steps usually take on such an engine, None where that is not
-known, and what they take on this one in proportion."""
+UsualCost = Callable[[str], StepCostTable | None]
+"""What steps usually take on such an engine as a replica, by its id, has; None: not known."""
 
 
 class FleetPlans:
@@ -25,27 +24,27 @@ class FleetPlans:
         self._loads: dict[str, dict[str, ReplicaLoad]] = {}  # by model and replica
         self._plans: dict[str, ReplicaPlan] = {}
 
-    def report(self, model_id: str, replica_id: str, load: ReplicaLoad) -> None:
-        """What a replica says of itself; what no replica can say is counted and left out."""
+    def report(
+        self, model_id: str, replica_id: str, load: ReplicaLoad, relative_step_cost: float = 1.0
+    ) -> None:
+        """What a replica says of itself, and what its steps take over those of its kind; what
+        no replica can say is counted and left out."""
         if load.impossible() is not None:
             self.num_impossible_loads += 1
             return
+        if relative_step_cost != load.relative_step_cost:
+            load = replace(load, relative_step_cost=relative_step_cost)
         self._loads.setdefault(model_id, {})[replica_id] = load
 
     def forget(self, model_id: str, replica_id: str) -> None:
         self._loads.get(model_id, {}).pop(replica_id, None)
         self._plans.pop(replica_id, None)
 
-    def tick(self, usual_cost: UsualCost = lambda replica_id: (None, 1.0)) -> None:
+    def tick(self, usual_cost: UsualCost = lambda replica_id: None) -> None:
         """Make every replica's plan anew."""
         for model_id, loads in self._loads.items():
             costs = [usual_cost(replica_id) for replica_id in loads]
-            relative = [
-                replace(load, relative_step_cost=share)
-                for load, (_, share) in zip(loads.values(), costs, strict=True)
-            ]
-            classes = self._classes.get(model_id, ())
-            plans = make_plans(relative, classes, [table for table, _ in costs])
+            plans = make_plans(list(loads.values()), self._classes.get(model_id, ()), costs)
             self._plans.update(zip(loads, plans, strict=True))
 
     def of(self, replica_id: str) -> ReplicaPlan:

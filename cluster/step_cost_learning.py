@@ -47,11 +47,15 @@ class StepCostLearning:
         merged = self._merged.get(engine)
         return merged.to_plain() if merged is not None and merged.is_learned else None
 
-    def usual_cost(self, replica_id: str) -> tuple[StepCostTable | None, float]:
+    def usual_cost(self, replica_id: str) -> StepCostTable | None:
         """See `cluster.fleet_plans.UsualCost`. From any thread."""
         engine = self._engine_of.get(replica_id)
         merged = self._merged.get(engine) if engine is not None else None
-        return (merged.table if merged else None), self._relative.get(replica_id, 1.0)
+        return merged.table if merged else None
+
+    def relative(self, replica_id: str) -> float:
+        """What a replica's steps take over the usual cost: 1 where little is known of it."""
+        return self._relative.get(replica_id, 1.0)
 
     def snapshot(self) -> list[dict[str, Any]]:
         """Per engine where it comes from, version, and the learned costs. From any thread."""

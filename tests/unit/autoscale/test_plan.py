@@ -104,13 +104,11 @@ def test_every_replica_gets_a_plan_and_none_gets_none():
 
 def test_seats_are_those_that_keep_the_tightest_promise():
     steps = StepCostTable((1, 101), (0.020, 0.120))  # 50 ms with 31 requests
-    assert seats(LOAD, CLASSES, steps) == 31
-    assert seats(replace(LOAD, seats=24), CLASSES, steps) == 24
-    slow = replace(LOAD, relative_step_cost=1.25)  # 40 ms by the table
-    assert seats(slow, CLASSES, steps) == 21
-    assert seats(replace(LOAD, relative_step_cost=4.0), CLASSES, steps) == 16
+    few, slow = replace(LOAD, seats=24), replace(LOAD, relative_step_cost=1.25)  # 40 ms
+    hopeless = replace(LOAD, relative_step_cost=4.0)
+    assert seats([LOAD, few, slow, hopeless], CLASSES, [steps] * 4) == [31, 24, 21, 16]
 
 
 def test_without_promises_or_costs_every_seat_is_taken():
-    assert seats(LOAD, (), StepCostTable((1, 2), (1.0, 2.0))) is None
-    assert seats(LOAD, CLASSES, None) is None
+    assert seats([LOAD], (), [StepCostTable((1, 2), (1.0, 2.0))]) == [None]
+    assert seats([LOAD], CLASSES, [None]) == [None]
