@@ -1,4 +1,5 @@
-"""`dspark set`: change a model while it serves; `dspark launcher`: a cluster file for `ray up`."""
+"""`dspark status` shows a fleet, `dspark set` changes a model while it serves, `dspark
+launcher` makes a cluster file for `ray up`."""
 
 from __future__ import annotations
 
@@ -21,6 +22,16 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     change.add_argument("changes", nargs="+", metavar="KEY=VALUE", help="values as in YAML")
     change.add_argument("--url", default="http://127.0.0.1:8000", help="where it is served")
     change.set_defaults(run=_set)
+
+    status = subparsers.add_parser(
+        "status",
+        help="load, plan and learning of every replica",
+        description="One line per replica: its load, the plan it holds and how old that is, draft "
+        "tokens per request (budget), tokens accepted per draft beside what calibrated "
+        "confidences said, and how far steps are from their expected cost.",
+    )
+    status.add_argument("--url", default="http://127.0.0.1:8000", help="where it is served")
+    status.set_defaults(run=_status)
 
     launcher = subparsers.add_parser(
         "launcher",
@@ -50,6 +61,24 @@ def _set(args: argparse.Namespace) -> int:
         print(f"dspark set: {body['error']['message']}", file=sys.stderr)
         return 1
     print(yaml.safe_dump(body, sort_keys=False), end="")
+    return 0
+
+
+def _status(args: argparse.Namespace) -> int:
+    """0: shown; 1: not reached, with the reason."""
+    import httpx
+
+    from cluster.status import status_text
+
+    try:
+        reply = httpx.get(f"{args.url}/fleet", timeout=10).raise_for_status()
+        print(status_text(reply.json()))
+    except (httpx.HTTPError, ValueError) as error:
+        print(f"dspark status: {error}", file=sys.stderr)
+        return 1
+    except KeyError as error:
+        print(f"dspark status: {args.url}/fleet is of another version: {error}", file=sys.stderr)
+        return 1
     return 0
 
 

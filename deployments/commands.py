@@ -46,6 +46,9 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     measure.add_argument("--dtype", default="bfloat16", choices=("bfloat16", "float16", "float32"))
     measure.add_argument("--sessions", type=int, nargs="+", default=[1, 8, 64], help="with --model")
     measure.add_argument("--context-tokens", type=int, default=512, help="with --model: the window")
+    measure.add_argument(
+        "--replicas", type=int, help="instead: the controller with so many simulated replicas"
+    )
     measure.set_defaults(run=_measure)
 
     profile = subparsers.add_parser(
@@ -138,7 +141,11 @@ def _measure(args: argparse.Namespace) -> int:
 
     torch.set_num_threads(args.threads)
     try:
-        if args.model is None:
+        if args.replicas is not None:
+            from deployments.measure_fleet import measure_fleet
+
+            print(measure_fleet(args.replicas, args.repeats))
+        elif args.model is None:
             print(measure(args.config, args.repeats))
         else:
             print(

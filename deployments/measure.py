@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 import timeit
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -11,12 +12,14 @@ import torch
 
 from autoscale.calibration import Calibration
 from autoscale.causal_policy import Causal
+from autoscale.plan import NO_PLAN, ReplicaPlan
 from autoscale.policies import Fixed, Policy
 from autoscale.step_cost import StepCostTable
 from deployments.catalog import MODELS
 from deployments.draft_model import check_drafter, make_draft_engine
 from deployments.engine.adapter import SpeculationAdapter
-from deployments.engine.engine_step import EngineStep
+from deployments.engine.engine_step import EngineStep, RequestTerms
+from deployments.engine.step_forecast import StepForecast
 from deployments.engine_args import MIB, target_directory
 from deployments.errors import ConfigError
 from deployments.schema import ModelSpec
@@ -30,6 +33,9 @@ from profiles.calibration_key import calibration_key
 SESSIONS = [1, 2, 4, 8, 16]
 _REQUESTS, _TOKENS = 8, 8
 _SCHEDULED = 256  # requests
+ADVICE = ReplicaPlan(
+    expected_requests=300.0, expected_prefill_tokens=200.0, class_weights={"latency": 1.3}
+)
 _FLAT = StepCostTable((1, 256), (0.01, 0.0101))  # so that the causal policy verifies all
 
 
@@ -52,6 +58,7 @@ def measure(config: Path, repeats: int) -> str:
     )
     drafts = draft_times_ms(engine, model.drafter.num_context_tokens, SESSIONS, repeats)
     feature_size = engine.model.config.feature_size
+    block_size = engine.model.config.shape.block_size
     dtype = engine.model.dtype
     open_wire, encrypted = (
         round_trip_ms(_REQUESTS, feature_size, dtype, repeats * 5, encrypted=encrypted)
@@ -65,8 +72,9 @@ def measure(config: Path, repeats: int) -> str:
             f"adapter per step, {_REQUESTS} requests x {_TOKENS} tokens, drafting excluded: "
             f"{adapter_ms(model, feature_size, repeats * 5, Fixed(_TOKENS)):.3f} ms, with the "
             f"causal schedule {adapter_ms(model, feature_size, repeats * 5, Causal(_FLAT)):.3f} ms",
-            f"causal schedule, {_SCHEDULED} requests x {engine.model.config.shape.block_size} "
-            f"positions: {schedule_ms(engine.model.config.shape.block_size, repeats * 5):.3f} ms",
+            f"causal schedule, {_SCHEDULED} requests x {block_size} "
+            f"positions: {schedule_ms(block_size, repeats * 5):.3f} ms, under a plan "
+            f"{schedule_ms(block_size, repeats * 5, ADVICE):.3f} ms",
             f"split round trip beyond draft compute, {_REQUESTS} requests x {_TOKENS} rows: "
             "{:.2f} ms, p99 {:.2f} ms; ".format(*open_wire)
             + "under CURVE {:.2f} ms, p99 {:.2f} ms".format(*encrypted),
@@ -152,13 +160,22 @@ def adapter_ms(model: ModelSpec, feature_size: int, repeats: int, policy: Policy
     return 1000 * float(np.median(times))
 
 
-def schedule_ms(block_size: int, repeats: int) -> float:
-    """Median of one decision of the causal policy, with draft tokens likely and unlikely."""
+def schedule_ms(block_size: int, repeats: int, plan: ReplicaPlan = NO_PLAN) -> float:
+    """Median of one decision of the causal policy, with draft tokens likely and unlikely.
+
+    What the plan means for the step is worked out each time, half of the requests being of
+    a class that it gives weight.
+    """
     policy = Causal(StepCostTable((1, 256, 2048), (0.010, 0.011, 0.030)))
     confidences = np.random.default_rng(0).uniform(0.3, 1.0, (_SCHEDULED, block_size))
     limits = np.full(_SCHEDULED, block_size)
+    forecast = StepForecast(2048)
+    forecast.advice.take(asdict(plan), 3600.0)
+    ids = [f"r{i}" for i in range(_SCHEDULED)]
+    for i, id_ in enumerate(ids):
+        forecast.open(id_, RequestTerms(service_class="latency" if i % 2 else ""))
 
     def schedule() -> None:
-        policy.admit(confidences, limits, _SCHEDULED)
+        policy.admit(confidences, limits, _SCHEDULED, forecast.terms(ids, ids))
 
     return 1000 * statistics.median(timeit.repeat(schedule, number=1, repeat=repeats))

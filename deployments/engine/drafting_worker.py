@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -130,6 +131,7 @@ class DraftingWorker:
         adapter = runner.adapter
         if isinstance(adapter, Follower):
             return False
+        began = time.perf_counter()
         wanted = WorkerPlan.from_plain(plan)
         advice = adapter.forecast.advice
         adapter.stats.refused_advice += advice.take(wanted.advice, wanted.advice_s)
@@ -141,11 +143,13 @@ class DraftingWorker:
             runner.set_controls(Controls.model_validate(wanted.controls))
         with self._refusing("calibrations"):
             adapter.calibration.replica.adopt(calibrations_from_plain(wanted.calibrations))
+        adopted = False
         if wanted.step_cost is not None:
             with self._refusing("step costs"):
                 table = StepCostReport.from_plain(wanted.step_cost).table
-                return bool(runner.adopt_step_cost(table))
-        return False
+                adopted = bool(runner.adopt_step_cost(table))
+        adapter.stats.time_plan(time.perf_counter() - began)
+        return adopted
 
     @contextmanager
     def _refusing(self, part: str) -> Iterator[None]:

@@ -72,6 +72,7 @@ class AdapterStats:
     expected_tokens: float = 0.0
     mean_step_s: float = 0.0
     mean_draft_wait_s: float = 0.0
+    mean_plan_s: float = 0.0  # to take up a plan
     adapter_s: float = 0.0
     draft_s: float = 0.0
     reached_by_position: list[int] = field(default_factory=list)
@@ -82,6 +83,10 @@ class AdapterStats:
     def of_blocks(cls, block_size: int) -> AdapterStats:
         """Nothing counted yet, of drafts of up to `block_size` tokens."""
         return cls(reached_by_position=[0] * block_size, accepted_by_position=[0] * block_size)
+
+    def time_plan(self, plan_s: float) -> None:
+        """A plan was taken up."""
+        self.mean_plan_s += _MEAN * (plan_s - self.mean_plan_s) if self.mean_plan_s else plan_s
 
     def time_step(self, step_s: float) -> None:
         """A step that decoded alone, drafting aside."""
