@@ -24,14 +24,15 @@ class InFlight:
 
 
 class Traffic(NamedTuple):
-    """Since the last one taken: rates per second; and as it is now: requests in flight, and
-    prompt tokens of those without a first token."""
+    """Since the last one taken, `elapsed_s` ago: rates per second, output tokens where they
+    became known; and as it is now: requests in flight and what their prompts have on average."""
 
+    elapsed_s: float
     arrivals_per_s: float
     prompt_tokens_per_s: float
     tokens_per_s: float
     in_flight: int
-    unread_tokens: int
+    mean_prompt_tokens: float
     outcomes: Mapping[str, ClassOutcomes]
 
 
@@ -58,13 +59,19 @@ class TrafficMeter:
         self._prompt_tokens += prompt_tokens
         return request
 
-    def produce(self, request: InFlight, num_tokens: int) -> None:
-        """`num_tokens` more of its output are there."""
+    def produce(
+        self, request: InFlight, num_tokens: int, first_token_after_s: float | None = None
+    ) -> None:
+        """`num_tokens` more of its output are there. The first came now, or where it is told
+        later than it came, so long after the request did."""
         if not num_tokens:
             return
         request.last_token_s = self._clock()
         if request.first_token_s is None:
             request.first_token_s = request.last_token_s
+            if first_token_after_s is not None:
+                came_s = request.arrived_s + first_token_after_s
+                request.first_token_s = min(request.first_token_s, came_s)
         request.output_tokens += num_tokens
         self._tokens += num_tokens
 
@@ -89,13 +96,14 @@ class TrafficMeter:
         now_s = self._clock()
         elapsed_s = max(now_s - self._taken_s, 1e-3)
         outcomes = {name: ClassOutcomes(*counts) for name, counts in self._outcomes.items()}
-        waiting = (one.prompt_tokens for one in self._in_flight if one.first_token_s is None)
+        prompts = [one.prompt_tokens for one in self._in_flight]
         traffic = Traffic(
+            elapsed_s,
             self._arrived / elapsed_s,
             self._prompt_tokens / elapsed_s,
             self._tokens / elapsed_s,
-            len(self._in_flight),
-            sum(waiting),
+            len(prompts),
+            sum(prompts) / max(len(prompts), 1),
             outcomes,
         )
         self._taken_s = now_s

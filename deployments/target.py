@@ -58,6 +58,7 @@ class TargetServer(LLMServer):  # type: ignore[misc]
         self._pair = pair
         self._drafts = placement in DRAFTED_BY_US
         self._num_exchanges = 0
+        self._num_committed = 0  # tokens, by the last report
         self._app_name = context.app_name
         self._replica_id = context.replica_id.unique_id
         self._held = HeldPlan()
@@ -107,6 +108,8 @@ class TargetServer(LLMServer):  # type: ignore[misc]
             if self._num_exchanges % OUTCOMES_EVERY == 0:
                 (outcomes, *_) = await self.collective_rpc("dspark_take_outcomes")
                 (step_cost, *_) = await self.collective_rpc("dspark_step_cost")
+        load = replica_load(self._meter.take(), self._seats, stats, self._num_committed)
+        self._num_committed = stats.get("committed_tokens", 0)
         return TargetReport(
             self._replica_id,
             self._llm_config.model_id,
@@ -115,7 +118,7 @@ class TargetServer(LLMServer):  # type: ignore[misc]
             stats,
             self._pair,
             outcomes,
-            replica_load(self._meter.take(), self._seats, stats),
+            load,
             self._step_costs_of,
             step_cost,
             self._is_new,

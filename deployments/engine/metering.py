@@ -25,7 +25,8 @@ def metered(generate: Generate, meter: TrafficMeter) -> Generate:
         try:
             async with aclosing(generate(prompt, sampling_params, *args, **kwargs)) as results:
                 async for result in results:
-                    meter.produce(request, _new_tokens(result, sampling_params, request))
+                    num_tokens = _new_tokens(result, sampling_params, request)
+                    meter.produce(request, num_tokens, _first_token_after_s(result))
                     is_complete = bool(result.finished) and not _aborted(result)
                     yield result
         finally:
@@ -40,6 +41,11 @@ def _new_tokens(result: Any, params: Any, request: InFlight) -> int:
     if params.output_kind == RequestOutputKind.DELTA:
         return num_tokens
     return max(0, num_tokens - request.output_tokens)
+
+
+def _first_token_after_s(result: Any) -> float | None:
+    """As vLLM noted it: a request that is not streamed speaks once, at its end."""
+    return getattr(result.metrics, "first_token_latency", None) or None
 
 
 def _prompt_tokens(prompt: Any) -> int:

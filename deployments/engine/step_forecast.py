@@ -25,6 +25,11 @@ class StepForecast:
         self._prompts: dict[str, int] = {}  # tokens of prompts that are being read ...
         self._unread: dict[str, int] = {}  # ... and what is left of them
 
+    @property
+    def unread_tokens(self) -> int:
+        """Of prompts that are being read."""
+        return sum(self._unread.values())
+
     def open(self, request_id: str, terms: RequestTerms) -> None:
         self._prompts[request_id] = self._unread[request_id] = terms.prompt_tokens
         if terms.service_class:
@@ -57,7 +62,7 @@ class StepForecast:
         return step_terms(
             plan,
             len(request_ids),
-            unread_tokens=sum(self._unread.values()),
+            unread_tokens=self.unread_tokens,
             max_step_tokens=self._max_step_tokens,
             weights=weights,
             drafted=drafted,

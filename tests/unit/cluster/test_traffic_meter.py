@@ -45,10 +45,10 @@ def test_rates_are_those_since_the_last_report(meter, clock):
     clock.now += 2.0
     meter.produce(first, 5)
     traffic = meter.take()
-    assert traffic[:3] == (1.0, 50.0, 2.5)
-    assert (traffic.in_flight, traffic.unread_tokens) == (2, 70)
+    assert traffic[:4] == (2.0, 1.0, 50.0, 2.5)
+    assert (traffic.in_flight, traffic.mean_prompt_tokens) == (2, 50.0)
     clock.now += 1.0
-    assert meter.take()[:3] == (0.0, 0.0, 0.0)
+    assert meter.take()[:4] == (1.0, 0.0, 0.0, 0.0)
 
 
 @pytest.mark.parametrize(
@@ -57,6 +57,14 @@ def test_rates_are_those_since_the_last_report(meter, clock):
 def test_a_promise_is_kept_when_both_its_times_are(meter, clock, ttft_s, tpot_s, met):
     serve(meter, clock, "latency", ttft_s, tpot_s)
     assert meter.take().outcomes["latency"] == ClassOutcomes(1.0, met)
+
+
+def test_a_first_token_may_be_told_of_later_than_it_came(meter, clock):
+    request = meter.arrive("latency", 8)
+    clock.now += 2.0
+    meter.produce(request, 21, first_token_after_s=0.5)  # then one every 75 ms
+    meter.end(request, is_complete=True)
+    assert meter.take().outcomes["latency"] == ClassOutcomes(1.0, 1.0)
 
 
 def test_outcomes_fade_and_refusals_count_as_broken(meter, clock):
@@ -81,13 +89,16 @@ def test_a_load_is_the_frontends_counts_beside_the_workers(meter, clock):
     clock.now += 1.0
     stats = {
         "requests": 2,
+        "unread_tokens": 4,
+        "committed_tokens": 150,
         "mean_step_s": 0.02,
         "verified_drafts": 7,
         "accepted_tokens": 9,
         "mean_draft_wait_s": 0.004,
     }
-    load = replica_load(meter.take(), 4, stats)
+    load = replica_load(meter.take(), 4, stats, num_committed_before=100)
     assert (load.running, load.waiting, load.seats) == (2, 3, 4)
+    assert (load.prefill_tokens, load.tokens_per_s) == (34, 50.0)
     assert (load.step_s, load.num_drafts, load.accepted_tokens) == (0.02, 7, 9)
     assert load.impossible() is None
 
