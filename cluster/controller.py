@@ -26,6 +26,7 @@ EXPIRY_S = 3.0
 TICK_S = 0.25
 MIN_INTERVAL_S = 0.05
 MAX_REPLICAS = 4096  # targets, and as many drafters
+_STEERABLE = ("speculation", "verify_budget_tokens")  # where vLLM verifies adaptively
 _OF_REPLICAS = ("deadline_ms", "drafter_address")  # controls that mean drafter replicas
 
 
@@ -73,9 +74,17 @@ class FleetController:
         drafts, ValueError for a change that cannot be.
         """
         self._expire()
-        placements = {t.placement for t, _ in self._targets.values() if t.model_id == model_id}
+        targets = [t for t, _ in self._targets.values() if t.model_id == model_id]
+        placements = {target.placement for target in targets}
         if not placements & {"split", "colocated"}:
-            raise KeyError(model_id)
+            if not any(target.stats.get("steered") for target in targets):
+                raise KeyError(model_id)
+            others = sorted(k for k, v in changes.items() if v is not None and k not in _STEERABLE)
+            if others:
+                raise ValueError(
+                    f"{', '.join(others)}: vLLM drafts for this model (placement native); what "
+                    f"reaches its verification is {', '.join(_STEERABLE)}"
+                )
         remote = [name for name in _OF_REPLICAS if changes.get(name) is not None]
         if remote and "split" not in placements:
             raise ValueError(f"{', '.join(remote)}: a model in placement split alone has drafters")

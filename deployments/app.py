@@ -19,7 +19,7 @@ from deployments.draft_model import DraftShape
 from deployments.drafter import DrafterServer
 from deployments.drafting_pair import drafting_pair, promised_rate
 from deployments.engine.vllm_engine import NativeEngine, TargetEngine
-from deployments.engine_args import MIB, engine_kwargs, target_source
+from deployments.engine_args import MIB, engine_kwargs, native_steering, target_source
 from deployments.ingress import make_ingress
 from deployments.loras import adapter_ids
 from deployments.placement import (
@@ -49,7 +49,11 @@ def build_app(args: dict[str, Any]) -> Application:
         args = read_serve_file(Path(args["config"])).args
     settings = parse_settings(args)
     shapes = {model.id: draft_shape(model) for model in settings.models}
-    pairs = {model.id: drafting_pair(model) for model in settings.models if shapes[model.id]}
+    pairs = {
+        model.id: drafting_pair(model)
+        for model in settings.models
+        if model.drafter is not None and (shapes[model.id] or native_steering(model))
+    }
     configs = {model.id: _llm_config(model, shapes[model.id]) for model in settings.models}
     targets = {
         model.id: _bind_target(
@@ -112,6 +116,7 @@ def _bind_target(
             "placement": model.placement,
             "pair": pair,
             "classes": classes,
+            "steering": native_steering(model),
             "engine_cls": engine,
             "capture": model.target.capture,
         },

@@ -11,13 +11,14 @@ from deployments.drafting_pair import starting_calibrations
 from deployments.engine.settings import WorkerSettings
 from deployments.errors import ConfigError
 from deployments.loras import lora_kwargs
-from deployments.native import speculative_config
+from deployments.native import Steering, speculative_config
 from deployments.schema import ModelSpec
 from profiles.provenance import ProfileError
 from profiles.step_cost import load_step_cost
 
 MIB = 1 << 20
 PLAIN_CPU_WORKER = "deployments.engine.worker.PlainCPUWorker"
+STEERED = "deployments.engine.native_extension.AdaptiveVerificationExtension"
 DRAFTING_WORKERS = {
     "cpu": "deployments.engine.worker.DSparkCPUWorker",
     "cuda": "deployments.engine.cuda_worker.DSparkGPUWorker",
@@ -50,6 +51,8 @@ def engine_kwargs(model: ModelSpec, shape: DraftShape | None) -> dict[str, Any]:
         kwargs |= _drafting(model, shape)
     elif model.placement == "native":
         kwargs["speculative_config"] = speculative_config(model)
+        if model.native.adaptive_verification:
+            kwargs["worker_extension_cls"] = STEERED
     return kwargs | lora_kwargs(model) | target.engine_kwargs
 
 
@@ -86,6 +89,21 @@ def _drafting(model: ModelSpec, shape: DraftShape) -> dict[str, Any]:
             step_cost_override=model.target.step_cost_override,
         ).to_config(),
     }
+
+
+def native_steering(model: ModelSpec) -> Steering | None:
+    """What the model's adaptive verification starts with; None where there is none to steer.
+
+    Raises ConfigError for profiles that cannot be used.
+    """
+    if model.placement != "native" or not model.native.adaptive_verification:
+        return None
+    calibrations = {}
+    if model.drafter is not None and model.drafter.calibration is not None:
+        block_size = speculative_config(model)["num_speculative_tokens"]
+        calibrations = starting_calibrations(model, block_size)
+    target = model.target
+    return Steering(calibrations, step_cost_file(model), target.step_cost_override, target.nodes)
 
 
 def step_cost_file(model: ModelSpec) -> str | None:

@@ -7,6 +7,7 @@ targets), `v1/worker/gpu/spec_decode/dspark` (what it does with them).
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from deployments.checkpoints import checkpoint_source, read_config
@@ -18,6 +19,17 @@ from drafters.config import text_config
 # are the ones whose configs are checked here.
 ARCHITECTURES = ("Qwen3DSparkModel", "Gemma4DSparkModel")
 IN_TARGET = "deepseek_v4"  # the model type whose checkpoints carry their drafter
+
+
+@dataclass(frozen=True, slots=True)
+class Steering:
+    """What vLLM's adaptive verification starts with instead of its own: calibrations
+    (`autoscale.calibration_messages`), and a step-cost profile's file."""
+
+    calibrations: dict[str, Any] = field(default_factory=dict)
+    step_cost: str | None = None
+    step_cost_override: tuple[str, ...] = ()
+    nodes: int = 1
 
 
 def speculative_config(model: ModelSpec) -> dict[str, Any]:

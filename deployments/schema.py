@@ -84,8 +84,11 @@ def _refusal(model: ModelSpec) -> str | None:
         return "with placement native vLLM decides what to verify; remove policy, see native"
     if drafter is None or placement == "off":
         return None
-    if placement == "native" and drafter.calibration is not None:
-        return "placement native is vLLM's own drafting, uncalibrated; remove drafter.calibration"
+    if placement == "native" and drafter.calibration and not model.native.adaptive_verification:
+        return (
+            "vLLM reads confidences where native.adaptive_verification is true; set that, or "
+            "remove drafter.calibration"
+        )
     if placement == "native" and drafter.source is None:
         return "placement native loads a checkpoint; give drafter.source"
     if placement != "split" and drafter.device != model.target.device:

@@ -23,6 +23,7 @@ from cluster.traffic_meter import TrafficMeter
 from deployments.compatibility import accept_software
 from deployments.controller import INTERVAL_S, find_controller
 from deployments.engine.worker_plan import WorkerPlan
+from deployments.native import Steering
 from deployments.schema import DRAFTED_BY_US
 from deployments.specs import CaptureSpec
 from profiles.provenance import DraftingPair
@@ -39,7 +40,8 @@ class TargetServer(LLMServer):  # type: ignore[misc]
     """Serves one model. Reports its load and what speculation did, and goes by the plan.
 
     `pair` is what it drafts with, None where our adapter does not draft; `classes` are what
-    is promised of its requests.
+    is promised of its requests. With `steering` vLLM drafts and verifies adaptively, and the
+    plan reaches its verification.
     """
 
     async def __init__(  # type: ignore[misc]
@@ -49,6 +51,7 @@ class TargetServer(LLMServer):  # type: ignore[misc]
         placement: str,
         pair: DraftingPair | None,
         classes: tuple[ServiceClass, ...] = (),
+        steering: Steering | None = None,
         capture: CaptureSpec | None = None,
         **kwargs: Any,
     ) -> None:
@@ -57,6 +60,7 @@ class TargetServer(LLMServer):  # type: ignore[misc]
         self._placement = placement
         self._pair = pair
         self._drafts = placement in DRAFTED_BY_US
+        self._steering = steering
         self._num_exchanges = 0
         self._num_committed = 0  # tokens, by the last report
         self._app_name = context.app_name
@@ -65,6 +69,7 @@ class TargetServer(LLMServer):  # type: ignore[misc]
         self._metrics = PlanMetrics(llm_config.model_id)
         self._meter = TrafficMeter(classes)
         self._is_new = True
+        self._steered_by: WorkerPlan | None = None
         self._step_costs_of: EngineProvenance | None = None
         self._ranks_agree = True
         await super().__init__(llm_config, **kwargs)
@@ -74,6 +79,9 @@ class TargetServer(LLMServer):  # type: ignore[misc]
         if self._drafts:
             (provenance, *_) = await self.collective_rpc("dspark_provenance")
             self._step_costs_of = EngineProvenance(**provenance)
+        if steering is not None and steering.step_cost is not None:
+            args = (steering.step_cost, list(steering.step_cost_override), steering.nodes)
+            await self.collective_rpc("dspark_use_step_cost", args=args)
         self._exchange = asyncio.create_task(self._exchange_forever())
 
     async def _exchange_forever(self) -> None:
@@ -94,8 +102,12 @@ class TargetServer(LLMServer):  # type: ignore[misc]
         report = await self._report()
         answer = find_controller(self._app_name).report_target.remote(report)
         plan = await asyncio.wait_for(answer, ANSWER_S)
-        if self._held.take(plan) and self._drafts:
+        if not self._held.take(plan):
+            return
+        if self._drafts:
             await self._apply()
+        elif self._steering is not None:
+            await self._steer(self._steering)
 
     async def _report(self) -> TargetReport:
         stats: dict[str, Any] = {}
@@ -108,6 +120,18 @@ class TargetServer(LLMServer):  # type: ignore[misc]
             if self._num_exchanges % OUTCOMES_EVERY == 0:
                 (outcomes, *_) = await self.collective_rpc("dspark_take_outcomes")
                 (step_cost, *_) = await self.collective_rpc("dspark_step_cost")
+        elif self._steering is not None:
+            controls = self._steered_by.controls if self._steered_by else {}
+            steered = {"steered": True, "controls": controls}
+            return self._report_of(steered, None, None)
+        return self._report_of(stats, outcomes, step_cost)
+
+    def _report_of(
+        self,
+        stats: dict[str, Any],
+        outcomes: dict[str, Any] | None,
+        step_cost: dict[str, Any] | None,
+    ) -> TargetReport:
         load = replica_load(self._meter.take(), self._seats, stats, self._num_committed)
         self._num_committed = stats.get("committed_tokens", 0)
         return TargetReport(
@@ -141,6 +165,17 @@ class TargetServer(LLMServer):  # type: ignore[misc]
         )
         await self.collective_rpc("dspark_apply_plan", args=(worker_plan.to_plain(),))
         self._is_new = self._is_new and self._num_exchanges < NEW_FOR
+
+    async def _steer(self, steering: Steering) -> None:
+        """Hand what vLLM's own verification can take of the plan to every rank."""
+        plan = self._held.plan
+        assert plan is not None
+        controls = plan.controls.model_dump(exclude_none=True)
+        calibrations = plan.calibrations or steering.calibrations
+        worker_plan = WorkerPlan(controls=controls, calibrations=calibrations)
+        if worker_plan != self._steered_by:
+            await self.collective_rpc("dspark_apply_plan", args=(worker_plan.to_plain(),))
+            self._steered_by = worker_plan
 
     async def check_health(self) -> None:
         if self._exchange.done():

@@ -10,7 +10,7 @@ VERIFICATION_MODES = ("greedy", "one-hot", "q")
 """How a draft token is verified: it is the target's first choice; accepted with p(x); or
 accepted with min(1, p(x) / q(x))."""
 
-_UPPER_EDGES = (0.0, 0.4, 0.8, 1.2)
+TEMPERATURE_EDGES = (0.0, 0.4, 0.8, 1.2)
 TEMPERATURE_BINS = ("0", "0-0.4", "0.4-0.8", "0.8-1.2", "1.2-")
 """Sampling temperatures of requests, each bin without its lower edge."""
 
@@ -35,5 +35,5 @@ def calibration_key(verification_mode: str, sampling_temperature: float) -> Cali
     """The key of a request. Raises ValueError for an unknown mode."""
     if verification_mode not in VERIFICATION_MODES:
         raise ValueError(f"verification_mode {verification_mode!r} is not in {VERIFICATION_MODES}")
-    bin_index = bisect_left(_UPPER_EDGES, max(0.0, sampling_temperature))
+    bin_index = bisect_left(TEMPERATURE_EDGES, max(0.0, sampling_temperature))
     return CalibrationKey(verification_mode, TEMPERATURE_BINS[bin_index])

@@ -62,6 +62,7 @@ ADAPTIVE = "adaptive verification"
 _RUNNER = "vllm.v1.worker.gpu_model_runner"
 _SAMPLER = "vllm.v1.sample.rejection_sampler"
 _SPECULATIVE = "vllm.config.speculative"
+_VERIFICATION = "vllm.v1.worker.gpu.spec_decode.adaptive_verification"
 CAPABILITIES: Mapping[str, tuple[Hook, ...]] = {
     DRAFTING: tuple(
         Hook(_RUNNER, f"GPUModelRunner.{name}", parameters)
@@ -119,7 +120,20 @@ CAPABILITIES: Mapping[str, tuple[Hook, ...]] = {
         Hook(_SPECULATIVE, "SpeculativeConfig.draft_sample_method"),
         Hook(_SPECULATIVE, "SpeculativeConfig.revision"),
     ),
-    ADAPTIVE: (Hook(_SPECULATIVE, "SpeculativeConfig.enable_adaptive_verification"),),
+    ADAPTIVE: (
+        Hook(_SPECULATIVE, "SpeculativeConfig.enable_adaptive_verification"),
+        Hook(_VERIFICATION, "AdaptiveVerificationManager.set_cost_curves"),
+        Hook(
+            _VERIFICATION,
+            "AdaptiveVerificationManager.record_confidences",
+            ("self", "confidence_probs", "input_batch"),
+        ),
+        Hook(
+            _VERIFICATION,
+            "AdaptiveVerificationManager.get_num_tokens",
+            ("self", "num_tokens_per_req", "draft_tokens"),
+        ),
+    ),
 }
 # Without these nothing is served; the others are asked for by the placement that needs them.
 NEEDED: tuple[str, ...] = (DRAFTING, SAMPLING, FRONTEND)

@@ -111,6 +111,18 @@ def test_a_change_of_a_model_that_does_not_draft_is_refused(fleet):
             fleet.change(model, {"speculation": False})
 
 
+def test_of_vllms_own_verification_what_can_be_steered_is_changed(fleet):
+    fleet.report_target(target("plain", model="n", placement="native"))
+    with pytest.raises(KeyError):
+        fleet.change("n", {"verify_budget_tokens": 8})
+    fleet.report_target(target(placement="native", steered=True))
+    fleet.change("m", {"verify_budget_tokens": 8, "policy": None})
+    plan = fleet.report_target(target(placement="native", steered=True))
+    assert plan.controls == Controls(verify_budget_tokens=8)
+    with pytest.raises(ValueError, match="max_draft_tokens: vLLM drafts"):
+        fleet.change("m", {"max_draft_tokens": 3})
+
+
 @pytest.mark.parametrize(
     ("change", "named"),
     [
