@@ -1,9 +1,10 @@
-"""`dspark status` shows a fleet, `dspark set` changes a model while it serves, `dspark
-launcher` makes a cluster file for `ray up`."""
+"""`dspark status` shows a fleet, `dspark set` changes a model while it serves, `dspark canary`
+tries a drafter on it, `dspark launcher` makes a cluster file for `ray up`."""
 
 from __future__ import annotations
 
 import argparse
+import functools
 import sys
 from typing import Any
 
@@ -32,6 +33,29 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     )
     status.add_argument("--url", default="http://127.0.0.1:8000", help="where it is served")
     status.set_defaults(run=_status)
+
+    canary = subparsers.add_parser(
+        "canary",
+        help="try a new drafter on a share of the sessions",
+        description="Start a new drafter beside the serving one, give it a share of the new "
+        "sessions, and compare acceptance length, calibration and speed, with intervals of three "
+        "standard errors, until one is surely the better choice. Targets are left as they are. "
+        "Exit status: 0 promoted, 3 rolled back.",
+    )
+    canary.add_argument("drafter", nargs="?", help="checkpoint directory or hub id")
+    canary.add_argument("--model", help="the model's id (default: the only one)")
+    canary.add_argument("--share", type=share, default=0.05, help="of the sessions, as 5%% or 0.05")
+    canary.add_argument("--replicas", type=int, help="of the new drafter (default: as serve now)")
+    canary.add_argument(
+        "--margin", type=share, default=0.02, help="a loss of speed that is taken for none"
+    )
+    canary.add_argument(
+        "--patience", type=float, default=3600.0, help="seconds until it is rolled back unproven"
+    )
+    canary.add_argument("--stop", action="store_true", help="end it, on trial or promoted")
+    canary.add_argument("--detach", action="store_true", help="start it and return")
+    canary.add_argument("--url", default="http://127.0.0.1:8000", help="where it is served")
+    canary.set_defaults(run=_canary)
 
     launcher = subparsers.add_parser(
         "launcher",
@@ -80,6 +104,43 @@ def _status(args: argparse.Namespace) -> int:
         print(f"dspark status: {args.url}/fleet is of another version: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+def _canary(args: argparse.Namespace) -> int:
+    """0: promoted, stopped or started; 1: refused or not reached; 3: rolled back."""
+    import httpx
+
+    from cluster.canary_command import CanaryError, run_canary, stop_canary
+
+    say = functools.partial(print, flush=True)
+    try:
+        with httpx.Client(base_url=args.url, timeout=60) as client:
+            if args.stop:
+                say(stop_canary(client, args.model))
+                return 0
+            if args.drafter is None:
+                raise CanaryError("say which drafter to try, or --stop")
+            asked = {
+                "drafter": args.drafter,
+                "share": args.share,
+                "margin": args.margin,
+                "patience_s": args.patience,
+            }
+            if args.replicas is not None:
+                asked["replicas"] = args.replicas
+            is_kept = run_canary(client, args.model, asked, say, wait=not args.detach)
+    except (CanaryError, httpx.HTTPError) as error:
+        print(f"dspark canary: {error}", file=sys.stderr)
+        return 1
+    return 0 if is_kept else 3
+
+
+def share(text: str) -> float:
+    """`5%` or `0.05`. Raises ValueError for what is no share."""
+    value = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+    if not 0 < value <= 1:
+        raise ValueError(text)
+    return value
 
 
 def _launcher(args: argparse.Namespace) -> int:

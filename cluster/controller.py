@@ -15,12 +15,15 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from autoscale.assignment import assign_drafters
+from autoscale.canary import CanaryRule
 from autoscale.controls import Controls
 from autoscale.service_class import ServiceClass
+from cluster.canaries import Canaries, Canary
 from cluster.fleet_learning import FleetLearning
 from cluster.fleet_plans import FleetPlans
 from cluster.messages import DrafterPlan, DrafterReport, TargetPlan, TargetReport
 from cluster.step_cost_learning import StepCostLearning
+from profiles.provenance import DraftingPair
 
 EXPIRY_S = 3.0
 TICK_S = 0.25
@@ -56,6 +59,7 @@ class FleetController:
         self._learning = learning or FleetLearning()
         self._step_costs = step_costs or StepCostLearning()
         self._plans = FleetPlans(classes)
+        self._canaries = Canaries(self._learning.snapshot)
         self._on_gone = on_gone
         self._epoch = epoch
         self._seq = 0
@@ -91,6 +95,41 @@ class FleetController:
         self._controls[model_id] = self._controls_of(model_id).changed(changes)
         return self._controls[model_id]
 
+    def start_canary(self, model_id: str, name: str, share: float, rule: CanaryRule) -> None:
+        """Give a share of a model's new sessions to the drafters that report this canary.
+
+        Raises KeyError when no target of that model has drafter replicas, ValueError for a
+        share that is none or while another canary is on trial.
+        """
+        self._expire()
+        targets = (t for t, _ in self._targets.values() if t.model_id == model_id)
+        if not any(target.placement == "split" for target in targets):
+            raise KeyError(model_id)
+        if not 0 < share <= 1:
+            raise ValueError(f"share is {share}; it has to be above 0 and at most 1")
+        self._canaries.start(model_id, Canary(name, share, rule, self._clock()))
+        self._to_assign.add(model_id)
+
+    def stop_canary(self, model_id: str) -> bool:
+        """Give its sessions back to the serving drafters; False where there is no canary."""
+        return self._canaries.stop(model_id, "stopped by hand")
+
+    def canary_pair(self, report: TargetReport) -> DraftingPair | None:
+        """What a target's `canary_outcomes` belong to."""
+        return self._canaries.pair(report, self._live_drafters())
+
+    def _canary_order(self, report: TargetReport) -> dict[str, Any] | None:
+        if report.model_id not in self._canaries:
+            return None
+        return self._canaries.order(report, self._live_drafters(), self._learning.plan)
+
+    def _live_drafters(self) -> dict[str, DrafterReport]:
+        return {
+            id_: report
+            for id_, (report, _) in self._drafters.items()
+            if report.secret == self._secret
+        }
+
     def _controls_of(self, model_id: str) -> Controls:
         return self._controls.get(model_id, Controls())
 
@@ -121,6 +160,8 @@ class FleetController:
         for model_id in list(self._to_assign):
             self._assign(model_id)
         self._plans.tick(self._step_costs.usual_cost)
+        reports = [report for report, _ in self._targets.values()]
+        self._canaries.judge(reports, self._live_drafters(), self._clock())
 
     def _takes(self, report: TargetReport, now_s: float) -> bool:
         known = self._targets.get(report.replica_id)
@@ -136,11 +177,12 @@ class FleetController:
         known, _ = self._targets.get(report.replica_id, (None, 0.0))
         if known is None or known.placement != report.placement:
             self._to_assign.add(report.model_id)
-        kept = replace(report, outcomes=None, step_cost=None)
+        kept = replace(report, outcomes=None, step_cost=None, canary_outcomes=None)
         self._targets[report.replica_id] = (kept, now_s)
         if report.load is not None:
             relative = self._step_costs.relative(report.replica_id)
             self._plans.report(report.model_id, report.replica_id, report.load, relative)
+        self._canaries.adopt(report, now_s)
         changed = report.stats.get("controls")
         if changed and report.model_id not in self._controls:  # before this controller began
             self._controls[report.model_id] = Controls(**changed)
@@ -160,6 +202,7 @@ class FleetController:
             controls,
             self._learning.plan(report.pair) if report.pair else {},
             self._step_costs.plan(wants) if wants else None,
+            self._canary_order(report),
             self._plans.of(report.replica_id),
             self._epoch,
             self._seq,
@@ -176,7 +219,7 @@ class FleetController:
                 "plan": asdict(self._plans.of(target.replica_id)),
                 "relative_step_cost": self._step_costs.relative(target.replica_id),
             }
-            del entry["outcomes"], entry["step_cost"]
+            del entry["outcomes"], entry["step_cost"], entry["canary_outcomes"]
             self._model(models, target.model_id)["targets"].append(entry)
         for drafter, seen in self._drafters.values():
             entry = asdict(drafter) | {"age_s": round(self._clock() - seen, 3)}
@@ -186,6 +229,7 @@ class FleetController:
             model["controls"] = self._controls_of(model_id).model_dump(exclude_none=True)
             model["speculation"] = speculation_totals([t["stats"] for t in model["targets"]])
             model["learned"] = self._learned(model_id)
+            model["canary"] = self._canaries.snapshot(model_id)
             model["load"] = asdict(self._plans.total(model_id))
         return {
             "models": models,
@@ -218,8 +262,9 @@ class FleetController:
         drafters = [
             id_
             for id_, (report, _) in self._drafters.items()
-            if report.model_id == model_id and report.secret == self._secret
+            if report.model_id == model_id and report.secret == self._secret and not report.canary
         ]
+        self._canaries.assign(model_id, targets, self._live_drafters())
         assigned = assign_drafters(targets, drafters, self._assigned)
         for target in targets:
             self._assigned.pop(target, None)

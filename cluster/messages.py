@@ -17,7 +17,8 @@ class DrafterReport:
     """A drafter replica says where it listens; `public_key` where it is encrypted.
 
     `secret` is the one it expects from targets: with another than the controller's it is
-    given to no target yet.
+    given to no target yet. One on trial names its `canary` and who it is: `drafter` is id and
+    version.
     """
 
     replica_id: str
@@ -27,6 +28,8 @@ class DrafterReport:
     stats: dict[str, Any] = field(default_factory=dict)
     public_key: str | None = None
     secret: str = ""
+    canary: str = ""
+    drafter: tuple[str, str] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,9 +38,9 @@ class TargetReport:
 
     Where our adapter drafts, `pair` says with whom and `engine` what its step costs belong
     to; now and then `outcomes` are what became of drafts
-    (`autoscale.calibration_messages.report_to_plain`) and `step_cost` what steps take
-    (`autoscale.fleet_step_cost.StepCostReport.to_plain`). A replica that is new
-    `wants_step_cost` of the fleet. `held_plan` is `HeldPlan.snapshot`.
+    (`autoscale.calibration_messages.report_to_plain`), of a canary's `canary_outcomes`, and
+    `step_cost` what steps take (`autoscale.fleet_step_cost.StepCostReport.to_plain`). A
+    replica that is new `wants_step_cost` of the fleet. `held_plan` is `HeldPlan.snapshot`.
     """
 
     replica_id: str
@@ -52,6 +55,7 @@ class TargetReport:
     step_cost: dict[str, Any] | None = None
     wants_step_cost: bool = False
     held_plan: dict[str, Any] = field(default_factory=dict)
+    canary_outcomes: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +74,10 @@ class TargetPlan:
 
     `controls` are what was changed of its model while serving, `calibrations` what the fleet
     knows of its pair (`autoscale.calibration_messages.calibrations_to_plain`), `step_cost`
-    what steps take on its hardware, for a replica that is new. They stand until the next
-    plan. `advice` ends `ttl_s` after it came: from then on the replica goes by local rules.
+    what steps take on its hardware, for a replica that is new, and `canary` which drafter a
+    share of its sessions tries (`deployments.engine.canary_arm.CanaryOrder`). They stand
+    until the next plan. `advice` ends `ttl_s` after it came: from then on the replica goes by
+    local rules.
     Of two plans the one of the later `(epoch, seq)` holds: `epoch` is when its controller
     began, `seq` counts its plans.
     """
@@ -82,6 +88,7 @@ class TargetPlan:
     controls: Controls = field(default_factory=Controls)
     calibrations: dict[str, Any] = field(default_factory=dict)
     step_cost: dict[str, Any] | None = None
+    canary: dict[str, Any] | None = None
     advice: ReplicaPlan = NO_PLAN
     epoch: int = 0
     seq: int = 0

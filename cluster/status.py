@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from cluster.canary_command import canary_lines
+from cluster.text_table import table
+
 _COLUMNS = (
     "target",
     "run/wait/seats",
@@ -43,6 +46,7 @@ def _model_lines(model_id: str, model: Mapping[str, Any]) -> list[str]:
         f"{load['tokens_per_s']:.0f} tokens/s",
         *table(rows),
         *(_drafter_line(drafter) for drafter in model["drafters"]),
+        *(canary_lines(model["canary"]) if model.get("canary") else ()),
         *(_promise_line(name, counts) for name, counts in sorted(load["outcomes"].items())),
         *(line for learned in model["learned"] for line in _learned_lines(learned)),
     ]
@@ -112,15 +116,6 @@ def _learned_lines(learned: Mapping[str, Any]) -> list[str]:
     if acceptance and acceptance.get("collapsed"):
         lines.append(f"{name}: ACCEPTANCE COLLAPSED to {_number(acceptance.get('rate'), '.0%')}")
     return lines
-
-
-def table(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Columns as wide as their longest cell, two blanks between them."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return [
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in rows
-    ]
 
 
 def _number(value: float | None, form: str) -> str:

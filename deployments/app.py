@@ -13,28 +13,21 @@ from ray.serve.config import BackpressureConfig
 from ray.serve.llm import LLMConfig, build_llm_deployment
 
 from autoscale.service_class import ServiceClass
+from deployments.canary import QUIET, bind_drafters
 from deployments.compatibility import accept_software
 from deployments.controller import ControllerKeeper, ControllerSettings
 from deployments.draft_model import DraftShape
-from deployments.drafter import DrafterServer
 from deployments.drafting_pair import drafting_pair, promised_rate
 from deployments.engine.vllm_engine import NativeEngine, TargetEngine
-from deployments.engine_args import MIB, engine_kwargs, native_steering, target_source
+from deployments.engine_args import engine_kwargs, native_steering, target_source
 from deployments.ingress import make_ingress
 from deployments.loras import adapter_ids
-from deployments.placement import (
-    INGRESS_CPUS,
-    drafter_actor_options,
-    placement_group,
-    target_env,
-)
+from deployments.placement import INGRESS_CPUS, placement_group, target_env
 from deployments.preflight import draft_shape
 from deployments.schema import AppSpec, ModelSpec, parse_settings
 from deployments.serve_file import read_serve_file
 from deployments.target import TargetServer
 from profiles.provenance import DraftingPair
-
-QUIET = {"enable_access_log": False}  # a line per handle call otherwise
 
 
 def build_app(args: dict[str, Any]) -> Application:
@@ -72,12 +65,13 @@ def build_app(args: dict[str, Any]) -> Application:
         ray_actor_options={"num_cpus": INGRESS_CPUS},
         logging_config=QUIET,
     )
-    drafters = [_bind_drafters(m) for m in settings.models if m.placement == "split"]
+    drafters = [bind_drafters(m) for m in settings.models if m.placement == "split"]
     return ingress.bind(
         llm_deployments=targets,
         model_cards=cards,
         adapters=[id_ for model in settings.models for id_ in adapter_ids(model)],
         dependencies=[keeper, *drafters],
+        models={model.id: model for model in settings.models},
     )
 
 
@@ -143,32 +137,4 @@ def _llm_config(model: ModelSpec, shape: DraftShape | None) -> LLMConfig:
             "logging_config": QUIET,
         },
         runtime_env={"env_vars": target_env(model)},
-    )
-
-
-def _bind_drafters(model: ModelSpec) -> Any:
-    drafter = model.drafter
-    assert drafter is not None
-    return serve.deployment(
-        DrafterServer,
-        name=f"Drafter:{model.id}",
-        num_replicas=drafter.replicas,
-        health_check_period_s=1,
-        health_check_timeout_s=10,
-        ray_actor_options=drafter_actor_options(drafter),
-        logging_config=QUIET,
-    ).bind(
-        model.id,
-        drafter.threads,
-        {
-            "drafter": drafter.model_dump(),
-            "target_dir": target_source(model),
-            "target_revision": model.target.revision,
-            "dtype": drafter.dtype,
-            "block_tokens": model.target.block_tokens,
-            "num_context_tokens": drafter.num_context_tokens,
-            "context_bytes": drafter.context_mib * MIB,
-        },
-        device=drafter.device,
-        encrypted=drafter.encrypted,
     )

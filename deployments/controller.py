@@ -12,6 +12,7 @@ from typing import Any
 import ray
 from ray import serve
 
+from autoscale.canary import CanaryRule
 from autoscale.service_class import ServiceClass
 from cluster.controller import FleetController
 from cluster.fleet_learning import FleetLearning
@@ -65,6 +66,8 @@ class ControllerActor:
     async def report_target(self, report: TargetReport) -> TargetPlan:
         if report.pair is not None and report.outcomes:
             self._thread.offer(partial(self._pairs.absorb, report.pair, report.outcomes))
+        if report.canary_outcomes and (pair := self._fleet.canary_pair(report)):
+            self._thread.offer(partial(self._pairs.absorb, pair, report.canary_outcomes))
         if report.engine is not None and report.step_cost:
             absorb = partial(self._step_costs.absorb, report.engine, report.replica_id)
             self._thread.offer(partial(absorb, report.step_cost))
@@ -81,6 +84,21 @@ class ControllerActor:
             return None
         except ValueError as error:
             return {"refused": str(error)}
+
+    async def start_canary(
+        self, model_id: str, name: str, share: float, rule: CanaryRule
+    ) -> dict[str, Any] | None:
+        """As `change`."""
+        try:
+            self._fleet.start_canary(model_id, name, share, rule)
+        except KeyError:
+            return None
+        except ValueError as error:
+            return {"refused": str(error)}
+        return {"name": name, "share": share}
+
+    async def stop_canary(self, model_id: str) -> bool:
+        return self._fleet.stop_canary(model_id)
 
     async def snapshot(self) -> dict[str, Any]:
         return self._fleet.snapshot()

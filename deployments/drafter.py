@@ -24,8 +24,9 @@ logger = logging.getLogger(__name__)
 class DrafterServer:
     """Drafts for the targets the controller assigns. Draft data never passes through Ray.
 
-    `engine` are the arguments of `make_draft_engine`. Targets hear of the server once the
-    controller has given it the secret that they present.
+    `engine` are the arguments of `make_draft_engine`. A drafter on trial reports to another
+    application, `app_name`, as its `canary`, with its `version`. Targets hear of the server
+    once the controller has given it the secret that they present.
     """
 
     def __init__(
@@ -36,11 +37,15 @@ class DrafterServer:
         *,
         device: str = "cpu",
         encrypted: bool = False,
+        app_name: str | None = None,
+        canary: str = "",
+        version: tuple[str, str] | None = None,
     ) -> None:
         torch.set_num_threads(threads)
         context = serve.get_replica_context()
         self._model_id = model_id
-        self._app_name = context.app_name
+        self._app_name = app_name or context.app_name
+        self._canary, self._version = canary, version
         self._replica_id = context.replica_id.unique_id
         self._engine = make_draft_engine(**engine, device=torch.device(device))
         self._server = DraftServer(
@@ -65,6 +70,8 @@ class DrafterServer:
                         stats=asdict(self._server.stats) | {"engine": asdict(self._engine.stats)},
                         public_key=self._server.public_key,
                         secret=self._server.secret,
+                        canary=self._canary,
+                        drafter=self._version,
                     )
                 )
                 self._server.secret = plan.secret

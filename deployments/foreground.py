@@ -72,9 +72,13 @@ def serve_in_foreground(config: Path, host: str | None, port: int | None) -> int
 
 
 def _stop(app_name: str) -> None:
-    """Take away what was started: on somebody's cluster the application alone."""
+    """Take away what was started: on somebody's cluster the application and its canaries."""
+    from deployments.canary import is_canary_app
+
     if os.environ.get("RAY_ADDRESS"):
-        serve.delete(app_name)
+        ours = [name for name in serve.status().applications if is_canary_app(name, app_name)]
+        for name in (app_name, *ours):
+            serve.delete(name)
     else:
         serve.shutdown()
     ray.shutdown()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Annotated, Any
 
 import ray
@@ -13,19 +14,36 @@ from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.responses import JSONResponse
 
 from autoscale.controls import Controls
+from deployments.canary import (
+    canary_model,
+    canary_name,
+    deploy_canary,
+    parse_canary,
+    remove_canary,
+)
 from deployments.controller import find_controller
+from deployments.errors import ConfigError
+from deployments.schema import ModelSpec
 
 
 class FleetIngress(OpenAiIngress):  # type: ignore[misc]
-    """Adds `GET /fleet` and `PATCH /fleet/models/{id}` to the OpenAI endpoints.
+    """Adds `GET /fleet`, `PATCH /fleet/models/{id}` and its canary to the OpenAI endpoints.
 
     `adapters` are the LoRA adapters, `MODEL:NAME`, that every target of the model has
     loaded. Serve deploys what the ingress is bound to; controller and drafters are bound to
     it as `dependencies` for that alone.
     """
 
-    def __init__(self, *, adapters: list[str], dependencies: list[Any], **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *,
+        adapters: list[str],
+        dependencies: list[Any],
+        models: dict[str, ModelSpec],
+        **kwargs: Any,
+    ) -> None:
         del dependencies
+        self._models = models
         super().__init__(**kwargs)
         for adapter in adapters:
             model_id, _, _ = adapter.partition(":")
@@ -70,6 +88,38 @@ class FleetIngress(OpenAiIngress):  # type: ignore[misc]
             raise HTTPException(400, controls["refused"])
         return {"model": model_id, "controls": controls}
 
+    async def start_canary(
+        self, model_id: str, body: Annotated[dict[str, Any], Body()]
+    ) -> dict[str, Any]:
+        """Try a new drafter on a share of a model's sessions (`deployments.canary.CanarySpec`).
+
+        400 for one that cannot be tried, 404 for a model that is not served, 409 while another
+        is on trial. `GET /fleet` shows how it does; its targets are left as they are.
+        """
+        if model_id not in self._models:
+            raise HTTPException(404, f"The model {model_id!r} does not exist.")
+        app_name = serve.get_replica_context().app_name
+        try:
+            spec = parse_canary(body)
+            tried = await asyncio.to_thread(canary_model, self._models[model_id], spec)
+            name = await asyncio.to_thread(canary_name, tried)
+        except ConfigError as error:
+            raise HTTPException(400, str(error)) from None
+        begun = await self._controller("start_canary", model_id, name, spec.share, spec.rule)
+        if begun is None:
+            raise HTTPException(409, f"no target of {model_id!r} has reported yet; try again")
+        if "refused" in begun:
+            raise HTTPException(409, begun["refused"])
+        await asyncio.to_thread(deploy_canary, app_name, tried)
+        return {"model": model_id, "canary": begun}
+
+    async def stop_canary(self, model_id: str) -> dict[str, Any]:
+        """End a canary, on trial or promoted: sessions go to the model's own drafters."""
+        if not await self._controller("stop_canary", model_id):
+            raise HTTPException(404, f"the model {model_id!r} has no canary")
+        await asyncio.to_thread(remove_canary, serve.get_replica_context().app_name, model_id)
+        return {"model": model_id, "canary": None}
+
     async def _controller(self, method: str, *args: Any) -> Any:
         try:
             controller = find_controller(serve.get_replica_context().app_name)
@@ -96,5 +146,7 @@ def make_ingress() -> Any:
         **DEFAULT_ENDPOINTS,
         "fleet": lambda app: app.get("/fleet"),
         "change": lambda app: app.patch("/fleet/models/{model_id:path}"),
+        "start_canary": lambda app: app.post("/fleet/models/{model_id:path}/canary"),
+        "stop_canary": lambda app: app.delete("/fleet/models/{model_id:path}/canary"),
     }
     return make_fastapi_ingress(FleetIngress, endpoint_map=endpoints, app=app)

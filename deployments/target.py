@@ -111,26 +111,29 @@ class TargetServer(LLMServer):  # type: ignore[misc]
 
     async def _report(self) -> TargetReport:
         stats: dict[str, Any] = {}
-        outcomes = step_cost = None
+        outcomes = canary_outcomes = step_cost = None
         if self._drafts:
             (stats, *others) = await self.collective_rpc("dspark_stats")
             digests = {rank["committed_digest"] for rank in (stats, *others)}
             self._ranks_agree = stats["ranks_agree"] = len(digests) == 1
             self._num_exchanges += 1
             if self._num_exchanges % OUTCOMES_EVERY == 0:
-                (outcomes, *_) = await self.collective_rpc("dspark_take_outcomes")
+                ((outcomes, canary_outcomes), *_) = await self.collective_rpc(
+                    "dspark_take_outcomes"
+                )
                 (step_cost, *_) = await self.collective_rpc("dspark_step_cost")
         elif self._steering is not None:
             controls = self._steered_by.controls if self._steered_by else {}
             steered = {"steered": True, "controls": controls}
-            return self._report_of(steered, None, None)
-        return self._report_of(stats, outcomes, step_cost)
+            return self._report_of(steered)
+        return self._report_of(stats, outcomes, step_cost, canary_outcomes)
 
     def _report_of(
         self,
         stats: dict[str, Any],
-        outcomes: dict[str, Any] | None,
-        step_cost: dict[str, Any] | None,
+        outcomes: dict[str, Any] | None = None,
+        step_cost: dict[str, Any] | None = None,
+        canary_outcomes: dict[str, Any] | None = None,
     ) -> TargetReport:
         load = replica_load(self._meter.take(), self._seats, stats, self._num_committed)
         self._num_committed = stats.get("committed_tokens", 0)
@@ -147,6 +150,7 @@ class TargetServer(LLMServer):  # type: ignore[misc]
             step_cost,
             self._is_new,
             self._held.snapshot(),
+            canary_outcomes,
         )
 
     async def _apply(self) -> None:
@@ -160,6 +164,7 @@ class TargetServer(LLMServer):  # type: ignore[misc]
             plan.controls.model_dump(),
             plan.calibrations,
             plan.step_cost,
+            plan.canary,
             asdict(plan.advice),
             plan.ttl_s,
         )

@@ -112,12 +112,14 @@ class DraftBatch:
     `tokens` is int64 `[num_drafts, block_size]`. `confidences` is float32 of the same
     shape: P(token k is accepted | tokens before k are accepted). `distribution`
     `[num_drafts, block_size, k]` is what every token was drawn from, given those before
-    it; one-hot where the row's temperature is 0. None where all rows are.
+    it; one-hot where the row's temperature is 0. None where all rows are. `answered` bool
+    `[num_drafts]` says which rows are drafts at all; None: every row is.
     """
 
     tokens: torch.Tensor
     confidences: torch.Tensor
     distribution: SparseDistribution | None = None
+    answered: torch.Tensor | None = None
 
 
 class Drafter(Protocol):

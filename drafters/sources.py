@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import accumulate
+from typing import NamedTuple
 
 import torch
 import zmq
@@ -64,6 +65,15 @@ class SourceStats:
         """A request ended after `wait_s`."""
         self.last_wait_s = wait_s
         self.total_wait_s += wait_s
+
+
+class Pending(NamedTuple):
+    """A step that was asked to be drafted for, `sent` or not, at `started_s` of the clock."""
+
+    seq: int
+    num_drafts: int
+    started_s: float
+    sent: bool
 
 
 class ColocatedDraftSource:
@@ -207,12 +217,26 @@ class RemoteDraftSource:
         self._socket, self.address = None, None
         self._context.destroy(linger=0)
 
+    @property
+    def socket(self) -> zmq.Socket[bytes] | None:
+        """To wait on; None without a drafter."""
+        return self._socket
+
+    @property
+    def deadline_s(self) -> float:
+        return self._deadline_s
+
     def draft(self, batch: StepBatch) -> DraftBatch | None:
         """Send a step and wait for its drafts, at most until the deadline.
 
         None where no drafts are wanted or none came in time; never an exception for
         what the drafter or the network does.
         """
+        pending = self.begin(batch)
+        return None if pending is None else self.finish(pending)
+
+    def begin(self, batch: StepBatch) -> Pending | None:
+        """Send a step; what comes back is to be handed to `finish`, None where nothing will."""
         started_s = self._clock()
         closed = (self._unsent_closed + batch.closed)[-MAX_ROWS:]
         if self._socket is None or self.is_refused or not (batch.rows or closed):
@@ -229,7 +253,12 @@ class RemoteDraftSource:
         seq = self._seq
         if sent and context is not None:
             self._send(context, want_reply=False)
-        drafts = self._wait_for(seq, request.num_drafts, started_s) if sent else None
+        return Pending(seq, request.num_drafts, started_s, sent)
+
+    def finish(self, pending: Pending) -> DraftBatch | None:
+        """Wait for the drafts of a step that was sent, at most until its deadline."""
+        seq, num_drafts, started_s, sent = pending
+        drafts = self._wait_for(seq, num_drafts, started_s) if sent else None
         self._record(drafts, started_s)
         return drafts
 
@@ -341,7 +370,7 @@ def split_by_anchor(batch: StepBatch) -> tuple[StepBatch, StepBatch | None]:
     """The rows that want drafts, with `closed`, and the others; None where there are none."""
     if batch.num_drafts == len(batch.rows):
         return batch, None
-    parts = list(zip(batch.rows, _features_by_row(batch), strict=True))
+    parts = list(zip(batch.rows, rows_of_batch(batch), strict=True))
     wanting = [(row, part) for row, part in parts if row.anchor is not None]
     others = [(row, part) for row, part in parts if row.anchor is None]
     request = replace(
@@ -363,7 +392,8 @@ def without_anchors(batch: StepBatch) -> StepBatch:
     return replace(batch, rows=tuple(row._replace(anchor=None) for row in batch.rows))
 
 
-def _features_by_row(batch: StepBatch) -> list[torch.Tensor]:
+def rows_of_batch(batch: StepBatch) -> list[torch.Tensor]:
+    """The features of every row."""
     ends = accumulate(row.num_rows for row in batch.rows)
     return [
         batch.features[end - row.num_rows : end] for row, end in zip(batch.rows, ends, strict=True)

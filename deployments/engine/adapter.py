@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 from autoscale.policies import Policy, StepOutcome, Verified
 from deployments.engine.accounting import RowAccount, account
 from deployments.engine.backlog import FeatureBacklog
+from deployments.engine.canary_arm import CanaryArm
 from deployments.engine.draft_calibration import DraftCalibration
 from deployments.engine.engine_step import AdapterStats, EngineStep, RequestTerms
 from deployments.engine.features import gather_features
@@ -76,6 +78,7 @@ class SpeculationAdapter:
         self.stats = AdapterStats.of_blocks(block_size)
         self.calibration = DraftCalibration(block_size)
         self.forecast = StepForecast(max_step_tokens)
+        self.canary: CanaryArm | None = None  # whose source is `source` then
         self._target_id = target_id
         self._block_size = block_size
         self._block_tokens = block_tokens
@@ -100,6 +103,11 @@ class SpeculationAdapter:
     def num_sessions(self) -> int:
         return len(self._tracked)
 
+    @property
+    def session_ids(self) -> frozenset[str]:
+        """Requests that a drafter knows of."""
+        return frozenset(self._tracked)
+
     def begin_step(
         self, num_scheduled: Mapping[str, int], drafts: Mapping[str, Sequence[int]]
     ) -> None:
@@ -115,8 +123,10 @@ class SpeculationAdapter:
             counts = self.stats.ineligible
             counts[terms.ineligible] = counts.get(terms.ineligible, 0) + 1
 
-    def close_requests(self, request_ids: Iterable[str]) -> None:
+    def close_requests(self, request_ids: Collection[str]) -> None:
         """Requests that finished or were aborted; their sessions end with the next batch."""
+        if self.canary is not None:
+            self.canary.end(request_ids)
         for request_id in request_ids:
             self._terms.pop(request_id, None)
             self.forecast.close(request_id)
@@ -150,6 +160,8 @@ class SpeculationAdapter:
         outcome = self._outcome(step, accounts, began)
         self.policy.record_step(outcome)
         self.stats.expected_tokens += self.calibration.record(outcome.verified)
+        if self.canary is not None:
+            self.stats.expected_tokens += self.canary.record(outcome.verified)
         batch, limits, may_wait = self._describe(step, accounts)
         catches_up = self._catches_up(batch)
         described = time.perf_counter()
@@ -399,7 +411,12 @@ class SpeculationAdapter:
             return [[] for _ in step.request_ids]
         q = drafts.distribution
         asked = [row for row in batch.rows if row.anchor is not None]
-        lengths = self.calibration.admit(
+        if drafts.answered is not None:
+            limits = np.where(drafts.answered.numpy(force=True), limits, 0)
+        admit = self.calibration.admit
+        if self.canary is not None:
+            admit = partial(self.canary.admit, self.calibration)
+        lengths = admit(
             self.policy,
             asked,
             drafts.confidences.double().numpy(force=True),

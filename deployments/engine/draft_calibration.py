@@ -41,8 +41,11 @@ class _Requests(NamedTuple):
 
 
 class _Admitted(NamedTuple):
-    """Drafts that the next step verifies: `confidences` [R, gamma] as the drafter gave them,
-    and `expected` [R] accepted tokens by the calibrated ones."""
+    """Drafts that the next step verifies: `confidences` [R, gamma] as the drafter gave them.
+
+    `expected` [R] are accepted tokens by the calibrated ones; those themselves, [R, gamma],
+    until it is settled how many tokens are admitted.
+    """
 
     step: int
     requests: _Requests
@@ -87,18 +90,38 @@ class DraftCalibration:
         gets calibrated ones, and a few drafts go to their limit to learn of what it would
         not admit.
         """
+        calibrated = self.calibrate(policy, rows, confidences, with_q=with_q)
+        lengths = policy.admit(calibrated, limits, num_requests, terms)
+        return self.settle(policy, lengths, limits)
+
+    def calibrate(
+        self,
+        policy: Policy,
+        rows: Sequence[StepRow],
+        confidences: NDArray[np.float64],
+        *,
+        with_q: bool,
+    ) -> NDArray[np.float64]:
+        """The first half of `admit`: what the policy is to see. `settle` has to follow."""
         self._num_steps += 1
         requests = self._requests(rows, with_q)
+        calibrated = confidences
         if policy.reads_confidences:
             calibrated = self.replica.apply(confidences, requests.keys)
-            lengths = policy.admit(calibrated, limits, num_requests, terms)
-            exploring = explores(requests.seeds, self._num_steps, EXPLORATION_RATE)
+        self._admitted = _Admitted(self._num_steps, requests, confidences, calibrated)
+        return calibrated
+
+    def settle(
+        self, policy: Policy, lengths: NDArray[np.int64], limits: NDArray[np.int64]
+    ) -> NDArray[np.int64]:
+        """The second half: the policy's `lengths`, but for the drafts that explore."""
+        assert self._admitted is not None, "calibrate() comes first"
+        if policy.reads_confidences:
+            seeds = self._admitted.requests.seeds
+            exploring = explores(seeds, self._num_steps, EXPLORATION_RATE)
             lengths = np.where(exploring, limits, lengths)
-        else:
-            calibrated = confidences
-            lengths = policy.admit(confidences, limits, num_requests, terms)
-        expected = expected_accepted(calibrated, lengths)
-        self._admitted = _Admitted(self._num_steps, requests, confidences, expected)
+        expected = expected_accepted(self._admitted.expected, lengths)
+        self._admitted = self._admitted._replace(expected=expected)
         return lengths
 
     def record(self, verified: Sequence[Verified]) -> float:
@@ -143,6 +166,30 @@ class DraftCalibration:
                 request_seed(row.request_id),
             )
         return traits
+
+
+def admit_together(
+    parts: Sequence[tuple[DraftCalibration, NDArray[np.int64]]],
+    policy: Policy,
+    rows: Sequence[StepRow],
+    confidences: NDArray[np.float64],
+    limits: NDArray[np.int64],
+    num_requests: int,
+    terms: StepTerms,
+    *,
+    with_q: bool,
+) -> NDArray[np.int64]:
+    """`DraftCalibration.admit` for one batch of several drafters: one schedule, and each
+    drafter's rows, places in `rows`, calibrated by its own."""
+    calibrated = np.empty_like(confidences)
+    parts = [(one, places) for one, places in parts if len(places)]
+    for one, places in parts:
+        some = [rows[i] for i in places]
+        calibrated[places] = one.calibrate(policy, some, confidences[places], with_q=with_q)
+    lengths = policy.admit(calibrated, limits, num_requests, terms)
+    for one, places in parts:
+        lengths[places] = one.settle(policy, lengths[places], limits[places])
+    return lengths
 
 
 def expected_accepted(

@@ -19,13 +19,14 @@ from autoscale.controls import Controls
 from autoscale.fleet_step_cost import StepCostReport
 from autoscale.step_cost import StepCostTable
 from autoscale.step_cost_fit import costs_of
+from deployments.engine.canary_arm import CanaryOrder
 from deployments.engine.compat import check_engine_hooks
 from deployments.engine.provenance import worker_provenance
 from deployments.engine.ranks import Follower
+from deployments.engine.runner import remote_sources
 from deployments.engine.settings import WorkerSettings
 from deployments.engine.step_time import measure_step_cost
 from deployments.engine.worker_plan import WorkerPlan
-from drafters.sources import RemoteDraftSource
 from profiles.step_cost import EngineProvenance, load_step_cost
 
 log = logging.getLogger(__name__)
@@ -102,14 +103,20 @@ class DraftingWorker:
                 for key, one in adapter.calibration.replica.calibrations.items()
             },
             "source": asdict(adapter.source.stats),
+            "canary": adapter.canary.snapshot() if adapter.canary else None,
         }
 
-    def dspark_take_outcomes(self) -> dict[str, Any] | None:
-        """What became of drafts since the last call (`report_to_plain`); None: not our part."""
+    def dspark_take_outcomes(self) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
+        """What became of drafts since the last call (`report_to_plain`): of the serving
+        drafter's and of the canary's. None: there are none here."""
         runner: Any = self.model_runner  # type: ignore[attr-defined]
-        if isinstance(runner.adapter, Follower):
-            return None
-        return report_to_plain(runner.adapter.calibration.replica.take_report())
+        adapter = runner.adapter
+        if isinstance(adapter, Follower):
+            return None, None
+        served = report_to_plain(adapter.calibration.replica.take_report())
+        if adapter.canary is None:
+            return served, None
+        return served, report_to_plain(adapter.canary.calibration.replica.take_report())
 
     def dspark_provenance(self) -> dict[str, str]:
         """What this worker's step costs belong to: the fields of `EngineProvenance`."""
@@ -137,9 +144,11 @@ class DraftingWorker:
         advice = adapter.forecast.advice
         adapter.stats.refused_advice += advice.take(wanted.advice, wanted.advice_s)
         with self._refusing("drafter"):
-            if isinstance(adapter.source, RemoteDraftSource):
-                address = wanted.drafter_address
-                adapter.source.set_address(address, wanted.secret, wanted.drafter_key)
+            for serving in remote_sources(adapter.source)[:1]:
+                serving.set_address(wanted.drafter_address, wanted.secret, wanted.drafter_key)
+        with self._refusing("canary"):
+            canary = None if wanted.canary is None else CanaryOrder.from_plain(wanted.canary)
+            runner.follow_canary(canary, wanted.secret)
         with self._refusing("controls"):
             runner.set_controls(Controls.model_validate(wanted.controls))
         with self._refusing("calibrations"):

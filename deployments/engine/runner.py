@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 import vllm.v1.sample.rejection_sampler as rejection_sampler
+import zmq
 from vllm.distributed.parallel_state import get_tp_group
 
 from autoscale.calibration_messages import calibrations_from_plain
@@ -21,6 +22,7 @@ from autoscale.policies import Off, Policy
 from autoscale.policy_settings import make_policy
 from autoscale.step_cost import StepCostTable
 from deployments.engine.adapter import SpeculationAdapter
+from deployments.engine.canary_arm import CanaryArm, CanaryOrder
 from deployments.engine.eligibility import terms_of
 from deployments.engine.engine_step import EngineStep
 from deployments.engine.patches import install_logits_processors, use_sparse_sampler
@@ -29,6 +31,8 @@ from deployments.engine.ranks import CommittedDigest, Follower, broadcast_distri
 from deployments.engine.settings import WorkerSettings
 from deployments.engine.source import make_source
 from deployments.engine.worker_plan import AdviceInForce
+from drafters.canary_source import CanarySource
+from drafters.messages import DraftSource
 from drafters.sources import RemoteDraftSource
 
 _NEW_STEPS = 32  # after so many an engine knows more of itself than others do
@@ -129,11 +133,53 @@ class DraftingRunner:
     def _follow(self, advice: ReplicaPlan) -> None:
         """Wait for drafts as long as the settings say, and no longer than they can pay."""
         assert isinstance(self.adapter, SpeculationAdapter)
-        source = self.adapter.source
-        if isinstance(source, RemoteDraftSource):
-            deadline_ms = self.controls.deadline_ms
-            deadline_s = self.settings.deadline_s if deadline_ms is None else deadline_ms / 1000
+        deadline_ms = self.controls.deadline_ms
+        deadline_s = self.settings.deadline_s if deadline_ms is None else deadline_ms / 1000
+        for source in remote_sources(self.adapter.source):
             source.set_deadline(min(deadline_s, advice.draft_wait_s or deadline_s))
+
+    def follow_canary(self, order: CanaryOrder | None, secret: str) -> None:
+        """Begin, change or end a canary: the drafter of a share of the sessions to come.
+
+        Raises ValueError for calibrations that cannot be, zmq.ZMQError for an address that is
+        none; the canary ends then.
+        """
+        adapter = self.adapter
+        assert isinstance(adapter, SpeculationAdapter)
+        arm = adapter.canary
+        if arm is not None and (order is None or order.name != arm.name):
+            adapter.source, adapter.canary = arm.source.serving, None
+            arm.source.close()
+        if order is None or not isinstance(adapter.source, RemoteDraftSource | CanarySource):
+            return
+        if adapter.canary is None:
+            self._begin_canary(order)
+        assert adapter.canary is not None
+        try:
+            adapter.canary.source.canary.set_address(order.address, secret, order.key)
+            replica = adapter.canary.calibration.replica
+            replica.adopt(calibrations_from_plain(order.calibrations))
+        except (ValueError, zmq.ZMQError):
+            self.follow_canary(None, secret)
+            raise
+        adapter.canary.share = order.share
+
+    def _begin_canary(self, order: CanaryOrder) -> None:
+        adapter = self.adapter
+        assert isinstance(adapter, SpeculationAdapter)
+        serving = adapter.source
+        assert isinstance(serving, RemoteDraftSource)
+        canary = make_source(self.settings, self.vllm_config, self.device)  # type: ignore[attr-defined]
+        assert isinstance(canary, RemoteDraftSource)
+        adapter.canary = CanaryArm(
+            order.name,
+            serving,
+            canary,
+            block_size=self.settings.block_size,
+            known=adapter.session_ids,
+        )
+        adapter.source = adapter.canary.source
+        self._follow(adapter.forecast.advice.current())
 
     def adopt_step_cost(self, table: StepCostTable) -> bool:
         """Start from the fleet's step costs where this engine has hardly any steps of its own."""
@@ -210,3 +256,10 @@ class DraftingRunner:
         if self._group.world_size > 1 and not batch.sampling_metadata.all_greedy:
             q = broadcast_distribution(q, self._group)
         return None if q is None else q.to(self.device)  # type: ignore[attr-defined]
+
+
+def remote_sources(source: DraftSource) -> tuple[RemoteDraftSource, ...]:
+    """Connections to drafter replicas: the serving one's first."""
+    if isinstance(source, CanarySource):
+        return source.serving, source.canary
+    return (source,) if isinstance(source, RemoteDraftSource) else ()

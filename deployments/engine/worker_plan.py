@@ -16,7 +16,8 @@ class WorkerPlan:
     """Plain values alone: they cross vLLM's processes.
 
     `advice` is a `ReplicaPlan` as a dict and ends after `advice_s`; everything else stands
-    until the next plan. `calibrations` and `step_cost` are as in `cluster.messages`.
+    until the next plan. `calibrations` and `step_cost` are as in `cluster.messages`,
+    `canary` is a `CanaryOrder`, None where none runs.
     """
 
     drafter_address: str | None = None
@@ -25,6 +26,7 @@ class WorkerPlan:
     controls: dict[str, Any] = field(default_factory=dict)
     calibrations: dict[str, Any] = field(default_factory=dict)
     step_cost: dict[str, Any] | None = None
+    canary: dict[str, Any] | None = None
     advice: dict[str, Any] = field(default_factory=dict)
     advice_s: float = 0.0
 

@@ -50,7 +50,7 @@ class Fleet:
         prompts = islice(self.prompts, 20)
         chats: list[Any] = [[{"role": "user", "content": prompt}] for prompt in prompts]
         self.engine.chat(chats, SAMPLED, use_tqdm=False)
-        (outcomes,) = self.engine.collective_rpc("dspark_take_outcomes")
+        ((outcomes, _),) = self.engine.collective_rpc("dspark_take_outcomes")
         report = TargetReport("t", "demo", "split", 1, {}, self.pair, outcomes)
         self.learning.absorb(self.pair, outcomes)
         self.learning.refit()

@@ -10,7 +10,8 @@ from autoscale.service_class import ServiceClass
 from cluster.controller import FleetController
 from cluster.fleet_bench import target_reports
 from cluster.messages import TargetReport
-from cluster.status import status_text, table
+from cluster.status import status_text
+from cluster.text_table import table
 
 SCHEDULE = {
     "drafting": True,

@@ -1,0 +1,175 @@
+"""Canaries of the fleet: one new drafter per model at most, its share of sessions, its verdict."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from autoscale.assignment import assign_drafters
+from autoscale.canary import ArmTotals, CanaryRule, Comparison, Decision, judge
+from cluster.messages import DrafterReport, TargetReport
+from profiles.provenance import DraftingPair
+
+log = logging.getLogger(__name__)
+
+Learned = Callable[[DraftingPair], Mapping[str, Any]]
+"""`FleetLearning.snapshot`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Canary:
+    """A new drafter of a model: `share` of new sessions are its own while it is on trial, all
+    once it is promoted, none once it is rolled back."""
+
+    name: str
+    share: float
+    rule: CanaryRule
+    began_s: float
+    decision: Decision = Decision.WAIT
+    why: str = ""
+
+    @property
+    def present_share(self) -> float:
+        if self.decision is Decision.PROMOTE:
+            return 1.0
+        return self.share if self.decision is Decision.WAIT else 0.0
+
+
+class Canaries:
+    """By model. A new controller takes up one that was promoted from its targets' reports; one
+    on trial is lost with its controller, and its sessions go back to the serving drafter."""
+
+    def __init__(self, learned: Learned) -> None:
+        self._learned = learned
+        self._canaries: dict[str, Canary] = {}
+        self._assigned: dict[str, dict[str, str]] = {}  # by model: target to drafter
+        self._shown: dict[str, dict[str, Any]] = {}
+
+    def __contains__(self, model_id: str) -> bool:
+        return model_id in self._canaries
+
+    def start(self, model_id: str, canary: Canary) -> None:
+        """Raises ValueError while another one is on trial."""
+        known = self._canaries.get(model_id)
+        if known is not None and known.decision is Decision.WAIT and known.name != canary.name:
+            raise ValueError(
+                f"canary {known.name} of {model_id} is on trial; stop it first, or let it end"
+            )
+        self._canaries[model_id] = canary
+        self._shown.pop(model_id, None)
+
+    def stop(self, model_id: str, why: str) -> bool:
+        """Roll back what is on trial or promoted; False where there is nothing."""
+        known = self._canaries.get(model_id)
+        if known is None:
+            return False
+        self._decide(model_id, known, Decision.ROLL_BACK, why)
+        return True
+
+    def adopt(self, report: TargetReport, now_s: float) -> None:
+        """Go on with a canary that was promoted before this controller began."""
+        counted = report.stats.get("canary")
+        if counted and counted["share"] >= 1.0 and report.model_id not in self._canaries:
+            canary = Canary(counted["name"], 1.0, CanaryRule(), now_s, Decision.PROMOTE)
+            self._canaries[report.model_id] = canary
+
+    def order(
+        self, report: TargetReport, drafters: Mapping[str, DrafterReport], plan: Learned
+    ) -> dict[str, Any] | None:
+        """What a target is to do of its model's canary (`CanaryOrder`), given the drafters that
+        are alive; None where it has none. `plan` tells calibrations."""
+        canary = self._canaries.get(report.model_id)
+        if canary is None or not canary.present_share or report.placement != "split":
+            return None
+        drafter = drafters.get(self._assigned.get(report.model_id, {}).get(report.replica_id, ""))
+        if drafter is None:
+            return None
+        pair = self.pair(report, drafters)
+        return {
+            "name": canary.name,
+            "address": drafter.address,
+            "key": drafter.public_key,
+            "share": canary.present_share,
+            "calibrations": plan(pair) if pair else {},
+        }
+
+    def pair(
+        self, report: TargetReport, drafters: Mapping[str, DrafterReport]
+    ) -> DraftingPair | None:
+        """A target with its model's new drafter."""
+        canary = self._canaries.get(report.model_id)
+        if canary is None or report.pair is None:
+            return None
+        found = (d for d in drafters.values() if d.canary == canary.name and d.drafter)
+        drafter_id, version = next((d.drafter for d in found if d.drafter), (None, None))
+        if drafter_id is None or version is None:
+            return None
+        return replace(report.pair, drafter_id=drafter_id, drafter_version=version)
+
+    def assign(
+        self, model_id: str, targets: Sequence[str], drafters: Mapping[str, DrafterReport]
+    ) -> None:
+        """Give every target one of the canary's drafters."""
+        canary = self._canaries.get(model_id)
+        if canary is None:
+            return
+        own = [d.replica_id for d in drafters.values() if d.canary == canary.name]
+        self._assigned[model_id] = assign_drafters(targets, own, self._assigned.get(model_id, {}))
+
+    def judge(
+        self,
+        reports: Sequence[TargetReport],
+        drafters: Mapping[str, DrafterReport],
+        now_s: float,
+    ) -> None:
+        """Look at every canary on trial; what is decided holds from the next plans on."""
+        for model_id, canary in list(self._canaries.items()):
+            of_model = [r for r in reports if r.model_id == model_id]
+            counted = [r.stats["canary"] for r in of_model if r.stats.get("canary")]
+            counted = [one for one in counted if one["name"] == canary.name]
+            steps = [r.load.step_s for r in of_model if r.load is not None and r.load.step_s > 0]
+            first = next((r for r in of_model if r.pair is not None), None)
+            if not counted or not steps or first is None or first.pair is None:
+                continue
+            pair = self.pair(first, drafters)
+            found = Comparison(
+                ArmTotals.total(one["serving"] for one in counted),
+                ArmTotals.total(one["canary"] for one in counted),
+                sum(steps) / len(steps),
+                mean_ece(self._learned(first.pair)),
+                mean_ece(self._learned(pair)) if pair else None,
+            )
+            self._shown[model_id] = found.to_plain()
+            if canary.decision is Decision.WAIT:
+                decision, why = judge(found, canary.rule, now_s - canary.began_s)
+                self._decide(model_id, canary, decision, why)
+
+    def snapshot(self, model_id: str) -> dict[str, Any] | None:
+        canary = self._canaries.get(model_id)
+        if canary is None:
+            return None
+        return {
+            "name": canary.name,
+            "share": canary.present_share,
+            "decision": str(canary.decision),
+            "why": canary.why,
+            **self._shown.get(model_id, {}),
+        }
+
+    def _decide(self, model_id: str, canary: Canary, decision: Decision, why: str) -> None:
+        if decision is not Decision.WAIT:
+            log.warning("canary %s of %s: %s: %s", canary.name, model_id, decision, why)
+        self._canaries[model_id] = replace(canary, decision=decision, why=why)
+
+
+def mean_ece(snapshot: Mapping[str, Any]) -> float | None:
+    """Of survival over the keys of a pair, by their labels; None while unknown."""
+    known = [
+        (one["recent_ece"], one["recent_labels"])
+        for one in snapshot.get("calibration", {}).values()
+        if one.get("recent_ece") is not None and one.get("recent_labels")
+    ]
+    labels = sum(n for _, n in known)
+    return sum(ece * n for ece, n in known) / labels if labels else None
