@@ -86,7 +86,8 @@ def canary_lines(state: Mapping[str, Any]) -> list[str]:
             )
         )
     return [
-        f"canary {state['name']}: {state['decision']}, speed {_interval(state['speed'])} of serving",
+        f"canary {state['name']}: {state['decision']}, speed "
+        f"{_interval(state['speed'])} of the serving one",
         *table(rows),
     ]
 
