@@ -28,8 +28,8 @@ class ReplicaPlan:
     `expected_requests` and `expected_prefill_tokens` are per step over the next interval,
     `class_weights` by service class (missing: 1), `draft_wait_s` the longest wait for drafts
     that can pay, `shed_after_s` by class how long a request may wait for a seat,
-    `routing_weight` this replica's share of new requests against the others'. None and empty
-    where local rules are to decide.
+    `routing_weight` this replica's share of new requests against the others', `seats` how many
+    sequences may run at once. None and empty where local rules are to decide.
     """
 
     expected_requests: float | None = None
@@ -38,6 +38,7 @@ class ReplicaPlan:
     draft_wait_s: float | None = None
     shed_after_s: Mapping[str, float] = field(default_factory=dict)
     routing_weight: float = 1.0
+    seats: int | None = None
 
 
 NO_PLAN = ReplicaPlan()

@@ -12,6 +12,8 @@ from ray.serve import Application
 from ray.serve.config import BackpressureConfig
 from ray.serve.llm import LLMConfig, build_llm_deployment
 
+from autoscale.service_class import ServiceClass
+from deployments.callers import Callers
 from deployments.compatibility import accept_software
 from deployments.controller import ControllerKeeper, ControllerSettings
 from deployments.draft_model import DraftShape
@@ -28,12 +30,15 @@ from deployments.placement import (
     target_env,
 )
 from deployments.preflight import draft_shape
-from deployments.schema import AppSpec, ModelSpec, parse_settings
+from deployments.schema import AppSpec, ModelSpec, TargetSpec, parse_settings
 from deployments.serve_file import read_serve_file
 from deployments.target import TargetServer
 from profiles.provenance import DraftingPair
 
 QUIET = {"enable_access_log": False}  # a line per handle call otherwise
+# Requests wait at the gates of the targets. Where even those are overrun they are turned away.
+QUEUED_AT_CALLER = 256
+BUSY = BackpressureConfig(status_code=429, retry_after_s=1)
 
 
 def build_app(args: dict[str, Any]) -> Application:
@@ -51,7 +56,7 @@ def build_app(args: dict[str, Any]) -> Application:
     pairs = {model.id: drafting_pair(model) for model in settings.models if shapes[model.id]}
     configs = {model.id: _llm_config(model, shapes[model.id]) for model in settings.models}
     targets = {
-        model.id: _bind_target(model, configs[model.id], pairs.get(model.id))
+        model.id: _bind_target(model, configs[model.id], pairs.get(model.id), settings.promises)
         for model in settings.models
     }
     cards = {id_: to_model_metadata(id_, config) for id_, config in configs.items()}
@@ -59,9 +64,11 @@ def build_app(args: dict[str, Any]) -> Application:
         ControllerKeeper, name="Controller", ray_actor_options={"num_cpus": 0}, logging_config=QUIET
     ).bind(_controller_settings(settings, shapes, pairs))
     ingress = serve.deployment(
-        make_ingress(),
+        make_ingress(Callers(settings.promises, settings.keys)),
         name="Ingress",
         max_ongoing_requests=_max_ongoing(settings),
+        max_queued_requests=QUEUED_AT_CALLER,
+        backpressure_config=BUSY,
         ray_actor_options={"num_cpus": INGRESS_CPUS},
         logging_config=QUIET,
     )
@@ -75,11 +82,13 @@ def build_app(args: dict[str, Any]) -> Application:
 
 
 def _max_ongoing(settings: AppSpec) -> int:
-    """Room in the ingress for what the targets run and queue."""
-    return sum(
-        m.target.replicas * (2 * m.target.max_num_seqs) + m.target.max_queued_requests
-        for m in settings.models
-    )
+    """Room in the ingress for what all targets take in."""
+    return sum(m.target.replicas * _taken_in(m.target) for m in settings.models)
+
+
+def _taken_in(target: TargetSpec) -> int:
+    """Requests inside a target: running, queued at its gate, and on their way to a refusal."""
+    return 2 * target.max_num_seqs + target.max_queued_requests
 
 
 def _controller_settings(
@@ -94,7 +103,12 @@ def _controller_settings(
     return ControllerSettings(settings.state_dir, promised)
 
 
-def _bind_target(model: ModelSpec, config: LLMConfig, pair: DraftingPair | None) -> Any:
+def _bind_target(
+    model: ModelSpec,
+    config: LLMConfig,
+    pair: DraftingPair | None,
+    promises: Mapping[str, ServiceClass],
+) -> Any:
     engine = NativeEngine if model.placement == "native" else TargetEngine
     return build_llm_deployment(
         config,
@@ -102,6 +116,8 @@ def _bind_target(model: ModelSpec, config: LLMConfig, pair: DraftingPair | None)
         bind_kwargs={
             "placement": model.placement,
             "pair": pair,
+            "promises": promises,
+            "queued_requests": model.target.max_queued_requests,
             "engine_cls": engine,
             "capture": model.target.capture,
         },
@@ -121,9 +137,9 @@ def _llm_config(model: ModelSpec, shape: DraftShape | None) -> LLMConfig:
         placement_group_config=placement_group(target),
         deployment_config={
             "num_replicas": target.replicas,
-            "max_ongoing_requests": 2 * target.max_num_seqs,
-            "max_queued_requests": target.max_queued_requests,
-            "backpressure_config": BackpressureConfig(status_code=429, retry_after_s=1),
+            "max_ongoing_requests": _taken_in(target),
+            "max_queued_requests": QUEUED_AT_CALLER,
+            "backpressure_config": BUSY,
             "ray_actor_options": {"num_cpus": target.num_cpus},
             "logging_config": QUIET,
         },

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncGenerator
 from typing import Annotated, Any
 
 import ray
@@ -13,7 +14,10 @@ from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.responses import JSONResponse
 
 from autoscale.controls import Controls
+from deployments.callers import Callers, IdentifyCallers
 from deployments.controller import find_controller
+from deployments.openai_errors import error_response
+from deployments.seated_requests import TryLater
 
 
 class FleetIngress(OpenAiIngress):  # type: ignore[misc]
@@ -44,6 +48,14 @@ class FleetIngress(OpenAiIngress):  # type: ignore[misc]
         if model_id not in self._model_cards:
             raise HTTPException(404, f"The model {model_id!r} does not exist.")
         return model_id
+
+    async def _get_response(self, **kwargs: Any) -> AsyncGenerator[Any, None]:
+        """Raises 429 with `Retry-After` for a request that its target refused."""
+        async for answer in super()._get_response(**kwargs):
+            if isinstance(answer, TryLater):
+                retry_after = {"Retry-After": str(answer.retry_after_s)}
+                raise HTTPException(429, answer.message, headers=retry_after)
+            yield answer
 
     async def fleet(self) -> dict[str, Any]:
         """Replicas, drafter assignments and speculation totals; 503 without a controller."""
@@ -81,16 +93,13 @@ class FleetIngress(OpenAiIngress):  # type: ignore[misc]
 async def openai_error(request: Request, error: Exception) -> JSONResponse:
     """FastAPI's own errors (no such model, no such path) in the OpenAI error shape."""
     assert isinstance(error, StarletteHTTPException)
-    kind = "NotFoundError" if error.status_code == 404 else "BadRequestError"
-    if error.status_code >= 500:
-        kind = "InternalServerError"
-    body = {"message": str(error.detail), "type": kind, "param": None, "code": error.status_code}
-    return JSONResponse({"error": body}, error.status_code, headers=error.headers)
+    return error_response(error.status_code, str(error.detail), error.headers)
 
 
-def make_ingress() -> Any:
+def make_ingress(callers: Callers) -> Any:
     """The ingress class with its routes, ready to be a Serve deployment."""
     app = init()
+    app.add_middleware(IdentifyCallers, callers=callers)
     app.add_exception_handler(StarletteHTTPException, openai_error)
     endpoints = {
         **DEFAULT_ENDPOINTS,

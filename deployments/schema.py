@@ -7,6 +7,8 @@ from typing import Any, Literal, Self
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from autoscale.policy_settings import check_policy
+from autoscale.service_class import BEST_EFFORT, ServiceClass
+from deployments.class_specs import ClassSpec, KeySpec
 from deployments.errors import ConfigError
 from deployments.specs import (
     DrafterSpec,
@@ -20,7 +22,9 @@ from deployments.specs import (
 __all__ = [
     "DRAFTED_BY_US",
     "AppSpec",
+    "ClassSpec",
     "DrafterSpec",
+    "KeySpec",
     "ModelSpec",
     "NativeSpec",
     "NgramDrafterSpec",
@@ -101,16 +105,41 @@ class AppSpec(Settings):
 
     `state_dir` is a directory of the controller's node where what the fleet learned of its
     drafters is kept (calibration profiles); without one it is lost with the last replica.
+    Requests are of the first of `classes` unless their key or header says otherwise. With
+    `keys` there is no request without one of them.
     """
 
     models: tuple[ModelSpec, ...] = Field(min_length=1)
     state_dir: str | None = None
+    classes: tuple[ClassSpec, ...] = ()
+    keys: tuple[KeySpec, ...] = ()
+
+    @property
+    def promises(self) -> dict[str, ServiceClass]:
+        """The classes by name, the default one first; without any, one without a promise."""
+        promises = [one.promise() for one in self.classes] or [BEST_EFFORT]
+        return {one.name: one for one in promises}
 
     @model_validator(mode="after")
     def _distinct_ids(self) -> Self:
-        ids = [model.id for model in self.models]
-        if len(set(ids)) != len(ids):
-            raise ValueError(f"model ids must differ, found {ids}")
+        for what, ids in (
+            ("model ids", [model.id for model in self.models]),
+            ("names of classes", [one.name for one in self.classes]),
+            ("keys", [key.sha256 for key in self.keys]),
+        ):
+            if len(set(ids)) != len(ids):
+                raise ValueError(f"{what} must differ, found {ids}")
+        return self
+
+    @model_validator(mode="after")
+    def _keys_name_classes(self) -> Self:
+        for key in self.keys:
+            for name in key.classes:
+                if name not in self.promises:
+                    raise ValueError(
+                        f"the key of tenant {key.tenant} names a class {name!r}; "
+                        f"there are {sorted(self.promises)}"
+                    )
         return self
 
 

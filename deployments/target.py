@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+from collections.abc import AsyncGenerator, Mapping
 from typing import Any
 
 import ray
@@ -12,21 +13,28 @@ from ray import serve
 from ray.serve.llm import LLMConfig
 from ray.serve.llm.deployment import LLMServer
 
+from autoscale.admission import ReplicaLimits
+from autoscale.service_class import ServiceClass
 from cluster.messages import TargetPlan, TargetReport
 from deployments.compatibility import accept_software
 from deployments.controller import INTERVAL_S, find_controller
+from deployments.replica_gate import ReplicaGate
 from deployments.schema import DRAFTED_BY_US
+from deployments.seated_requests import seated
 from deployments.specs import CaptureSpec
 from profiles.provenance import DraftingPair
 
 OUTCOMES_EVERY = 10  # exchanges: with outcomes of drafts
+UNSEATED = ("tokenize", "detokenize")  # methods that never reach the engine
+UNREAD_STEPS = 4  # of the engine's prefill, that may be seated ahead of their turn
 logger = logging.getLogger(__name__)
 
 
 class TargetServer(LLMServer):  # type: ignore[misc]
     """Serves one model. Reports what speculation did and takes its drafter from the plan.
 
-    `pair` is what it drafts with, None where our adapter does not draft.
+    `pair` is what it drafts with, None where our adapter does not draft. `promises` are the
+    service classes by name, the default one first; `queued_requests` wait for a seat at most.
     """
 
     async def __init__(  # type: ignore[misc]
@@ -35,6 +43,8 @@ class TargetServer(LLMServer):  # type: ignore[misc]
         *,
         placement: str,
         pair: DraftingPair | None,
+        promises: Mapping[str, ServiceClass],
+        queued_requests: int,
         capture: CaptureSpec | None = None,
         **kwargs: Any,
     ) -> None:
@@ -50,7 +60,30 @@ class TargetServer(LLMServer):  # type: ignore[misc]
         await super().__init__(llm_config, **kwargs)
         if capture is not None:
             self.engine.keep_traffic(capture, self._replica_id)
+        limits = ReplicaLimits(
+            seats=self.engine.max_num_seqs,
+            kv_tokens=self.engine.kv_tokens,
+            unread_tokens=UNREAD_STEPS * self.engine.max_step_tokens,
+            queued_requests=queued_requests,
+        )
+        self._gate = ReplicaGate(limits, promises)
         self._exchange = asyncio.create_task(self._exchange_forever())
+
+    async def _run_request(
+        self, request: Any, *, engine_method: str, raw_request_info: Any = None, **kwargs: Any
+    ) -> AsyncGenerator[Any, None]:
+        """Every request passes here. What it yields for one that is refused: `TryLater`."""
+
+        async def run() -> AsyncGenerator[Any, None]:
+            stream: AsyncGenerator[Any, None] = await super(TargetServer, self)._run_request(
+                request, engine_method=engine_method, raw_request_info=raw_request_info, **kwargs
+            )
+            return stream
+
+        if engine_method in UNSEATED:
+            return await run()
+        headers = raw_request_info.headers if raw_request_info is not None else {}
+        return seated(self._gate, request, headers, most_tokens=self.engine.max_model_len, run=run)
 
     async def _exchange_forever(self) -> None:
         """One exchange per interval; whatever fails, the target goes on with what it has."""
@@ -74,6 +107,8 @@ class TargetServer(LLMServer):  # type: ignore[misc]
             self._num_exchanges += 1
             if self._num_exchanges % OUTCOMES_EVERY == 0:
                 (outcomes, *_) = await self.collective_rpc("dspark_take_outcomes")
+        self._gate.tick()
+        stats["admission"] = self._gate.snapshot()
         model_id, pid = self._llm_config.model_id, os.getpid()
         plan = await find_controller(self._app_name).report_target.remote(
             TargetReport(

@@ -1,0 +1,179 @@
+"""The gate of a replica: requests come in here, and have a seat when they come out.
+
+`autoscale.admission` decides; here its decisions become coroutines that wait, are refused or
+are cancelled. All of it runs in one event loop. Whoever is cancelled, queued or seated, has
+left before the cancellation goes on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from typing import Any
+
+from autoscale.admission import Admission, Refusal, ReplicaLimits, Ticket
+from autoscale.class_counts import ClassCounts
+from autoscale.fleet_load import ClassOutcomes
+from autoscale.plan import NO_PLAN, ReplicaPlan
+from autoscale.request_cost import CostModel, RequestCost
+from autoscale.service_class import ServiceClass
+
+
+class RefusedError(Exception):
+    """There is no seat for this request in time."""
+
+    def __init__(self, refusal: Refusal) -> None:
+        super().__init__(refusal.reason)
+        self.refusal = refusal
+
+
+class Seat:
+    """A place in the engine's batch, told of by whoever sees the request's tokens."""
+
+    def __init__(self, admission: Admission, ticket: Ticket, clock: Callable[[], float]) -> None:
+        self._admission = admission
+        self._clock = clock
+        self.ticket = ticket
+        self.is_whole = False  # set when the request ended by itself
+        self.has_left = False
+        self.prompt_tokens: int | None = None  # as counted by the engine
+
+    def saw_tokens(self, num_tokens: int) -> None:
+        """Some came out of the engine. For a request that has left it is too late."""
+        if not self.has_left:
+            self._admission.record_tokens(self.ticket, num_tokens, self._clock())
+
+
+class ReplicaGate:
+    """`classes` by name, the default one first.
+
+    `plan` is asked for the fleet's advice before every decision.
+    """
+
+    def __init__(
+        self,
+        limits: ReplicaLimits,
+        classes: Mapping[str, ServiceClass],
+        plan: Callable[[], ReplicaPlan] = lambda: NO_PLAN,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.costs = CostModel()
+        self._admission = Admission(limits)
+        self._classes = classes
+        self._counts = ClassCounts(classes.values())
+        self._plan = plan
+        self._clock = clock
+        self._waiting: dict[Ticket, asyncio.Future[None]] = {}
+        self._timer: asyncio.TimerHandle | None = None
+
+    def known_class(self, name: str | None) -> str:
+        """`name` where there is such a class, else the default one."""
+        return name if name in self._classes else next(iter(self._classes))
+
+    @asynccontextmanager
+    async def seat(self, class_name: str, tenant: str, cost: RequestCost) -> AsyncIterator[Seat]:
+        """A seat for as long as the context lasts. Raises RefusedError instead of one too late."""
+        now_s = self._clock()
+        ticket = Ticket(self._classes[class_name], tenant, cost, now_s)
+        self._counts.arrived(ticket)
+        self._admission.plan = self._plan()
+        refusal = self._admission.offer(ticket, now_s)
+        if refusal is not None:
+            self._counts.shed(ticket, refusal.reason)
+            raise RefusedError(refusal)
+        seat = Seat(self._admission, ticket, self._clock)
+        try:
+            if ticket.seated_s is None:
+                await self._called(ticket)
+            else:
+                self._counts.admitted(ticket)
+            yield seat
+        finally:
+            self._leave(seat)
+
+    async def _called(self, ticket: Ticket) -> None:
+        """Until the ticket is seated. Raises RefusedError when its time is up."""
+        called: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting[ticket] = called
+        self._advance()
+        await called
+
+    def _leave(self, seat: Seat) -> None:
+        ticket = seat.ticket
+        seat.has_left = True
+        now_s = self._clock()
+        called = self._waiting.pop(ticket, None)
+        if ticket.seated_s is not None:
+            self._counts.ended(ticket, now_s, is_whole=seat.is_whole)
+            if seat.is_whole and ticket.output_tokens:
+                per_sequence = ticket.output_tokens / ticket.cost.num_sequences
+                self.costs.record_output(ticket.service_class.name, per_sequence)
+        elif called is not None:  # still queued: cancelled
+            self._counts.gave_up(ticket)
+        self._admission.leave(ticket, now_s)
+        self._advance()
+
+    def tick(self) -> None:
+        """To be called every half second or so: takes stock, and the plan."""
+        self._admission.observe(self._clock())
+        self._advance()
+
+    def _advance(self) -> None:
+        """Let the admission decide again, now and when the next one's time is up."""
+        admission, now_s = self._admission, self._clock()
+        admission.plan = self._plan()
+        changes = admission.advance(now_s)
+        for ticket in changes.seated:
+            self._counts.admitted(ticket)
+            self._call(ticket, None)
+        for ticket, refusal in changes.refused:
+            self._counts.shed(ticket, refusal.reason)
+            self._call(ticket, RefusedError(refusal))
+        self._set_timer(admission.next_deadline_s() - now_s)
+
+    def _call(self, ticket: Ticket, refused: RefusedError | None) -> None:
+        called = self._waiting.pop(ticket)
+        if called.done():  # cancelled in this very turn of the loop: it leaves by itself
+            return
+        if refused is None:
+            called.set_result(None)
+        else:
+            called.set_exception(refused)
+
+    def _set_timer(self, in_s: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = None
+        if not math.isinf(in_s):
+            # Not before the deadline, whatever the loop's clock rounds to.
+            self._timer = asyncio.get_running_loop().call_later(
+                max(in_s, 0.0) + 1e-3, self._advance
+            )
+
+    def take_outcomes(self) -> dict[str, ClassOutcomes]:
+        """Recent outcomes per class, for the controller."""
+        return self._counts.take_outcomes()
+
+    def routing_stats(self) -> dict[str, float]:
+        """What a router wants to know of this replica: see `deployments.request_router`."""
+        admission = self._admission
+        drain_per_s = admission.drain_per_s(self._clock())
+        return {
+            "outstanding_work": round(admission.outstanding_work, 1),
+            "drain_per_s": round(drain_per_s or 0.0, 1),
+        }
+
+    def snapshot(self) -> dict[str, Any]:
+        """For `GET /fleet`."""
+        admission, now_s = self._admission, self._clock()
+        return {
+            "running": admission.running,
+            "waiting": admission.waiting,
+            "seats": admission.seats(now_s),
+            "unread_tokens": round(admission.unread_tokens + admission.queued_prompt_tokens),
+            **self.routing_stats(),
+            "classes": self._counts.snapshot(),
+        }
