@@ -1,0 +1,117 @@
+"""What a router knows of its replicas: what it sent them itself, and what they report.
+
+Reports are a second old or so when they come, and may stop coming. A fresh one is believed
+for what it was made of; what was sent since, and shortly before, is counted on top. Without a
+fresh one there is only what was sent and has not ended.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+from autoscale.prefixes import PrefixMemory
+from autoscale.routing import Candidate, relative_speeds
+
+FRESH_S = 5.0
+_ON_THE_WAY_S = 1.5  # how old a report may be when it comes
+
+R = TypeVar("R", bound=Hashable)
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaState:
+    """What a replica reports: numbered, as the same report may come many times.
+
+    `token_s` are seconds per token of a request at a load that is the same for all replicas,
+    None where it does not know. `late_by_s` says per class by how much a newcomer would be
+    late; negative where there is time.
+    """
+
+    number: float
+    outstanding_work: float
+    token_s: float | None = None
+    late_by_s: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class _Sent:
+    work: float
+    at_s: float
+
+
+@dataclass(slots=True)
+class _Replica:
+    sent: dict[str, list[_Sent]] = field(default_factory=dict)
+    prefixes: PrefixMemory = field(default_factory=PrefixMemory)
+    state: ReplicaState | None = None
+    state_at_s: float = 0.0
+
+
+class PoolView(Generic[R]):
+    """The replicas of one deployment, by id. Times are of a clock that the caller reads."""
+
+    def __init__(self) -> None:
+        self._replicas: dict[R, _Replica] = {}
+
+    def keep(self, replicas: Iterable[R]) -> None:
+        """These are there now; the others are forgotten."""
+        self._replicas = {id_: self._replicas.get(id_) or _Replica() for id_ in replicas}
+
+    def report(self, replica: R, state: ReplicaState, now_s: float) -> None:
+        one = self._replicas.get(replica)
+        if one is not None and (one.state is None or one.state.number != state.number):
+            one.state, one.state_at_s = state, now_s
+
+    def sent(
+        self, replica: R, request_id: str, work: float, prefix: list[bytes], now_s: float
+    ) -> None:
+        one = self._replicas.get(replica)
+        if one is not None:
+            one.sent.setdefault(request_id, []).append(_Sent(work, now_s))
+            one.prefixes.remember(prefix)
+
+    def ended(self, replica: R, request_id: str) -> None:
+        one = self._replicas.get(replica)
+        if one is None or request_id not in one.sent:
+            return
+        one.sent[request_id].pop()
+        if not one.sent[request_id]:
+            del one.sent[request_id]
+
+    def outstanding_work(self, replica: R, now_s: float) -> float:
+        one = self._replicas[replica]
+        state = self._fresh(one, now_s)
+        since_s = one.state_at_s - _ON_THE_WAY_S if state else float("-inf")
+        ours = sum(s.work for some in one.sent.values() for s in some if s.at_s > since_s)
+        return ours + (state.outstanding_work if state else 0.0)
+
+    def candidates(
+        self, replicas: Iterable[R], prefix: list[bytes], work_per_char: float, now_s: float
+    ) -> list[Candidate]:
+        """In the order of `replicas`, which have to be among those kept."""
+        ids = list(replicas)
+        states = [self._fresh(self._replicas[id_], now_s) for id_ in ids]
+        speeds = relative_speeds([state.token_s if state else None for state in states])
+        return [
+            Candidate(
+                self.outstanding_work(id_, now_s),
+                speed,
+                work_per_char * self._replicas[id_].prefixes.known_chars(prefix),
+            )
+            for id_, speed in zip(ids, speeds, strict=True)
+        ]
+
+    def late_by_s(self, class_name: str, now_s: float) -> float | None:
+        """By how much a newcomer would be late wherever it went; None where it need not be."""
+        late = [
+            state.late_by_s.get(class_name, 0.0) if state else 0.0
+            for state in (self._fresh(one, now_s) for one in list(self._replicas.values()))
+        ]
+        least = min(late, default=0.0)
+        return least if least > 0 else None
+
+    @staticmethod
+    def _fresh(one: _Replica, now_s: float) -> ReplicaState | None:
+        return one.state if one.state is not None and now_s - one.state_at_s <= FRESH_S else None
