@@ -1,8 +1,9 @@
 """What a router knows of its replicas: what it sent them itself, and what they report.
 
-Reports are a second old or so when they come, and may stop coming. A fresh one is believed
-for what it was made of; what was sent since, and shortly before, is counted on top. Without a
-fresh one there is only what was sent and has not ended.
+What it sent and has not ended it knows exactly and at once. Reports are a second old or so
+when they come, and may stop coming: believed as they are, they are worse than nothing. So they
+only say what slowly changes: how fast a replica is, and how much it has on average from other
+routers.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from autoscale.prefixes import PrefixMemory
 from autoscale.routing import Candidate, relative_speeds
 
 FRESH_S = 5.0
-_ON_THE_WAY_S = 1.5  # how old a report may be when it comes
+_NEW = 0.2  # weight of a new report in what others send
 
 R = TypeVar("R", bound=Hashable)
 
@@ -36,14 +37,10 @@ class ReplicaState:
 
 
 @dataclass(slots=True)
-class _Sent:
-    work: float
-    at_s: float
-
-
-@dataclass(slots=True)
 class _Replica:
-    sent: dict[str, list[_Sent]] = field(default_factory=dict)
+    sent: dict[str, list[float]] = field(default_factory=dict)  # works by request
+    sent_work: float = 0.0
+    others_work: float = 0.0
     prefixes: PrefixMemory = field(default_factory=PrefixMemory)
     state: ReplicaState | None = None
     state_at_s: float = 0.0
@@ -55,37 +52,43 @@ class PoolView(Generic[R]):
     def __init__(self) -> None:
         self._replicas: dict[R, _Replica] = {}
 
+    def __contains__(self, replica: object) -> bool:
+        return replica in self._replicas
+
     def keep(self, replicas: Iterable[R]) -> None:
         """These are there now; the others are forgotten."""
         self._replicas = {id_: self._replicas.get(id_) or _Replica() for id_ in replicas}
 
     def report(self, replica: R, state: ReplicaState, now_s: float) -> None:
         one = self._replicas.get(replica)
-        if one is not None and (one.state is None or one.state.number != state.number):
-            one.state, one.state_at_s = state, now_s
+        if one is None or (one.state is not None and one.state.number == state.number):
+            return
+        others_work = max(state.outstanding_work - one.sent_work, 0.0)
+        if self._fresh(one, now_s) is None:
+            one.others_work = others_work
+        one.others_work += _NEW * (others_work - one.others_work)
+        one.state, one.state_at_s = state, now_s
 
-    def sent(
-        self, replica: R, request_id: str, work: float, prefix: list[bytes], now_s: float
-    ) -> None:
+    def sent(self, replica: R, request_id: str, work: float, prefix: list[bytes]) -> None:
         one = self._replicas.get(replica)
         if one is not None:
-            one.sent.setdefault(request_id, []).append(_Sent(work, now_s))
+            one.sent.setdefault(request_id, []).append(work)
+            one.sent_work += work
             one.prefixes.remember(prefix)
 
     def ended(self, replica: R, request_id: str) -> None:
+        """No news where it is not known: it may have been turned away at the door."""
         one = self._replicas.get(replica)
         if one is None or request_id not in one.sent:
             return
-        one.sent[request_id].pop()
+        one.sent_work -= one.sent[request_id].pop()
         if not one.sent[request_id]:
             del one.sent[request_id]
 
     def outstanding_work(self, replica: R, now_s: float) -> float:
         one = self._replicas[replica]
-        state = self._fresh(one, now_s)
-        since_s = one.state_at_s - _ON_THE_WAY_S if state else float("-inf")
-        ours = sum(s.work for some in one.sent.values() for s in some if s.at_s > since_s)
-        return ours + (state.outstanding_work if state else 0.0)
+        others_work = one.others_work if self._fresh(one, now_s) else 0.0
+        return max(one.sent_work, 0.0) + others_work
 
     def candidates(
         self, replicas: Iterable[R], prefix: list[bytes], work_per_char: float, now_s: float

@@ -9,7 +9,7 @@ from typing import Any
 from ray import serve
 from ray.llm._internal.serve.core.configs.openai_api_models import to_model_metadata
 from ray.serve import Application
-from ray.serve.config import BackpressureConfig
+from ray.serve.config import BackpressureConfig, RequestRouterConfig
 from ray.serve.llm import LLMConfig, build_llm_deployment
 
 from autoscale.service_class import ServiceClass
@@ -38,6 +38,7 @@ from profiles.provenance import DraftingPair
 QUIET = {"enable_access_log": False}  # a line per handle call otherwise
 # Requests wait at the gates of the targets. Where even those are overrun they are turned away.
 QUEUED_AT_CALLER = 256
+ROUTING_STATS_S = 1.0
 BUSY = BackpressureConfig(status_code=429, retry_after_s=1)
 
 
@@ -140,6 +141,11 @@ def _llm_config(model: ModelSpec, shape: DraftShape | None) -> LLMConfig:
             "max_ongoing_requests": _taken_in(target),
             "max_queued_requests": QUEUED_AT_CALLER,
             "backpressure_config": BUSY,
+            "request_router_config": RequestRouterConfig(
+                request_router_class="deployments.request_router:WorkRouter",
+                request_routing_stats_period_s=ROUTING_STATS_S,
+                request_routing_stats_timeout_s=10 * ROUTING_STATS_S,
+            ),
             "ray_actor_options": {"num_cpus": target.num_cpus},
             "logging_config": QUIET,
         },

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncGenerator
+from math import ceil
 from typing import Annotated, Any
 
 import ray
@@ -14,10 +16,13 @@ from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.responses import JSONResponse
 
 from autoscale.controls import Controls
-from deployments.callers import Callers, IdentifyCallers
+from deployments.callers import CLASS_HEADER, Callers, IdentifyCallers
 from deployments.controller import find_controller
 from deployments.openai_errors import error_response
-from deployments.seated_requests import TryLater
+from deployments.pools import POOLS
+from deployments.seated_requests import UNSEATED, TryLater
+
+REPORTS_ARE_OLD_S = 1.5
 
 
 class FleetIngress(OpenAiIngress):  # type: ignore[misc]
@@ -49,13 +54,30 @@ class FleetIngress(OpenAiIngress):  # type: ignore[misc]
             raise HTTPException(404, f"The model {model_id!r} does not exist.")
         return model_id
 
-    async def _get_response(self, **kwargs: Any) -> AsyncGenerator[Any, None]:
-        """Raises 429 with `Retry-After` for a request that its target refused."""
-        async for answer in super()._get_response(**kwargs):
+    async def _get_response(
+        self, *, body: Any, call_method: str, raw_request: Request | None = None
+    ) -> AsyncGenerator[Any, None]:
+        """Raises 429 with `Retry-After` for a request that its target refuses, or that every
+        target of its model would."""
+        if call_method not in UNSEATED and raw_request is not None:
+            await self._refuse_late(body.model, raw_request.headers[CLASS_HEADER])
+        async for answer in super()._get_response(
+            body=body, call_method=call_method, raw_request=raw_request
+        ):
             if isinstance(answer, TryLater):
-                retry_after = {"Retry-After": str(answer.retry_after_s)}
-                raise HTTPException(429, answer.message, headers=retry_after)
+                raise _too_many(answer)
             yield answer
+
+    async def _refuse_late(self, model: str | None, class_name: str) -> None:
+        """Raises 429 where, by the reports of all targets, a request would be refused.
+
+        They are a second old: a little lateness is left to the targets to decide.
+        """
+        handle = self._get_configured_serve_handle(await self._get_model_id(model))
+        pool = POOLS.get(handle.deployment_name)
+        late_by_s = pool.late_by_s(class_name, time.monotonic()) if pool is not None else None
+        if late_by_s is not None and late_by_s > REPORTS_ARE_OLD_S:
+            raise _too_many(TryLater("too_late", ceil(late_by_s)))
 
     async def fleet(self) -> dict[str, Any]:
         """Replicas, drafter assignments and speculation totals; 503 without a controller."""
@@ -88,6 +110,10 @@ class FleetIngress(OpenAiIngress):  # type: ignore[misc]
             return await getattr(controller, method).remote(*args)
         except (ValueError, ray.exceptions.RayError) as error:
             raise HTTPException(503, f"the fleet controller does not answer: {error}") from None
+
+
+def _too_many(refused: TryLater) -> HTTPException:
+    return HTTPException(429, refused.message, headers={"Retry-After": str(refused.retry_after_s)})
 
 
 async def openai_error(request: Request, error: Exception) -> JSONResponse:

@@ -18,6 +18,7 @@ from autoscale.admission import Admission, Refusal, ReplicaLimits, Ticket
 from autoscale.class_counts import ClassCounts
 from autoscale.fleet_load import ClassOutcomes
 from autoscale.plan import NO_PLAN, ReplicaPlan
+from autoscale.pool_view import ReplicaState
 from autoscale.request_cost import CostModel, RequestCost
 from autoscale.service_class import ServiceClass
 
@@ -66,6 +67,7 @@ class ReplicaGate:
         self._counts = ClassCounts(classes.values())
         self._plan = plan
         self._clock = clock
+        self._num_states = 0
         self._waiting: dict[Ticket, asyncio.Future[None]] = {}
         self._timer: asyncio.TimerHandle | None = None
 
@@ -157,23 +159,32 @@ class ReplicaGate:
         """Recent outcomes per class, for the controller."""
         return self._counts.take_outcomes()
 
-    def routing_stats(self) -> dict[str, float]:
-        """What a router wants to know of this replica: see `deployments.request_router`."""
-        admission = self._admission
-        drain_per_s = admission.drain_per_s(self._clock())
-        return {
-            "outstanding_work": round(admission.outstanding_work, 1),
-            "drain_per_s": round(drain_per_s or 0.0, 1),
-        }
+    def state(self) -> ReplicaState:
+        """For routers: see `deployments.request_router`."""
+        admission, now_s = self._admission, self._clock()
+        self._num_states += 1
+        return ReplicaState(
+            number=float(self._num_states),
+            outstanding_work=round(admission.outstanding_work, 1),
+            token_s=admission.token_time.tpot_s(admission.limits.seats / 4),
+            late_by_s={
+                name: round(admission.late_by_s(one, now_s), 2)
+                for name, one in self._classes.items()
+                if not math.isinf(one.ttft_s)
+            },
+        )
 
     def snapshot(self) -> dict[str, Any]:
         """For `GET /fleet`."""
         admission, now_s = self._admission, self._clock()
+        token_s = admission.token_time.tpot_s(admission.running)
         return {
             "running": admission.running,
             "waiting": admission.waiting,
             "seats": admission.seats(now_s),
             "unread_tokens": round(admission.unread_tokens + admission.queued_prompt_tokens),
-            **self.routing_stats(),
+            "outstanding_work": round(admission.outstanding_work, 1),
+            "drain_per_s": round(admission.drain_per_s(now_s) or 0.0, 1),
+            "tpot_ms": round(1000 * token_s, 2) if token_s is not None else None,
             "classes": self._counts.snapshot(),
         }

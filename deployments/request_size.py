@@ -32,15 +32,27 @@ def request_size(request: Any) -> RequestSize:
     return RequestSize(chars, token_ids, num_prompts * copies, max_tokens)
 
 
+def request_text(request: Any) -> str:
+    """What two requests with the same beginning have in common, as text: chat templates put
+    messages one after the other."""
+    messages = getattr(request, "messages", None)
+    if messages is not None:
+        return "\n".join(f"{_role(message)}:{_message_text(message)}" for message in messages)
+    prompt = _prompt(request)
+    return prompt if isinstance(prompt, str) else ""
+
+
 def _prompt_size(request: Any) -> tuple[int, int, int]:
     """Characters, token ids, prompts."""
     messages = getattr(request, "messages", None)
     if messages is not None:
-        return sum(map(_message_chars, messages)), 0, 1
+        return sum(len(_message_text(message)) for message in messages), 0, 1
+    return _text_size(_prompt(request))
+
+
+def _prompt(request: Any) -> Any:
     prompt = getattr(request, "prompt", None)
-    if prompt is None:
-        prompt = getattr(request, "input", None)
-    return _text_size(prompt)
+    return getattr(request, "input", None) if prompt is None else prompt
 
 
 def _text_size(prompt: Any) -> tuple[int, int, int]:
@@ -54,11 +66,15 @@ def _text_size(prompt: Any) -> tuple[int, int, int]:
     return sum(s[0] for s in sizes), sum(s[1] for s in sizes), len(sizes)
 
 
-def _message_chars(message: Any) -> int:
+def _role(message: Any) -> str:
+    return str(message.get("role")) if isinstance(message, dict) else ""
+
+
+def _message_text(message: Any) -> str:
     content = message.get("content") if isinstance(message, dict) else None
     if isinstance(content, str):
-        return len(content)
+        return content
     if not isinstance(content, (list, tuple)):
-        return 0
+        return ""
     texts = (part.get("text") for part in content if isinstance(part, dict))
-    return sum(len(text) for text in texts if isinstance(text, str))
+    return "".join(text for text in texts if isinstance(text, str))

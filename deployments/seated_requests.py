@@ -16,6 +16,7 @@ from deployments.replica_gate import RefusedError, ReplicaGate, Seat
 from deployments.request_size import request_size
 
 CLASS_XARG = "dspark_class"  # of a request's vllm_xargs: for the engine's scheduler
+UNSEATED = ("tokenize", "detokenize")  # methods that never reach the engine
 
 SEAT: ContextVar[Seat | None] = ContextVar("seat", default=None)
 """Of the request that runs in this context, for whoever sees its tokens."""

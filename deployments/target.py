@@ -18,14 +18,14 @@ from autoscale.service_class import ServiceClass
 from cluster.messages import TargetPlan, TargetReport
 from deployments.compatibility import accept_software
 from deployments.controller import INTERVAL_S, find_controller
+from deployments.pools import routing_stats
 from deployments.replica_gate import ReplicaGate
 from deployments.schema import DRAFTED_BY_US
-from deployments.seated_requests import seated
+from deployments.seated_requests import UNSEATED, seated
 from deployments.specs import CaptureSpec
 from profiles.provenance import DraftingPair
 
 OUTCOMES_EVERY = 10  # exchanges: with outcomes of drafts
-UNSEATED = ("tokenize", "detokenize")  # methods that never reach the engine
 UNREAD_STEPS = 4  # of the engine's prefill, that may be seated ahead of their turn
 logger = logging.getLogger(__name__)
 
@@ -127,6 +127,9 @@ class TargetServer(LLMServer):  # type: ignore[misc]
                 ),
             )
             self._plan = plan
+
+    async def record_routing_stats(self) -> dict[str, Any]:
+        return {**await super().record_routing_stats(), **routing_stats(self._gate.state())}
 
     async def check_health(self) -> None:
         if self._exchange.done():
