@@ -26,7 +26,9 @@ from deployments.loras import adapter_ids
 from deployments.placement import (
     INGRESS_CPUS,
     drafter_actor_options,
+    most_replicas,
     placement_group,
+    replica_counts,
     target_env,
 )
 from deployments.preflight import draft_shape
@@ -84,7 +86,7 @@ def build_app(args: dict[str, Any]) -> Application:
 
 def _max_ongoing(settings: AppSpec) -> int:
     """Room in the ingress for what all targets take in."""
-    return sum(m.target.replicas * _taken_in(m.target) for m in settings.models)
+    return sum(most_replicas(m.target) * _taken_in(m.target) for m in settings.models)
 
 
 def _taken_in(target: TargetSpec) -> int:
@@ -137,7 +139,8 @@ def _llm_config(model: ModelSpec, shape: DraftShape | None) -> LLMConfig:
         experimental_configs={"stream_batching_interval_ms": 0},
         placement_group_config=placement_group(target),
         deployment_config={
-            "num_replicas": target.replicas,
+            **replica_counts(target.replicas, target.scaling),
+            "graceful_shutdown_timeout_s": target.drain_s,
             "max_ongoing_requests": _taken_in(target),
             "max_queued_requests": QUEUED_AT_CALLER,
             "backpressure_config": BUSY,
@@ -159,7 +162,7 @@ def _bind_drafters(model: ModelSpec) -> Any:
     return serve.deployment(
         DrafterServer,
         name=f"Drafter:{model.id}",
-        num_replicas=drafter.replicas,
+        **replica_counts(drafter.replicas, drafter.scaling),
         health_check_period_s=1,
         health_check_timeout_s=10,
         ray_actor_options=drafter_actor_options(drafter),

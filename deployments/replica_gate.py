@@ -16,6 +16,7 @@ from typing import Any
 
 from autoscale.admission import Admission, Refusal, ReplicaLimits, Ticket
 from autoscale.class_counts import ClassCounts
+from autoscale.demand import Demand
 from autoscale.fleet_load import ClassOutcomes
 from autoscale.plan import NO_PLAN, ReplicaPlan
 from autoscale.pool_view import ReplicaState
@@ -64,6 +65,7 @@ class ReplicaGate:
         self.costs = CostModel()
         self._admission = Admission(limits)
         self._classes = classes
+        self._demand = Demand()
         self._counts = ClassCounts(classes.values())
         self._plan = plan
         self._clock = clock
@@ -81,6 +83,7 @@ class ReplicaGate:
         now_s = self._clock()
         ticket = Ticket(self._classes[class_name], tenant, cost, now_s)
         self._counts.arrived(ticket)
+        self._demand.arrived(cost.num_sequences, now_s)
         self._admission.plan = self._plan()
         refusal = self._admission.offer(ticket, now_s)
         if refusal is not None:
@@ -110,6 +113,7 @@ class ReplicaGate:
         called = self._waiting.pop(ticket, None)
         if ticket.seated_s is not None:
             self._counts.ended(ticket, now_s, is_whole=seat.is_whole)
+            self._demand.left(now_s - ticket.seated_s)
             if seat.is_whole and ticket.output_tokens:
                 per_sequence = ticket.output_tokens / ticket.cost.num_sequences
                 self.costs.record_output(ticket.service_class.name, per_sequence)
@@ -173,6 +177,16 @@ class ReplicaGate:
                 if not math.isinf(one.ttft_s)
             },
         )
+
+    def demand_seats(self) -> float:
+        """Seats that are wanted of this replica, by requests that it refused too."""
+        admission = self._admission
+        here = admission.running + admission.waiting
+        return max(float(here), self._demand.seats(self._clock()))
+
+    def seats(self) -> int:
+        """Seats with which promises hold."""
+        return self._admission.seats(self._clock())
 
     def snapshot(self) -> dict[str, Any]:
         """For `GET /fleet`."""

@@ -16,6 +16,7 @@ from ray.serve.llm.deployment import LLMServer
 from autoscale.admission import ReplicaLimits
 from autoscale.service_class import ServiceClass
 from cluster.messages import TargetPlan, TargetReport
+from deployments.autoscaling import DEMAND, SEATS
 from deployments.compatibility import accept_software
 from deployments.controller import INTERVAL_S, find_controller
 from deployments.pools import routing_stats
@@ -130,6 +131,9 @@ class TargetServer(LLMServer):  # type: ignore[misc]
 
     async def record_routing_stats(self) -> dict[str, Any]:
         return {**await super().record_routing_stats(), **routing_stats(self._gate.state())}
+
+    async def record_autoscaling_stats(self) -> dict[str, float]:
+        return {DEMAND: self._gate.demand_seats(), SEATS: float(self._gate.seats())}
 
     async def check_health(self) -> None:
         if self._exchange.done():
