@@ -8,17 +8,15 @@ routers.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Generic, TypeVar
 
 from autoscale.prefixes import PrefixMemory
 from autoscale.routing import Candidate, relative_speeds
 
 FRESH_S = 5.0
+_FULL_S = 0.5  # after which a replica that refused may have room again
 _NEW = 0.2  # weight of a new report in what others send
-
-R = TypeVar("R", bound=Hashable)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,22 +42,23 @@ class _Replica:
     prefixes: PrefixMemory = field(default_factory=PrefixMemory)
     state: ReplicaState | None = None
     state_at_s: float = 0.0
+    full_until_s: float = float("-inf")
 
 
-class PoolView(Generic[R]):
+class PoolView:
     """The replicas of one deployment, by id. Times are of a clock that the caller reads."""
 
     def __init__(self) -> None:
-        self._replicas: dict[R, _Replica] = {}
+        self._replicas: dict[str, _Replica] = {}
 
     def __contains__(self, replica: object) -> bool:
         return replica in self._replicas
 
-    def keep(self, replicas: Iterable[R]) -> None:
+    def keep(self, replicas: Iterable[str]) -> None:
         """These are there now; the others are forgotten."""
         self._replicas = {id_: self._replicas.get(id_) or _Replica() for id_ in replicas}
 
-    def report(self, replica: R, state: ReplicaState, now_s: float) -> None:
+    def report(self, replica: str, state: ReplicaState, now_s: float) -> None:
         one = self._replicas.get(replica)
         if one is None or (one.state is not None and one.state.number == state.number):
             return
@@ -69,14 +68,14 @@ class PoolView(Generic[R]):
         one.others_work += _NEW * (others_work - one.others_work)
         one.state, one.state_at_s = state, now_s
 
-    def sent(self, replica: R, request_id: str, work: float, prefix: list[bytes]) -> None:
+    def sent(self, replica: str, request_id: str, work: float, prefix: list[bytes]) -> None:
         one = self._replicas.get(replica)
         if one is not None:
             one.sent.setdefault(request_id, []).append(work)
             one.sent_work += work
             one.prefixes.remember(prefix)
 
-    def ended(self, replica: R, request_id: str) -> None:
+    def ended(self, replica: str, request_id: str) -> None:
         """No news where it is not known: it may have been turned away at the door."""
         one = self._replicas.get(replica)
         if one is None or request_id not in one.sent:
@@ -85,13 +84,23 @@ class PoolView(Generic[R]):
         if not one.sent[request_id]:
             del one.sent[request_id]
 
-    def outstanding_work(self, replica: R, now_s: float) -> float:
+    def refused(self, replica: str, now_s: float) -> None:
+        """It had no room for a request. What it refuses ends at once: it would look idle."""
+        one = self._replicas.get(replica)
+        if one is not None:
+            one.full_until_s = now_s + _FULL_S
+
+    def has_room(self, now_s: float) -> bool:
+        """Whether some replica has not refused lately."""
+        return any(one.full_until_s <= now_s for one in list(self._replicas.values()))
+
+    def outstanding_work(self, replica: str, now_s: float) -> float:
         one = self._replicas[replica]
         others_work = one.others_work if self._fresh(one, now_s) else 0.0
         return max(one.sent_work, 0.0) + others_work
 
     def candidates(
-        self, replicas: Iterable[R], prefix: list[bytes], work_per_char: float, now_s: float
+        self, replicas: Iterable[str], prefix: list[bytes], work_per_char: float, now_s: float
     ) -> list[Candidate]:
         """In the order of `replicas`, which have to be among those kept."""
         ids = list(replicas)
@@ -102,6 +111,7 @@ class PoolView(Generic[R]):
                 self.outstanding_work(id_, now_s),
                 speed,
                 work_per_char * self._replicas[id_].prefixes.known_chars(prefix),
+                is_full=self._replicas[id_].full_until_s > now_s,
             )
             for id_, speed in zip(ids, speeds, strict=True)
         ]

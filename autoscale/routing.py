@@ -21,20 +21,23 @@ _SPEEDS = (1 / 8, 8.0)  # relative to the others', that are believed
 class Candidate:
     """A replica as a router sees it: work in output tokens, speed 1 where it is like others.
 
-    `known_work` of the request has been done there already.
+    `known_work` of the request has been done there already. One that `is_full` comes into
+    question where all are.
     """
 
     outstanding_work: float
     speed: float = 1.0
     known_work: float = 0.0
+    is_full: bool = False
 
 
 def rank(candidates: Sequence[Candidate], work: float, rng: random.Random) -> list[int]:
     """Indices of the candidates that came into question, the best first."""
     if not candidates:
         return []
-    drawn = _draw_two([one.speed for one in candidates], rng)
-    knowing = max(range(len(candidates)), key=lambda i: candidates[i].known_work)
+    free = [i for i, one in enumerate(candidates) if not one.is_full] or range(len(candidates))
+    drawn = _draw_two(free, [candidates[i].speed for i in free], rng)
+    knowing = max(free, key=lambda i: candidates[i].known_work)
     if candidates[knowing].known_work > 0 and knowing not in drawn:
         drawn.append(knowing)
     return sorted(drawn, key=lambda i: _done_after(candidates[i], work))
@@ -45,13 +48,13 @@ def _done_after(candidate: Candidate, work: float) -> float:
     return (candidate.outstanding_work + own) / candidate.speed
 
 
-def _draw_two(weights: Sequence[float], rng: random.Random) -> list[int]:
-    """Two different indices, or the only one, in random order, drawn by weight."""
-    (first,) = rng.choices(range(len(weights)), weights)
-    others = [i for i in range(len(weights)) if i != first]
+def _draw_two(these: Sequence[int], weights: Sequence[float], rng: random.Random) -> list[int]:
+    """Two different ones, or the only one, in random order, drawn by weight."""
+    (first,) = rng.choices(these, weights)
+    others = [(i, weight) for i, weight in zip(these, weights, strict=True) if i != first]
     if not others:
         return [first]
-    (second,) = rng.choices(others, [weights[i] for i in others])
+    (second,) = rng.choices(*zip(*others, strict=True))
     return [first, second]
 
 

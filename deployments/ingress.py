@@ -16,6 +16,7 @@ from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.responses import JSONResponse
 
 from autoscale.controls import Controls
+from autoscale.pool_view import PoolView
 from deployments.callers import CLASS_HEADER, Callers, IdentifyCallers
 from deployments.controller import find_controller
 from deployments.openai_errors import error_response
@@ -57,27 +58,31 @@ class FleetIngress(OpenAiIngress):  # type: ignore[misc]
     async def _get_response(
         self, *, body: Any, call_method: str, raw_request: Request | None = None
     ) -> AsyncGenerator[Any, None]:
-        """Raises 429 with `Retry-After` for a request that its target refuses, or that every
-        target of its model would."""
+        """Raises 429 with `Retry-After` for a request that two targets refused, or that all
+        targets of its model would."""
+        pool = await self._pool(body.model)
         if call_method not in UNSEATED and raw_request is not None:
-            await self._refuse_late(body.model, raw_request.headers[CLASS_HEADER])
-        async for answer in super()._get_response(
-            body=body, call_method=call_method, raw_request=raw_request
-        ):
-            if isinstance(answer, TryLater):
-                raise _too_many(answer)
-            yield answer
+            _refuse_late(pool, raw_request.headers[CLASS_HEADER])
+        for is_last in (False, True):
+            refused = None
+            async for answer in super()._get_response(
+                body=body, call_method=call_method, raw_request=raw_request
+            ):
+                if isinstance(answer, TryLater):
+                    refused = answer
+                else:
+                    yield answer
+            if refused is None:
+                return
+            now_s = time.monotonic()
+            pool.refused(refused.replica_id, now_s)
+            if is_last or not pool.has_room(now_s):
+                raise _too_many(refused)
 
-    async def _refuse_late(self, model: str | None, class_name: str) -> None:
-        """Raises 429 where, by the reports of all targets, a request would be refused.
-
-        They are a second old: a little lateness is left to the targets to decide.
-        """
+    async def _pool(self, model: str | None) -> PoolView:
+        """What is known here of a model's targets. Raises 404 for one that is not served."""
         handle = self._get_configured_serve_handle(await self._get_model_id(model))
-        pool = POOLS.get(handle.deployment_name)
-        late_by_s = pool.late_by_s(class_name, time.monotonic()) if pool is not None else None
-        if late_by_s is not None and late_by_s > REPORTS_ARE_OLD_S:
-            raise _too_many(TryLater("too_late", ceil(late_by_s)))
+        return POOLS.get(handle.deployment_name) or PoolView()
 
     async def fleet(self) -> dict[str, Any]:
         """Replicas, drafter assignments and speculation totals; 503 without a controller."""
@@ -110,6 +115,16 @@ class FleetIngress(OpenAiIngress):  # type: ignore[misc]
             return await getattr(controller, method).remote(*args)
         except (ValueError, ray.exceptions.RayError) as error:
             raise HTTPException(503, f"the fleet controller does not answer: {error}") from None
+
+
+def _refuse_late(pool: PoolView, class_name: str) -> None:
+    """Raises 429 where, by the reports of all targets, a request would be refused.
+
+    They are a second old: a little lateness is left to the targets to decide.
+    """
+    late_by_s = pool.late_by_s(class_name, time.monotonic())
+    if late_by_s is not None and late_by_s > REPORTS_ARE_OLD_S:
+        raise _too_many(TryLater("too_late", ceil(late_by_s)))
 
 
 def _too_many(refused: TryLater) -> HTTPException:

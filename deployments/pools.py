@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ray.serve.request_router import ReplicaID
-
 from autoscale.pool_view import PoolView, ReplicaState
 
-POOLS: dict[str, PoolView[ReplicaID]] = {}
+POOLS: dict[str, PoolView] = {}
 """By deployment."""
 
 _LATE = "late_by_s:"  # prefix of a class's name in routing stats, which are flat

@@ -34,21 +34,21 @@ class WorkRouter(RequestRouter):  # type: ignore[misc]
         self._usual_output_tokens = usual_output_tokens
         self._costs = CostModel()
         self._random = random.Random()
-        self._pool: PoolView[ReplicaID] = PoolView()
+        self._pool: PoolView = PoolView()
         POOLS[self._deployment_id.name] = self._pool
 
     def update_replicas(self, replicas: list[RunningReplica]) -> None:
-        self._pool.keep(replica.replica_id for replica in replicas)
+        self._pool.keep(replica.replica_id.unique_id for replica in replicas)
         now_s = time.monotonic()
         for replica in replicas:
             state = replica_state(replica.routing_stats)
             if state is not None:
-                self._pool.report(replica.replica_id, state, now_s)
+                self._pool.report(replica.replica_id.unique_id, state, now_s)
         super().update_replicas(replicas)
 
     def on_replica_actor_died(self, replica_id: ReplicaID) -> None:
         super().on_replica_actor_died(replica_id)
-        self._pool.keep(self.curr_replicas)
+        self._pool.keep(id_.unique_id for id_ in self.curr_replicas)
 
     async def choose_replicas(
         self,
@@ -59,10 +59,10 @@ class WorkRouter(RequestRouter):  # type: ignore[misc]
         if pending_request is not None:
             pending_request.routing_context.should_backoff = True
         work, prefix = self._work(pending_request), self._prefix(pending_request)
-        known = [r for r in candidate_replicas if r.replica_id in self._pool]
+        known = [r for r in candidate_replicas if r.replica_id.unique_id in self._pool]
         work_per_char = PREFILL_WORK * self._costs.prompt_tokens(1)
         candidates = self._pool.candidates(
-            [r.replica_id for r in known], prefix, work_per_char, time.monotonic()
+            [r.replica_id.unique_id for r in known], prefix, work_per_char, time.monotonic()
         )
         return [[known[i]] for i in rank(candidates, work, self._random)]
 
@@ -70,14 +70,14 @@ class WorkRouter(RequestRouter):  # type: ignore[misc]
         self, pending_request: PendingRequest, replica_id: ReplicaID, result: ReplicaResult
     ) -> None:
         self._pool.sent(
-            replica_id,
+            replica_id.unique_id,
             pending_request.metadata.internal_request_id,
             self._work(pending_request),
             self._prefix(pending_request),
         )
 
     def on_request_completed(self, replica_id: ReplicaID, internal_request_id: str) -> None:
-        self._pool.ended(replica_id, internal_request_id)
+        self._pool.ended(replica_id.unique_id, internal_request_id)
 
     def _work(self, pending: PendingRequest | None) -> float:
         request = _request(pending)

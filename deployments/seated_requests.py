@@ -28,6 +28,7 @@ class TryLater:
 
     reason: str
     retry_after_s: int
+    replica_id: str | None = None
 
     @property
     def message(self) -> str:
@@ -46,12 +47,13 @@ async def seated(
     request: Any,
     headers: Mapping[str, str],
     *,
+    replica_id: str,
     most_tokens: int,
     run: Callable[[], Awaitable[AsyncGenerator[Any, None]]],
 ) -> AsyncGenerator[Any, None]:
     """What `run` answers, once the request has a seat; one `TryLater` where it gets none.
 
-    `most_tokens` is what an output comes to at most.
+    `most_tokens` is what an output comes to at most. `replica_id` says who refuses.
     """
     size = request_size(request)
     class_name = gate.known_class(headers.get(CLASS_HEADER))
@@ -75,7 +77,7 @@ async def seated(
                 gate.costs.record_prompt(size.num_chars, seat.prompt_tokens)
     except RefusedError as refused:
         reason, retry_after_s = refused.refusal
-        yield TryLater(reason, ceil(retry_after_s))
+        yield TryLater(reason, ceil(retry_after_s), replica_id)
 
 
 def _is_error(answer: Any) -> bool:

@@ -48,6 +48,12 @@ def test_a_known_prompt_goes_where_it_is_known_while_that_is_sooner():
     assert first(pool, 50.0)[5] == 0
 
 
+def test_a_full_one_is_left_out_unless_all_are():
+    pool = [Candidate(0.0, known_work=50.0, is_full=True), Candidate(90.0), Candidate(80.0)]
+    assert first(pool, 50.0) == {2: 400}
+    assert rank(pool[:1], 1.0, random.Random(0)) == [0]
+
+
 def test_every_rank_is_another_replica():
     ranked = rank([Candidate(0.0)] * 3, 1.0, random.Random(0))
     assert len(ranked) == len(set(ranked)) == 2
@@ -89,8 +95,8 @@ def test_of_forgotten_prompts_the_beginning_is_forgotten_last():
     assert memory.known_chars(chunk_keys(new)) == 2 * CHUNK_CHARS
 
 
-def view_of(*replicas: str) -> PoolView[str]:
-    view: PoolView[str] = PoolView()
+def view_of(*replicas: str) -> PoolView:
+    view: PoolView = PoolView()
     view.keep(replicas)
     return view
 
@@ -141,6 +147,17 @@ def test_everybody_late_is_late_by_the_least():
     assert view_of().late_by_s("soon", 0.0) is None
 
 
+def test_who_refuses_is_full_for_a_moment():
+    view = view_of("a", "b")
+    view.refused("a", 10.0)
+    assert [one.is_full for one in view.candidates("ab", [], 0.0, 10.4)] == [True, False]
+    assert view.has_room(10.4)
+    view.refused("b", 10.0)
+    assert not view.has_room(10.4)
+    assert view.has_room(10.5)
+    assert not view_of().has_room(0.0)
+
+
 def test_a_replica_that_is_gone_is_forgotten():
     view = view_of("a", "b")
     view.sent("a", "r1", 10.0, [])
@@ -164,7 +181,7 @@ class Pool:
         self.waits: list[float] = []
         self.largest = 0
 
-    def run(self, choose: Callable[[PoolView[str], float, random.Random], int]) -> Pool:
+    def run(self, choose: Callable[[PoolView, float, random.Random], int]) -> Pool:
         rng = random.Random(1)
         reports: deque[tuple[float, list[ReplicaState]]] = deque()
         step_s, number = 0.05, 0
@@ -220,18 +237,18 @@ def _poisson(rng: random.Random, mean: float) -> int:
     return count
 
 
-def ours(router: PoolView[str], now_s: float, rng: random.Random) -> int:
+def ours(router: PoolView, now_s: float, rng: random.Random) -> int:
     names = [str(i) for i in range(8)]
     return rank(router.candidates(names, [], 0.0, now_s), Pool.WORK, rng)[0]
 
 
-def by_own_count(router: PoolView[str], now_s: float, rng: random.Random) -> int:
+def by_own_count(router: PoolView, now_s: float, rng: random.Random) -> int:
     """Two drawn evenly, the one that this router sent less to: Serve's own rule."""
     two = rng.sample(range(8), 2)
     return min(two, key=lambda i: len(router._replicas[str(i)].sent))
 
 
-def least_reported(router: PoolView[str], now_s: float, rng: random.Random) -> int:
+def least_reported(router: PoolView, now_s: float, rng: random.Random) -> int:
     """The best of all by the last reports alone."""
     states = [router._replicas[str(i)].state for i in range(8)]
     return min(range(8), key=lambda i: states[i].outstanding_work if states[i] else 0.0)
