@@ -153,10 +153,10 @@ class Admission:
     def advance(self, now_s: float) -> Changes:
         """Refuse those whose time is up, seat those whose turn it is."""
         changes = Changes()
-        for ticket in [t for t in self._queue if now_s > self._deadline_s(t)]:
-            self._queue.remove(ticket)
-            retry_s = self.wait_s(ticket, now_s) - self.allowed_wait_s(ticket.service_class)
-            changes.refused.append((ticket, Refusal("too_late", _retry_after(retry_s))))
+        for late in [t for t in self._queue if now_s > self._deadline_s(t)]:
+            self._queue.remove(late)
+            retry_s = self.wait_s(late, now_s) - self.allowed_wait_s(late.service_class)
+            changes.refused.append((late, Refusal("too_late", _retry_after(retry_s))))
         while (ticket := self._next(now_s)) is not None:
             self._seat(ticket, now_s)
             changes.seated.append(ticket)

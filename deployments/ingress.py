@@ -124,7 +124,7 @@ def _refuse_late(pool: PoolView, class_name: str) -> None:
     """
     late_by_s = pool.late_by_s(class_name, time.monotonic())
     if late_by_s is not None and late_by_s > REPORTS_ARE_OLD_S:
-        raise _too_many(TryLater("too_late", ceil(late_by_s)))
+        raise _too_many(TryLater("too_late", ceil(late_by_s), replica_id=""))
 
 
 def _too_many(refused: TryLater) -> HTTPException:

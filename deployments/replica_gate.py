@@ -75,7 +75,9 @@ class ReplicaGate:
 
     def known_class(self, name: str | None) -> str:
         """`name` where there is such a class, else the default one."""
-        return name if name in self._classes else next(iter(self._classes))
+        if name is not None and name in self._classes:
+            return name
+        return next(iter(self._classes))
 
     @asynccontextmanager
     async def seat(self, class_name: str, tenant: str, cost: RequestCost) -> AsyncIterator[Seat]:

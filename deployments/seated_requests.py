@@ -24,11 +24,14 @@ SEAT: ContextVar[Seat | None] = ContextVar("seat", default=None)
 
 @dataclass(frozen=True, slots=True)
 class TryLater:
-    """Sent back instead of an answer: a refused request is no error of the replica."""
+    """Sent back instead of an answer: a refused request is no error of the replica.
+
+    `replica_id` refused it.
+    """
 
     reason: str
     retry_after_s: int
-    replica_id: str | None = None
+    replica_id: str
 
     @property
     def message(self) -> str:

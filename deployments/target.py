@@ -84,7 +84,14 @@ class TargetServer(LLMServer):  # type: ignore[misc]
         if engine_method in UNSEATED:
             return await run()
         headers = raw_request_info.headers if raw_request_info is not None else {}
-        return seated(self._gate, request, headers, most_tokens=self.engine.max_model_len, run=run)
+        return seated(
+            self._gate,
+            request,
+            headers,
+            replica_id=self._replica_id,
+            most_tokens=self.engine.max_model_len,
+            run=run,
+        )
 
     async def _exchange_forever(self) -> None:
         """One exchange per interval; whatever fails, the target goes on with what it has."""
