@@ -210,13 +210,6 @@ class Admission:
             return 0.0
         return (self._queue.work_ahead(ticket) + ticket.work) / drain_per_s
 
-    def late_by_s(self, service_class: ServiceClass, now_s: float) -> float:
-        """By how much a small request of somebody new would wait too long; negative if less."""
-        newcomer = Ticket(service_class, "", RequestCost(0, 1), now_s)
-        has_room = not self._queue and self._can_sit(newcomer, now_s)
-        wait_s = 0.0 if has_room else self.wait_s(newcomer, now_s)
-        return wait_s - self.allowed_wait_s(service_class)
-
     def allowed_wait_s(self, service_class: ServiceClass) -> float:
         """How long a request may wait for a seat before its promise is past keeping."""
         shed_s = self.plan.shed_after_s.get(service_class.name, _SHED_SHARE * service_class.ttft_s)

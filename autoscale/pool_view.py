@@ -8,7 +8,7 @@ routers.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from autoscale.prefixes import PrefixMemory
@@ -24,14 +24,12 @@ class ReplicaState:
     """What a replica reports: numbered, as the same report may come many times.
 
     `token_s` are seconds per token of a request at a load that is the same for all replicas,
-    None where it does not know. `late_by_s` says per class by how much a newcomer would be
-    late; negative where there is time.
+    None where it does not know.
     """
 
     number: float
     outstanding_work: float
     token_s: float | None = None
-    late_by_s: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -42,7 +40,10 @@ class _Replica:
     prefixes: PrefixMemory = field(default_factory=PrefixMemory)
     state: ReplicaState | None = None
     state_at_s: float = 0.0
-    full_until_s: float = float("-inf")
+    full_until_s: dict[str, float] = field(default_factory=dict)  # by class
+
+    def is_full(self, class_name: str, now_s: float) -> bool:
+        return self.full_until_s.get(class_name, now_s) > now_s
 
 
 class PoolView:
@@ -50,6 +51,7 @@ class PoolView:
 
     def __init__(self) -> None:
         self._replicas: dict[str, _Replica] = {}
+        self._retry_after_s: dict[str, float] = {}
 
     def __contains__(self, replica: object) -> bool:
         return replica in self._replicas
@@ -84,15 +86,21 @@ class PoolView:
         if not one.sent[request_id]:
             del one.sent[request_id]
 
-    def refused(self, replica: str, now_s: float) -> None:
-        """It had no room for a request. What it refuses ends at once: it would look idle."""
+    def refused(self, replica: str, class_name: str, retry_after_s: float, now_s: float) -> None:
+        """It had no room for a request of a class. What it refuses ends at once: it would look
+        idle."""
         one = self._replicas.get(replica)
         if one is not None:
-            one.full_until_s = now_s + _FULL_S
+            self._retry_after_s[class_name] = retry_after_s
+            one.full_until_s[class_name] = now_s + _FULL_S
 
-    def has_room(self, now_s: float) -> bool:
-        """Whether some replica has not refused lately."""
-        return any(one.full_until_s <= now_s for one in list(self._replicas.values()))
+    def retry_after_s(self, class_name: str, now_s: float) -> float | None:
+        """What was said last where every replica has refused the class lately, None where one
+        may have room. Without replicas there is room: requests wait for one."""
+        replicas = list(self._replicas.values())
+        if not replicas or not all(one.is_full(class_name, now_s) for one in replicas):
+            return None
+        return self._retry_after_s[class_name]
 
     def outstanding_work(self, replica: str, now_s: float) -> float:
         one = self._replicas[replica]
@@ -100,7 +108,12 @@ class PoolView:
         return max(one.sent_work, 0.0) + others_work
 
     def candidates(
-        self, replicas: Iterable[str], prefix: list[bytes], work_per_char: float, now_s: float
+        self,
+        replicas: Iterable[str],
+        class_name: str,
+        prefix: list[bytes],
+        work_per_char: float,
+        now_s: float,
     ) -> list[Candidate]:
         """In the order of `replicas`, which have to be among those kept."""
         ids = list(replicas)
@@ -111,19 +124,10 @@ class PoolView:
                 self.outstanding_work(id_, now_s),
                 speed,
                 work_per_char * self._replicas[id_].prefixes.known_chars(prefix),
-                is_full=self._replicas[id_].full_until_s > now_s,
+                is_full=self._replicas[id_].is_full(class_name, now_s),
             )
             for id_, speed in zip(ids, speeds, strict=True)
         ]
-
-    def late_by_s(self, class_name: str, now_s: float) -> float | None:
-        """By how much a newcomer would be late wherever it went; None where it need not be."""
-        late = [
-            state.late_by_s.get(class_name, 0.0) if state else 0.0
-            for state in (self._fresh(one, now_s) for one in list(self._replicas.values()))
-        ]
-        least = min(late, default=0.0)
-        return least if least > 0 else None
 
     @staticmethod
     def _fresh(one: _Replica, now_s: float) -> ReplicaState | None:

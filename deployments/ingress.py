@@ -20,10 +20,9 @@ from autoscale.pool_view import PoolView
 from deployments.callers import CLASS_HEADER, Callers, IdentifyCallers
 from deployments.controller import find_controller
 from deployments.openai_errors import error_response
-from deployments.pools import POOLS
-from deployments.seated_requests import UNSEATED, TryLater
-
-REPORTS_ARE_OLD_S = 1.5
+from deployments.pools import POOLS, all_full
+from deployments.refusal import RefuseWhenFull, TryLater
+from deployments.seated_requests import UNSEATED
 
 
 class FleetIngress(OpenAiIngress):  # type: ignore[misc]
@@ -61,8 +60,9 @@ class FleetIngress(OpenAiIngress):  # type: ignore[misc]
         """Raises 429 with `Retry-After` for a request that two targets refused, or that all
         targets of its model would."""
         pool = await self._pool(body.model)
-        if call_method not in UNSEATED and raw_request is not None:
-            _refuse_late(pool, raw_request.headers[CLASS_HEADER])
+        class_name = raw_request.headers[CLASS_HEADER] if raw_request is not None else ""
+        if call_method not in UNSEATED:
+            _refuse_where_all_do(pool, class_name)
         for is_last in (False, True):
             refused = None
             async for answer in super()._get_response(
@@ -75,8 +75,8 @@ class FleetIngress(OpenAiIngress):  # type: ignore[misc]
             if refused is None:
                 return
             now_s = time.monotonic()
-            pool.refused(refused.replica_id, now_s)
-            if is_last or not pool.has_room(now_s):
+            pool.refused(refused.replica_id, class_name, refused.retry_after_s, now_s)
+            if is_last or pool.retry_after_s(class_name, now_s) is not None:
                 raise _too_many(refused)
 
     async def _pool(self, model: str | None) -> PoolView:
@@ -117,18 +117,15 @@ class FleetIngress(OpenAiIngress):  # type: ignore[misc]
             raise HTTPException(503, f"the fleet controller does not answer: {error}") from None
 
 
-def _refuse_late(pool: PoolView, class_name: str) -> None:
-    """Raises 429 where, by the reports of all targets, a request would be refused.
-
-    They are a second old: a little lateness is left to the targets to decide.
-    """
-    late_by_s = pool.late_by_s(class_name, time.monotonic())
-    if late_by_s is not None and late_by_s > REPORTS_ARE_OLD_S:
-        raise _too_many(TryLater("too_late", ceil(late_by_s), replica_id=""))
+def _refuse_where_all_do(pool: PoolView, class_name: str) -> None:
+    """Raises 429 where every target of the model has refused the class a moment ago."""
+    retry_after_s = pool.retry_after_s(class_name, time.monotonic())
+    if retry_after_s is not None:
+        raise _too_many(TryLater("too_late", ceil(retry_after_s)))
 
 
 def _too_many(refused: TryLater) -> HTTPException:
-    return HTTPException(429, refused.message, headers={"Retry-After": str(refused.retry_after_s)})
+    return HTTPException(429, refused.message, headers=refused.headers)
 
 
 async def openai_error(request: Request, error: Exception) -> JSONResponse:
@@ -140,6 +137,7 @@ async def openai_error(request: Request, error: Exception) -> JSONResponse:
 def make_ingress(callers: Callers) -> Any:
     """The ingress class with its routes, ready to be a Serve deployment."""
     app = init()
+    app.add_middleware(RefuseWhenFull, all_full=all_full)
     app.add_middleware(IdentifyCallers, callers=callers)
     app.add_exception_handler(StarletteHTTPException, openai_error)
     endpoints = {

@@ -10,17 +10,21 @@ from autoscale.pool_view import PoolView, ReplicaState
 POOLS: dict[str, PoolView] = {}
 """By deployment."""
 
-_LATE = "late_by_s:"  # prefix of a class's name in routing stats, which are flat
+
+def all_full(class_name: str, now_s: float) -> float | None:
+    """In how many seconds to come back where no target of any model has room for a class; None
+    where one may have."""
+    times = [pool.retry_after_s(class_name, now_s) for pool in list(POOLS.values())]
+    known = [seconds for seconds in times if seconds is not None]
+    return min(known) if known and len(known) == len(times) else None
 
 
 def routing_stats(state: ReplicaState) -> dict[str, float]:
     """A replica's state as Serve carries it to the routers."""
-    late = {_LATE + name: seconds for name, seconds in state.late_by_s.items()}
     return {
         "number": state.number,
         "outstanding_work": state.outstanding_work,
         "token_s": state.token_s or 0.0,
-        **late,
     }
 
 
@@ -28,9 +32,4 @@ def replica_state(stats: Mapping[str, Any]) -> ReplicaState | None:
     """What `routing_stats` made; None where there is nothing yet."""
     if "number" not in stats:
         return None
-    return ReplicaState(
-        number=stats["number"],
-        outstanding_work=stats["outstanding_work"],
-        token_s=stats["token_s"] or None,
-        late_by_s={k.removeprefix(_LATE): v for k, v in stats.items() if k.startswith(_LATE)},
-    )
+    return ReplicaState(stats["number"], stats["outstanding_work"], stats["token_s"] or None)

@@ -23,6 +23,8 @@ from autoscale.pool_view import ReplicaState
 from autoscale.request_cost import CostModel, RequestCost
 from autoscale.service_class import ServiceClass
 
+_OBSERVE_S = 0.25
+
 
 class RefusedError(Exception):
     """There is no seat for this request in time."""
@@ -72,6 +74,7 @@ class ReplicaGate:
         self._num_states = 0
         self._waiting: dict[Ticket, asyncio.Future[None]] = {}
         self._timer: asyncio.TimerHandle | None = None
+        self._observed_s = clock()
 
     def known_class(self, name: str | None) -> str:
         """`name` where there is such a class, else the default one."""
@@ -124,14 +127,13 @@ class ReplicaGate:
         self._admission.leave(ticket, now_s)
         self._advance()
 
-    def tick(self) -> None:
-        """To be called every half second or so: takes stock, and the plan."""
-        self._admission.observe(self._clock())
-        self._advance()
-
     def _advance(self) -> None:
-        """Let the admission decide again, now and when the next one's time is up."""
+        """Let the admission decide again: now, when the next one's time is up, and for as long
+        as somebody is here at every observation."""
         admission, now_s = self._admission, self._clock()
+        if now_s - self._observed_s >= _OBSERVE_S:
+            admission.observe(now_s)
+            self._observed_s = now_s
         admission.plan = self._plan()
         changes = admission.advance(now_s)
         for ticket in changes.seated:
@@ -140,7 +142,8 @@ class ReplicaGate:
         for ticket, refusal in changes.refused:
             self._counts.shed(ticket, refusal.reason)
             self._call(ticket, RefusedError(refusal))
-        self._set_timer(admission.next_deadline_s() - now_s)
+        observe_in_s = _OBSERVE_S if admission.running or admission.waiting else math.inf
+        self._set_timer(min(admission.next_deadline_s() - now_s, observe_in_s))
 
     def _call(self, ticket: Ticket, refused: RefusedError | None) -> None:
         called = self._waiting.pop(ticket)
@@ -167,17 +170,12 @@ class ReplicaGate:
 
     def state(self) -> ReplicaState:
         """For routers: see `deployments.request_router`."""
-        admission, now_s = self._admission, self._clock()
+        admission = self._admission
         self._num_states += 1
         return ReplicaState(
             number=float(self._num_states),
             outstanding_work=round(admission.outstanding_work, 1),
             token_s=admission.token_time.tpot_s(admission.limits.seats / 4),
-            late_by_s={
-                name: round(admission.late_by_s(one, now_s), 2)
-                for name, one in self._classes.items()
-                if not math.isinf(one.ttft_s)
-            },
         )
 
     def demand_seats(self) -> float:

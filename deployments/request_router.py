@@ -22,6 +22,7 @@ from autoscale.pool_view import PoolView
 from autoscale.prefixes import chunk_keys
 from autoscale.request_cost import PREFILL_WORK, CostModel, RequestCost
 from autoscale.routing import rank
+from deployments.callers import CLASS_HEADER
 from deployments.pools import POOLS, replica_state
 from deployments.request_size import request_size, request_text
 
@@ -62,7 +63,11 @@ class WorkRouter(RequestRouter):  # type: ignore[misc]
         known = [r for r in candidate_replicas if r.replica_id.unique_id in self._pool]
         work_per_char = PREFILL_WORK * self._costs.prompt_tokens(1)
         candidates = self._pool.candidates(
-            [r.replica_id.unique_id for r in known], prefix, work_per_char, time.monotonic()
+            [r.replica_id.unique_id for r in known],
+            _class_name(pending_request),
+            prefix,
+            work_per_char,
+            time.monotonic(),
         )
         return [[known[i]] for i in rank(candidates, work, self._random)]
 
@@ -99,3 +104,9 @@ class WorkRouter(RequestRouter):  # type: ignore[misc]
 def _request(pending: PendingRequest | None) -> Any:
     """The OpenAI request that is routed; None for other calls."""
     return pending.args[0] if pending is not None and pending.args else None
+
+
+def _class_name(pending: PendingRequest | None) -> str:
+    """Of the request's caller, in the headers that come second."""
+    info = pending.args[1] if pending is not None and len(pending.args) > 1 else None
+    return info.headers.get(CLASS_HEADER, "") if info is not None else ""

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import aclosing
 from contextvars import ContextVar
-from dataclasses import dataclass
 from math import ceil
 from typing import Any
 
 from autoscale.request_cost import RequestCost
 from deployments.callers import CLASS_HEADER, TENANT_HEADER
 from deployments.class_specs import NO_ONE
+from deployments.refusal import TryLater
 from deployments.replica_gate import RefusedError, ReplicaGate, Seat
 from deployments.request_size import request_size
 
@@ -20,29 +20,6 @@ UNSEATED = ("tokenize", "detokenize")  # methods that never reach the engine
 
 SEAT: ContextVar[Seat | None] = ContextVar("seat", default=None)
 """Of the request that runs in this context, for whoever sees its tokens."""
-
-
-@dataclass(frozen=True, slots=True)
-class TryLater:
-    """Sent back instead of an answer: a refused request is no error of the replica.
-
-    `replica_id` refused it.
-    """
-
-    reason: str
-    retry_after_s: int
-    replica_id: str
-
-    @property
-    def message(self) -> str:
-        why = {
-            "queue_full": "the queue is full",
-            "too_late": "it would get its first token later than its service class promises",
-        }
-        return (
-            f"The service is too busy for this request: {why[self.reason]}. "
-            f"Try again in {self.retry_after_s} s."
-        )
 
 
 async def seated(

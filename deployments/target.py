@@ -115,7 +115,6 @@ class TargetServer(LLMServer):  # type: ignore[misc]
             self._num_exchanges += 1
             if self._num_exchanges % OUTCOMES_EVERY == 0:
                 (outcomes, *_) = await self.collective_rpc("dspark_take_outcomes")
-        self._gate.tick()
         stats["admission"] = self._gate.snapshot()
         model_id, pid = self._llm_config.model_id, os.getpid()
         plan = await find_controller(self._app_name).report_target.remote(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -103,6 +104,8 @@ def _scenario(args: argparse.Namespace) -> int:
     from loadtest.scenarios import SCENARIOS
 
     scenario = SCENARIOS[args.name]
+    # Whatever ends it, the server that it started ends too.
+    signal.signal(signal.SIGTERM, lambda signum, _: sys.exit(128 + signum))
     try:
         arms = [ServedArm.parse(text) for text in args.arms]
         print(f"{scenario.what}\n\n{table_header('arm, round')}", flush=True)

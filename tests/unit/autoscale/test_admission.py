@@ -243,17 +243,3 @@ def test_outstanding_work_falls_as_tokens_come():
     assert admission.outstanding_work == 49.0
     admission.record_tokens(one, 100, 1.0)
     assert admission.outstanding_work == 0.0
-
-
-def test_how_late_a_newcomer_would_be():
-    admission = full(work_per_s=40.0)
-    for tenant in "abcd":
-        admission.offer(ticket(SOON, output=20, tenant=tenant), 0.0)
-    # It shares with four others: one token of each, and its own, at 40 per second.
-    assert admission.late_by_s(SOON, 0.0) == pytest.approx(5 / 40 - 1.8, abs=0.05)
-    admission.offer(ticket(replace(SOON, priority=2), output=20), 0.0)
-    assert admission.late_by_s(SOON, 0.0) == pytest.approx(25 / 40 - 1.8, abs=0.05)
-
-
-def test_where_there_is_room_nobody_is_late():
-    assert Admission(LIMITS).late_by_s(SOON, 0.0) == -1.8

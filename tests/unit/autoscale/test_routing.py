@@ -136,26 +136,18 @@ def test_an_old_report_is_not_believed_and_the_same_one_does_not_get_younger():
     assert view.outstanding_work("a", 15.1) == 0.0
 
 
-def test_everybody_late_is_late_by_the_least():
+def test_who_refuses_is_full_for_a_moment_for_that_class():
     view = view_of("a", "b")
-    view.report("a", ReplicaState(1, 0.0, late_by_s={"soon": 5.0}), 0.0)
-    assert view.late_by_s("soon", 0.0) is None  # b has said nothing
-    view.report("b", ReplicaState(1, 0.0, late_by_s={"soon": 2.0}), 0.0)
-    assert view.late_by_s("soon", 0.0) == 2.0
-    assert view.late_by_s("any", 0.0) is None
-    assert view.late_by_s("soon", 6.0) is None
-    assert view_of().late_by_s("soon", 0.0) is None
-
-
-def test_who_refuses_is_full_for_a_moment():
-    view = view_of("a", "b")
-    view.refused("a", 10.0)
-    assert [one.is_full for one in view.candidates("ab", [], 0.0, 10.4)] == [True, False]
-    assert view.has_room(10.4)
-    view.refused("b", 10.0)
-    assert not view.has_room(10.4)
-    assert view.has_room(10.5)
-    assert not view_of().has_room(0.0)
+    view.refused("a", "soon", 3.0, 10.0)
+    for class_name, full in (("soon", [True, False]), ("batch", [False, False])):
+        candidates = view.candidates("ab", class_name, [], 0.0, 10.4)
+        assert [one.is_full for one in candidates] == full
+    assert view.retry_after_s("soon", 10.4) is None
+    view.refused("b", "soon", 4.0, 10.0)
+    assert view.retry_after_s("soon", 10.4) == 4.0
+    assert view.retry_after_s("batch", 10.4) is None
+    assert view.retry_after_s("soon", 10.5) is None
+    assert view_of().retry_after_s("soon", 0.0) is None
 
 
 def test_a_replica_that_is_gone_is_forgotten():
@@ -239,7 +231,7 @@ def _poisson(rng: random.Random, mean: float) -> int:
 
 def ours(router: PoolView, now_s: float, rng: random.Random) -> int:
     names = [str(i) for i in range(8)]
-    return rank(router.candidates(names, [], 0.0, now_s), Pool.WORK, rng)[0]
+    return rank(router.candidates(names, "", [], 0.0, now_s), Pool.WORK, rng)[0]
 
 
 def by_own_count(router: PoolView, now_s: float, rng: random.Random) -> int:

@@ -16,9 +16,19 @@ def seen(*runs: tuple[int, float], each: int = 10) -> TokenTime:
     return times
 
 
-def test_without_experience_all_seats_are_free():
-    assert TokenTime().seats(0.01, 32) == 32
+def test_without_experience_few_sit_down_at_first():
+    assert TokenTime().seats(0.01, 32) == 4
+    assert TokenTime().seats(math.inf, 32) == 32
     assert TokenTime().tpot_s(4) is None
+
+
+def test_a_burst_is_let_in_by_doubling():
+    times = seen((4, 0.01), each=1)
+    assert times.seats(0.05, 32) == 8
+    times.record(0.25, seat_s=8 * 0.25, tokens=8 * 0.25 / 0.011)
+    assert times.seats(0.05, 32) == 16
+    times.record(0.25, seat_s=16 * 0.25, tokens=16 * 0.25 / 0.06)
+    assert times.seats(0.05, 32) < 16
 
 
 def test_a_line_through_what_was_seen():
@@ -47,7 +57,8 @@ def test_seen_at_one_load_alone_half_is_taken_to_scale():
 def test_an_idle_while_forgets():
     times = seen((4, 1.0), (16, 4.0))
     times.record(200.0, seat_s=0.0, tokens=0.0)
-    assert times.seats(0.01, 32) == 32
+    assert times.tpot_s(4) is None
+    assert times.seats(0.01, 32) == 4
 
 
 def test_new_speed_replaces_old():

@@ -142,14 +142,13 @@ def test_a_request_that_is_cancelled_as_it_is_called_passes_its_seat_on():
     play(story)
 
 
-def test_a_request_whose_time_is_up_is_refused_by_the_clock():
+def test_a_request_whose_time_is_up_is_refused():
     async def story(scene: Scene) -> None:
         for name in "ab":
             await scene.enter(name)
         await scene.enter("late", "soon")
         scene.now_s = 0.95
-        scene.gate.tick()
-        await turns()
+        await scene.enter("c")
         assert list(scene.refused) == ["late"]
         assert scene.counts["soon"] == {"arrived": 1, "shed_too_late": 1}
 

@@ -13,7 +13,7 @@ from ray.serve._private.common import DeploymentHandleSource, DeploymentID
 from ray.serve.request_router import ReplicaID
 
 from autoscale.pool_view import ReplicaState
-from deployments.pools import POOLS, replica_state, routing_stats
+from deployments.pools import POOLS, all_full, replica_state, routing_stats
 from deployments.request_router import WorkRouter
 
 DEPLOYMENT = DeploymentID("Target:m", "app")
@@ -57,7 +57,7 @@ async def ranks(router: WorkRouter, replicas: list[Any], request: Any) -> list[s
 
 
 def test_a_state_comes_through_routing_stats_as_it_was():
-    one = ReplicaState(3.0, 120.0, token_s=0.02, late_by_s={"soon": -1.5, "batch": 4.0})
+    one = ReplicaState(3.0, 120.0, token_s=0.02)
     assert replica_state({**routing_stats(one), "of_others": 1}) == one
     unknown = ReplicaState(3.0, 120.0)
     assert replica_state(routing_stats(unknown)) == unknown
@@ -106,12 +106,19 @@ def test_reports_say_who_is_slow():
     routed(story)
 
 
-def test_the_process_it_lives_in_sees_its_pool():
+def test_the_process_it_lives_in_hears_when_all_are_full():
     async def story(router: WorkRouter) -> None:
-        router.update_replicas([FakeReplica("a", **state(1, late_by_s={"soon": 3.0}))])
-        pool = POOLS["Target:m"]
-        assert "a" in pool
-        assert pool.late_by_s("soon", time.monotonic()) == 3.0
+        router.update_replicas([FakeReplica("a"), FakeReplica("b")])
+        pool, now_s = POOLS["Target:m"], time.monotonic()
+        pool.refused("a", "soon", 2.0, now_s)
+        assert all_full("soon", now_s) is None
+        asked = pending()
+        asked.args.append(SimpleNamespace(headers={"x-dspark-class": "soon"}))
+        replicas: list[Any] = [FakeReplica("a"), FakeReplica("b")]
+        assert await ranks(router, replicas, asked) == ["b"]
+        pool.refused("b", "soon", 3.0, now_s)
+        assert all_full("soon", now_s) == 3.0
+        assert all_full("batch", now_s) is None
 
     routed(story)
 

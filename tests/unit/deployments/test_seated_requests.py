@@ -12,9 +12,10 @@ import pytest
 
 from autoscale.admission import ReplicaLimits
 from autoscale.service_class import ServiceClass
+from deployments.refusal import TryLater
 from deployments.replica_gate import ReplicaGate
 from deployments.request_size import RequestSize, request_size, request_text
-from deployments.seated_requests import SEAT, TryLater, seated
+from deployments.seated_requests import SEAT, seated
 
 CHAT = {
     "messages": [
