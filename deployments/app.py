@@ -31,6 +31,7 @@ from deployments.placement import (
     replica_counts,
     target_env,
 )
+from deployments.prefill import with_prefill_control
 from deployments.preflight import draft_shape
 from deployments.schema import AppSpec, ModelSpec, TargetSpec, parse_settings
 from deployments.serve_file import read_serve_file
@@ -57,7 +58,7 @@ def build_app(args: dict[str, Any]) -> Application:
     settings = parse_settings(args)
     shapes = {model.id: draft_shape(model) for model in settings.models}
     pairs = {model.id: drafting_pair(model) for model in settings.models if shapes[model.id]}
-    configs = {model.id: _llm_config(model, shapes[model.id]) for model in settings.models}
+    configs = {m.id: _llm_config(m, shapes[m.id], settings.promises) for m in settings.models}
     targets = {
         model.id: _bind_target(model, configs[model.id], pairs.get(model.id), settings.promises)
         for model in settings.models
@@ -127,14 +128,19 @@ def _bind_target(
     )
 
 
-def _llm_config(model: ModelSpec, shape: DraftShape | None) -> LLMConfig:
+def _llm_config(
+    model: ModelSpec, shape: DraftShape | None, promises: Mapping[str, ServiceClass]
+) -> LLMConfig:
     target = model.target
+    kwargs = engine_kwargs(model, shape)
     return LLMConfig(
         model_loading_config={"model_id": model.id, "model_source": target_source(model)},
         # Without an accelerator_type: GB10 is none that Ray knows.
         accelerator_config={"kind": "cpu" if target.device == "cpu" else "gpu"},
         server_cls=TargetServer,
-        engine_kwargs=engine_kwargs(model, shape),
+        engine_kwargs=with_prefill_control(
+            kwargs, target.prefill, promises, drafts=shape is not None
+        ),
         # Without it the first streamed token waits for a batch of 50 ms.
         experimental_configs={"stream_batching_interval_ms": 0},
         placement_group_config=placement_group(target),

@@ -82,6 +82,8 @@ def _refusal(model: ModelSpec) -> str | None:
         return "placement native is vLLM's own drafting on GPUs; set target.device: cuda, or split"
     if placement == "native" and model.target.loras:
         return "vLLM's own drafting would draft for adapters too; use another placement for loras"
+    if placement == "native" and model.target.prefill is not None:
+        return "target.prefill is not for placement native; remove it"
     if placement == "native" and "policy" in model.model_fields_set:
         return "with placement native vLLM decides what to verify; remove policy, see native"
     if drafter is None or placement == "off":

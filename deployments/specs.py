@@ -69,6 +69,20 @@ class ReplicaSpec(Settings):
         return value
 
 
+class PrefillSpec(Settings):
+    """Prompt tokens in a step beside requests that decode: between `least` and `most`, as many
+    as the tightest `tpot_ms` among them leaves room for."""
+
+    least: int = Field(default=32, ge=1)
+    most: int = Field(default=2048, ge=1)
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
+        if self.most < self.least:
+            raise ValueError(f"most {self.most} is less than least {self.least}")
+        return self
+
+
 class CaptureSpec(Settings):
     """What of the served traffic is kept to train a drafter on: nothing unless this is given.
 
@@ -95,7 +109,8 @@ class TargetSpec(ReplicaSpec):
     `step_cost` is a profile of `dspark profile`, in whose provenance the keys
     `step_cost_override` may differ; without one the worker measures as it starts.
     `loras` are LoRA adapters by name, directories or hub ids; in the API they are
-    `MODEL:NAME`. A replica that is taken away finishes its streams, for at most `drain_s`.
+    `MODEL:NAME`. Without `prefill` prompts are read as vLLM likes. A replica that is taken
+    away finishes its streams, for at most `drain_s`.
     `engine_kwargs` go to vLLM as they are, over ours.
     """
 
@@ -114,6 +129,7 @@ class TargetSpec(ReplicaSpec):
     num_cpus: float = Field(default=0.5, ge=0)
     max_queued_requests: int = Field(default=256, ge=0)
     drain_s: float = Field(default=60.0, ge=0)
+    prefill: PrefillSpec | None = None
     capture: CaptureSpec | None = None
     step_cost: str | None = None
     step_cost_override: tuple[str, ...] = ()
