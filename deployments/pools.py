@@ -11,6 +11,15 @@ POOLS: dict[str, PoolView] = {}
 """By deployment."""
 
 
+def register(deployment: str, pool: PoolView) -> None:
+    """A router tells its process of its pool.
+
+    By a function, as Serve copies a router's module with every plain object that it names: its
+    `POOLS` would be a dictionary of its own.
+    """
+    POOLS[deployment] = pool
+
+
 def all_full(class_name: str, now_s: float) -> float | None:
     """In how many seconds to come back where no target of any model has room for a class; None
     where one may have."""

@@ -23,7 +23,7 @@ from autoscale.prefixes import chunk_keys
 from autoscale.request_cost import PREFILL_WORK, CostModel, RequestCost
 from autoscale.routing import rank
 from deployments.callers import CLASS_HEADER
-from deployments.pools import POOLS, replica_state
+from deployments.pools import register, replica_state
 from deployments.request_size import request_size, request_text
 
 
@@ -36,7 +36,7 @@ class WorkRouter(RequestRouter):  # type: ignore[misc]
         self._costs = CostModel()
         self._random = random.Random()
         self._pool: PoolView = PoolView()
-        POOLS[self._deployment_id.name] = self._pool
+        register(self._deployment_id.name, self._pool)
 
     def update_replicas(self, replicas: list[RunningReplica]) -> None:
         self._pool.keep(replica.replica_id.unique_id for replica in replicas)
