@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from types import SimpleNamespace
@@ -34,17 +36,9 @@ def state(number: float, **fields: Any) -> dict[str, float]:
     return routing_stats(ReplicaState(number, **{"outstanding_work": 0.0} | fields))
 
 
-def as_serve_copies_it() -> type[WorkRouter]:
-    """Serve's own way: the module goes by value into the process that holds a handle."""
-    config = RequestRouterConfig(request_router_class="deployments.request_router:WorkRouter")
-    copied: type[WorkRouter] = config.get_request_router_class()
-    assert copied is not WorkRouter
-    return copied
-
-
 def routed(story: Callable[[WorkRouter], Any]) -> None:
     async def run() -> None:
-        router = as_serve_copies_it()(DEPLOYMENT, DeploymentHandleSource.REPLICA)
+        router = WorkRouter(DEPLOYMENT, DeploymentHandleSource.REPLICA)
         router.initialize_state()
         await story(router)
 
@@ -142,3 +136,27 @@ def test_calls_that_are_no_requests_are_routed_too(request_):
         assert await ranks(router, replicas, request_) == ["a"]
 
     routed(story)
+
+
+IN_A_PROCESS_WITH_A_HANDLE = """
+import asyncio, sys
+from ray import cloudpickle
+from ray.serve._private.common import DeploymentHandleSource, DeploymentID
+from deployments.pools import POOLS
+
+async def main():
+    copied = cloudpickle.loads(sys.stdin.buffer.read())
+    router = copied(DeploymentID("Target:m", "app"), DeploymentHandleSource.REPLICA)
+    router.initialize_state()
+    assert list(POOLS) == ["Target:m"], POOLS
+
+asyncio.run(main())
+"""
+
+
+def test_copied_as_serve_does_it_still_tells_its_process():
+    config = RequestRouterConfig(request_router_class="deployments.request_router:WorkRouter")
+    command = [sys.executable, "-c", IN_A_PROCESS_WITH_A_HANDLE]
+    copied = config._serialized_request_router_cls
+    done = subprocess.run(command, input=copied, capture_output=True, timeout=60)
+    assert done.returncode == 0, done.stderr.decode()
