@@ -100,6 +100,7 @@ class ReplicaGate:
                 await self._called(ticket)
             else:
                 self._counts.admitted(ticket)
+                self._advance()
             yield seat
         finally:
             self._leave(seat)
