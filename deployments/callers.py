@@ -1,12 +1,13 @@
 """Who sends a request, and of which service class it is: by API key, then by header.
 
-What was found out goes on in two headers, which reach the targets with the request. Whatever a
-client put there itself is overwritten.
+What was found out goes on in headers, which reach the targets with the request: class, tenant,
+and when it came. Whatever a client put there itself is overwritten.
 """
 
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -18,6 +19,8 @@ from deployments.openai_errors import error_response
 
 CLASS_HEADER = "x-dspark-class"
 TENANT_HEADER = "x-dspark-tenant"
+ARRIVED_HEADER = "x-dspark-arrived"  # seconds of the wall clock
+_MOST_AGE_S = 1.0  # that is believed: clocks of nodes differ, and jump
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +71,12 @@ class Callers:
         return key
 
 
+def age_s(headers: Mapping[str, str], now_s: float) -> float:
+    """How long ago a request reached the ingress, by the wall clock; 0 where nobody said."""
+    arrived = headers.get(ARRIVED_HEADER)
+    return min(max(now_s - float(arrived), 0.0), _MOST_AGE_S) if arrived else 0.0
+
+
 class IdentifyCallers:
     """ASGI middleware: refuses whom `callers` refuses, names the others in their headers."""
 
@@ -90,7 +99,11 @@ class IdentifyCallers:
         except ValueError as error:
             await error_response(400, str(error))(scope, receive, send)
         else:
-            ours = {CLASS_HEADER: caller.class_name, TENANT_HEADER: caller.tenant}
+            ours = {
+                CLASS_HEADER: caller.class_name,
+                TENANT_HEADER: caller.tenant,
+                ARRIVED_HEADER: repr(time.time()),
+            }
             names = {name.encode() for name in ours}
             kept = [pair for pair in scope["headers"] if pair[0].lower() not in names]
             added = [(name.encode(), value.encode()) for name, value in ours.items()]

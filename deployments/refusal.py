@@ -66,4 +66,4 @@ class RefuseWhenFull:
 
 
 def _asks_for_a_seat(scope: Scope) -> bool:
-    return scope["method"] == "POST" and scope["path"].startswith("/v1/")
+    return bool(scope["method"] == "POST" and scope["path"].startswith("/v1/"))

@@ -83,10 +83,15 @@ class ReplicaGate:
         return next(iter(self._classes))
 
     @asynccontextmanager
-    async def seat(self, class_name: str, tenant: str, cost: RequestCost) -> AsyncIterator[Seat]:
-        """A seat for as long as the context lasts. Raises RefusedError instead of one too late."""
+    async def seat(
+        self, class_name: str, tenant: str, cost: RequestCost, *, age_s: float = 0.0
+    ) -> AsyncIterator[Seat]:
+        """A seat for as long as the context lasts, for a request that is `age_s` old already.
+
+        Raises RefusedError instead of one too late.
+        """
         now_s = self._clock()
-        ticket = Ticket(self._classes[class_name], tenant, cost, now_s)
+        ticket = Ticket(self._classes[class_name], tenant, cost, now_s - age_s)
         self._counts.arrived(ticket)
         self._demand.arrived(cost.num_sequences, now_s)
         self._admission.plan = self._plan()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import aclosing
 from contextvars import ContextVar
@@ -9,7 +10,7 @@ from math import ceil
 from typing import Any
 
 from autoscale.request_cost import RequestCost
-from deployments.callers import CLASS_HEADER, TENANT_HEADER
+from deployments.callers import CLASS_HEADER, TENANT_HEADER, age_s
 from deployments.class_specs import NO_ONE
 from deployments.refusal import TryLater
 from deployments.replica_gate import RefusedError, ReplicaGate, Seat
@@ -45,7 +46,8 @@ async def seated(
         size.num_sequences,
     )
     try:
-        async with gate.seat(class_name, headers.get(TENANT_HEADER, NO_ONE), cost) as seat:
+        tenant, age = headers.get(TENANT_HEADER, NO_ONE), age_s(headers, time.time())
+        async with gate.seat(class_name, tenant, cost, age_s=age) as seat:
             SEAT.set(seat)
             failed = False
             async with aclosing(await run()) as answers:

@@ -24,11 +24,11 @@ class _BoundedPrefill:
     """Before vLLM's scheduler in the order of bases. Requests that decode are scheduled first."""
 
     def __init__(self, vllm_config: Any, *args: Any, **kwargs: Any) -> None:
-        super().__init__(vllm_config, *args, **kwargs)
+        super().__init__(vllm_config, *args, **kwargs)  # type: ignore[call-arg]
         settings = PrefillSettings(**vllm_config.additional_config[KEY])
         self._tpot_s = settings.tpot_s
         self._prefill = PrefillBudget(PrefillBounds(settings.least, settings.most))
-        self._most_step_tokens: int = self.max_num_scheduled_tokens  # type: ignore[has-type]
+        self._most_step_tokens: int = self.max_num_scheduled_tokens
         self._last: tuple[float, int] | None = None  # when, and prompt tokens beside decoding
 
     def schedule(self, *args: Any, **kwargs: Any) -> Any:

@@ -11,7 +11,7 @@ from autoscale.request_cost import RequestCost
 from autoscale.service_class import ServiceClass
 
 ANY_TIME = ServiceClass("any", math.inf, math.inf)
-SOON = ServiceClass("soon", ttft_s=2.0, tpot_s=math.inf, priority=1)  # shed after 1.8 s
+SOON = ServiceClass("soon", ttft_s=3.6, tpot_s=math.inf, priority=1)  # shed after 1.8 s
 FAST = ServiceClass("fast", ttft_s=math.inf, tpot_s=0.05, priority=1)
 FEW = ServiceClass("few", math.inf, math.inf, max_seat_share=0.5)
 LIMITS = ReplicaLimits(seats=4, queued_requests=8)
@@ -129,6 +129,14 @@ def test_a_request_that_would_be_late_is_refused_at_once_with_the_time_to_come_b
     assert refusal.retry_after_s == pytest.approx(4.2, rel=0.1)
 
 
+def test_what_a_request_has_waited_before_is_taken_off():
+    for age_s, is_refused in ((0.0, False), (1.0, True)):
+        admission = full(work_per_s=40.0)
+        admission.offer(ticket(SOON, output=40), 0.0)
+        refusal = admission.offer(ticket(SOON, -age_s, output=1), 0.0)
+        assert (refusal is not None) is is_refused
+
+
 def test_while_nothing_is_known_a_request_waits_until_its_time_is_up():
     admission = full()
     last = ticket(SOON)
@@ -152,9 +160,9 @@ def test_the_time_from_seat_to_first_token_is_taken_off_the_wait():
     for _ in range(200):
         one = ticket()
         admission.offer(one, 0.0)
-        admission.record_tokens(one, 1, 1.0)
-        admission.leave(one, 1.0)
-    assert admission.allowed_wait_s(SOON) == pytest.approx(2.0 - 1.2, rel=0.01)
+        admission.record_tokens(one, 1, 2.5)
+        admission.leave(one, 2.5)
+    assert admission.allowed_wait_s(SOON) == pytest.approx(3.6 - 1.2 * 2.5, rel=0.01)
 
 
 def test_an_idle_replica_refuses_nobody_whatever_it_was_like():

@@ -7,7 +7,14 @@ from typing import Any
 import httpx
 import pytest
 
-from deployments.callers import Caller, Callers, IdentifyCallers, NotAllowedError, UnknownKeyError
+from deployments.callers import (
+    Caller,
+    Callers,
+    IdentifyCallers,
+    NotAllowedError,
+    UnknownKeyError,
+    age_s,
+)
 from deployments.class_specs import KeySpec
 
 CLASSES = ("standard", "interactive", "batch")
@@ -104,6 +111,21 @@ def test_refusals_have_the_shape_of_openais(method, headers, status, kind):
     assert reply.status_code == status
     error = reply.json()["error"]
     assert (error["type"], error["code"], error["param"]) == (kind, status, None)
+
+
+@pytest.mark.parametrize(
+    ("arrived", "age"),
+    [("100.0", 0.25), ("99.0", 1.0), ("0.0", 1.0), ("200.0", 0.0), (None, 0.0)],
+)
+def test_the_age_of_a_request_is_believed_within_bounds(arrived, age):
+    headers = {} if arrived is None else {"x-dspark-arrived": arrived}
+    assert age_s(headers, 100.25) == age
+
+
+def test_a_client_makes_itself_neither_older_nor_younger():
+    reply = ask("POST", OPEN, {"x-dspark-arrived": "17"})
+    assert "('x-dspark-arrived', '17')" not in reply.text
+    assert reply.text.count("x-dspark-arrived") == 1
 
 
 def test_preflights_carry_no_key():

@@ -147,7 +147,7 @@ def test_a_request_whose_time_is_up_is_refused():
         for name in "ab":
             await scene.enter(name)
         await scene.enter("late", "soon")
-        scene.now_s = 0.95
+        scene.now_s = 0.55
         await scene.enter("c")
         assert list(scene.refused) == ["late"]
         assert scene.counts["soon"] == {"arrived": 1, "shed_too_late": 1}
