@@ -6,6 +6,7 @@ nothing, and bounded ones always: a replica that follows a bad plan is slower, n
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -21,7 +22,9 @@ _MIN_OUTCOMES = 20.0  # requests of a class that ended lately, before its attain
 _MAX_RELATIVE_COST = 8.0
 _MIN_DRAFTS = 256  # of the fleet, before their acceptance says how long to wait for them
 _WAIT_SHARE = 0.8  # of the wait at which drafting would just break even
-_SHED_SHARE = 0.9  # of the promised time to the first token, that a request may wait for a seat
+# Of the promised time to the first token, that a request may wait for a seat: what comes before
+# the gate, and behind the first token, is not seen there and takes its time on busy machines.
+SHED_SHARE = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,4 +168,5 @@ def _bounded_cost(load: ReplicaLoad) -> float:
 
 def shed_after_s(classes: Sequence[ServiceClass]) -> dict[str, float]:
     """How long a request may wait for a seat before its promise is past keeping."""
-    return {one.name: _SHED_SHARE * one.ttft_s for one in classes}
+    promised = (one for one in classes if math.isfinite(one.ttft_s))
+    return {one.name: SHED_SHARE * one.ttft_s for one in promised}

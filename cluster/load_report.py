@@ -1,12 +1,26 @@
-"""A target replica's load, from what its frontend counted and what its worker says."""
+"""A target replica's load, from what its gate counted and what its worker says."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
-from autoscale.fleet_load import ReplicaLoad
-from cluster.traffic_meter import Traffic
+from autoscale.fleet_load import ClassOutcomes, ReplicaLoad
+
+
+class Traffic(NamedTuple):
+    """Since the last one taken, `elapsed_s` ago: arrivals and output tokens per second; and as
+    it is now: sequences that are seated, requests that wait for a seat, and prompt tokens of
+    both that are still to be read."""
+
+    elapsed_s: float
+    arrivals_per_s: float
+    prompt_tokens_per_s: float
+    tokens_per_s: float
+    seated: int
+    waiting: int
+    unread_tokens: float
+    outcomes: Mapping[str, ClassOutcomes]
 
 
 def replica_load(
@@ -18,16 +32,15 @@ def replica_load(
 
     `relative_step_cost` is 1: the controller knows what others take on the same hardware.
     """
-    running = stats.get("requests", min(traffic.in_flight, seats))
-    waiting = max(0, traffic.in_flight - running)
+    running = stats.get("requests", traffic.seated)
     tokens_per_s = traffic.tokens_per_s
     if "committed_tokens" in stats:
         tokens_per_s = (stats["committed_tokens"] - num_committed_before) / traffic.elapsed_s
     return ReplicaLoad(
         running=running,
-        waiting=waiting,
+        waiting=traffic.waiting + max(0, traffic.seated - running),
         seats=seats,
-        prefill_tokens=round(stats.get("unread_tokens", 0) + waiting * traffic.mean_prompt_tokens),
+        prefill_tokens=round(traffic.unread_tokens),
         arrivals_per_s=traffic.arrivals_per_s,
         prompt_tokens_per_s=traffic.prompt_tokens_per_s,
         tokens_per_s=max(0.0, tokens_per_s),

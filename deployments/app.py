@@ -9,11 +9,12 @@ from typing import Any
 from ray import serve
 from ray.llm._internal.serve.core.configs.openai_api_models import to_model_metadata
 from ray.serve import Application
-from ray.serve.config import BackpressureConfig
+from ray.serve.config import BackpressureConfig, RequestRouterConfig
 from ray.serve.llm import LLMConfig, build_llm_deployment
 
 from autoscale.service_class import ServiceClass
-from deployments.canary import QUIET, bind_drafters
+from deployments.callers import Callers
+from deployments.canary import bind_drafters
 from deployments.compatibility import accept_software
 from deployments.controller import ControllerKeeper, ControllerSettings
 from deployments.draft_model import DraftShape
@@ -22,12 +23,25 @@ from deployments.engine.vllm_engine import NativeEngine, TargetEngine
 from deployments.engine_args import engine_kwargs, native_steering, target_source
 from deployments.ingress import make_ingress
 from deployments.loras import adapter_ids
-from deployments.placement import INGRESS_CPUS, placement_group, target_env
+from deployments.placement import (
+    INGRESS_CPUS,
+    QUIET,
+    most_replicas,
+    placement_group,
+    replica_counts,
+    target_env,
+)
+from deployments.prefill import with_prefill_control
 from deployments.preflight import draft_shape
-from deployments.schema import AppSpec, ModelSpec, parse_settings
+from deployments.schema import AppSpec, ModelSpec, TargetSpec, parse_settings
 from deployments.serve_file import read_serve_file
 from deployments.target import TargetServer
 from profiles.provenance import DraftingPair
+
+# Requests wait at the gates of the targets. Where even those are overrun they are turned away.
+QUEUED_AT_CALLER = 256
+ROUTING_STATS_S = 1.0
+BUSY = BackpressureConfig(status_code=429, retry_after_s=1)
 
 
 def build_app(args: dict[str, Any]) -> Application:
@@ -47,11 +61,9 @@ def build_app(args: dict[str, Any]) -> Application:
         for model in settings.models
         if model.drafter is not None and (shapes[model.id] or native_steering(model))
     }
-    configs = {model.id: _llm_config(model, shapes[model.id]) for model in settings.models}
+    configs = {m.id: _llm_config(m, shapes[m.id], settings.promises) for m in settings.models}
     targets = {
-        model.id: _bind_target(
-            model, configs[model.id], pairs.get(model.id), settings.promised_classes()
-        )
+        model.id: _bind_target(model, configs[model.id], pairs.get(model.id), settings.promises)
         for model in settings.models
     }
     cards = {id_: to_model_metadata(id_, config) for id_, config in configs.items()}
@@ -59,9 +71,11 @@ def build_app(args: dict[str, Any]) -> Application:
         ControllerKeeper, name="Controller", ray_actor_options={"num_cpus": 0}, logging_config=QUIET
     ).bind(_controller_settings(settings, shapes, pairs))
     ingress = serve.deployment(
-        make_ingress(),
+        make_ingress(Callers(settings.promises, settings.keys)),
         name="Ingress",
         max_ongoing_requests=_max_ongoing(settings),
+        max_queued_requests=QUEUED_AT_CALLER,
+        backpressure_config=BUSY,
         ray_actor_options={"num_cpus": INGRESS_CPUS},
         logging_config=QUIET,
     )
@@ -76,11 +90,13 @@ def build_app(args: dict[str, Any]) -> Application:
 
 
 def _max_ongoing(settings: AppSpec) -> int:
-    """Room in the ingress for what the targets run and queue."""
-    return sum(
-        m.target.replicas * (2 * m.target.max_num_seqs) + m.target.max_queued_requests
-        for m in settings.models
-    )
+    """Room in the ingress for what all targets take in."""
+    return sum(most_replicas(m.target) * _taken_in(m.target) for m in settings.models)
+
+
+def _taken_in(target: TargetSpec) -> int:
+    """Requests inside a target: running, queued at its gate, and on their way to a refusal."""
+    return 2 * target.max_num_seqs + target.max_queued_requests
 
 
 def _controller_settings(
@@ -92,7 +108,8 @@ def _controller_settings(
         rate = promised_rate(model, shape.block_size) if shape else None
         if rate is not None:
             promised[pairs[model.id]] = rate
-    classes = {model.id: settings.promised_classes() for model in settings.models}
+    promises = tuple(settings.promises.values())
+    classes = {model.id: promises for model in settings.models}
     return ControllerSettings(settings.state_dir, promised, classes)
 
 
@@ -100,7 +117,7 @@ def _bind_target(
     model: ModelSpec,
     config: LLMConfig,
     pair: DraftingPair | None,
-    classes: tuple[ServiceClass, ...],
+    promises: Mapping[str, ServiceClass],
 ) -> Any:
     engine = NativeEngine if model.placement == "native" else TargetEngine
     return build_llm_deployment(
@@ -109,7 +126,8 @@ def _bind_target(
         bind_kwargs={
             "placement": model.placement,
             "pair": pair,
-            "classes": classes,
+            "promises": promises,
+            "queued_requests": model.target.max_queued_requests,
             "steering": native_steering(model),
             "engine_cls": engine,
             "capture": model.target.capture,
@@ -117,22 +135,33 @@ def _bind_target(
     )
 
 
-def _llm_config(model: ModelSpec, shape: DraftShape | None) -> LLMConfig:
+def _llm_config(
+    model: ModelSpec, shape: DraftShape | None, promises: Mapping[str, ServiceClass]
+) -> LLMConfig:
     target = model.target
+    kwargs = engine_kwargs(model, shape)
     return LLMConfig(
         model_loading_config={"model_id": model.id, "model_source": target_source(model)},
         # Without an accelerator_type: GB10 is none that Ray knows.
         accelerator_config={"kind": "cpu" if target.device == "cpu" else "gpu"},
         server_cls=TargetServer,
-        engine_kwargs=engine_kwargs(model, shape),
+        engine_kwargs=with_prefill_control(
+            kwargs, target.prefill, promises, drafts=shape is not None
+        ),
         # Without it the first streamed token waits for a batch of 50 ms.
         experimental_configs={"stream_batching_interval_ms": 0},
         placement_group_config=placement_group(target),
         deployment_config={
-            "num_replicas": target.replicas,
-            "max_ongoing_requests": 2 * target.max_num_seqs,
-            "max_queued_requests": target.max_queued_requests,
-            "backpressure_config": BackpressureConfig(status_code=429, retry_after_s=1),
+            **replica_counts(target.replicas, target.scaling),
+            "graceful_shutdown_timeout_s": target.drain_s,
+            "max_ongoing_requests": _taken_in(target),
+            "max_queued_requests": QUEUED_AT_CALLER,
+            "backpressure_config": BUSY,
+            "request_router_config": RequestRouterConfig(
+                request_router_class="deployments.request_router:WorkRouter",
+                request_routing_stats_period_s=ROUTING_STATS_S,
+                request_routing_stats_timeout_s=10 * ROUTING_STATS_S,
+            ),
             "ray_actor_options": {"num_cpus": target.num_cpus},
             "logging_config": QUIET,
         },

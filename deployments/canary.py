@@ -14,11 +14,9 @@ from deployments.drafter import DrafterServer
 from deployments.drafting_pair import drafting_pair
 from deployments.engine_args import MIB, target_source
 from deployments.errors import ConfigError
-from deployments.placement import drafter_actor_options
+from deployments.placement import QUIET, drafter_actor_options, replica_counts
 from deployments.schema import ModelSpec
 from deployments.specs import Revision, Settings
-
-QUIET = {"enable_access_log": False}  # a line per handle call otherwise
 
 
 class CanarySpec(Settings):
@@ -70,6 +68,7 @@ def canary_model(model: ModelSpec, spec: CanarySpec) -> ModelSpec:
         "ngram": None,
         "calibration": None,
         "replicas": replicas,
+        "scaling": None,
     }
     tried = model.model_copy(update={"drafter": model.drafter.model_copy(update=changes)})
     serving, new = check_drafter(model), check_drafter(tried)
@@ -97,7 +96,7 @@ def bind_drafters(
     return serve.deployment(
         DrafterServer,
         name=f"Drafter:{model.id}",
-        num_replicas=drafter.replicas,
+        **replica_counts(drafter.replicas, drafter.scaling),
         health_check_period_s=1,
         health_check_timeout_s=10,
         ray_actor_options=drafter_actor_options(drafter),

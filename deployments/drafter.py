@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import secrets
+import time
 from dataclasses import asdict
 from typing import Any
 
@@ -14,6 +15,7 @@ import torch
 from ray import serve
 
 from cluster.messages import DrafterReport
+from deployments.autoscaling import BUSY
 from deployments.controller import INTERVAL_S, find_controller
 from deployments.draft_model import make_draft_engine
 from drafters.server import DraftServer
@@ -56,6 +58,7 @@ class DrafterServer:
             encrypted=encrypted,
         )
         self._server.start()
+        self._busy_since = (time.monotonic(), 0.0)  # and seconds of drafting until then
         self._reports = asyncio.get_running_loop().create_task(self._report_forever())
 
     async def _report_forever(self) -> None:
@@ -80,6 +83,13 @@ class DrafterServer:
             except Exception:
                 logger.exception("report to the controller failed")
             await asyncio.sleep(INTERVAL_S)
+
+    async def record_autoscaling_stats(self) -> dict[str, float]:
+        """The share of the time since the last call that it drafted."""
+        drafted_s, now_s = self._server.stats.total_step_s, time.monotonic()
+        since_s, drafted_before_s = self._busy_since
+        self._busy_since = (now_s, drafted_s)
+        return {BUSY: (drafted_s - drafted_before_s) / max(now_s - since_s, 1e-3)}
 
     async def check_health(self) -> None:
         """Raises when the draft loop or the reporting stopped; Serve replaces the replica."""

@@ -15,6 +15,7 @@ from pathlib import Path
 import ray
 import torch
 from ray import serve
+from ray.serve.context import _get_global_client
 
 from deployments.compatibility import accept_software
 from deployments.errors import ConfigError
@@ -50,17 +51,12 @@ def serve_in_foreground(config: Path, host: str | None, port: int | None) -> int
     stop = threading.Event()
     for signum in (signal.SIGINT, signal.SIGTERM):
         signal.signal(signum, lambda *_: stop.set())
-    # Imported once the settings are known to be good: vLLM comes with it, for seconds.
-    from deployments.app import build_app
-
     say(f"starting {file.path.name}: Ray, then the replicas (about a minute on two cores)")
     _start_ray(file.settings)
     try:
-        app = build_app(file.args)
+        deploy = _deployment(file)
         serve.start(http_options={"host": host, "port": port})
-        deploying = _in_thread(
-            lambda: serve.run(app, name=file.app_name, route_prefix=file.route_prefix)
-        )
+        deploying = _in_thread(deploy)
         if not _wait_until_running(deploying, stop, began):
             return 0 if stop.is_set() else 1
         _print_ready(file, host, port, time.monotonic() - began)
@@ -69,6 +65,27 @@ def serve_in_foreground(config: Path, host: str | None, port: int | None) -> int
         say("stopping")
         _stop(file.app_name)
     return 0
+
+
+def _deployment(file: ServeFile) -> Callable[[], object]:
+    """What deploys the application and returns when it runs.
+
+    A policy for the whole application reaches Serve only with the file: then Serve's controller
+    builds the application, elsewhere this process does. Raises ConfigError.
+    """
+    # Imported once the settings are known to be good: vLLM comes with it, for seconds.
+    from deployments.app import build_app
+
+    if not file.has_scaling_policy:
+        app = build_app(file.args)
+        return lambda: serve.run(app, name=file.app_name, route_prefix=file.route_prefix)
+
+    def deploy() -> None:
+        client = _get_global_client()
+        client.deploy_apps(file.schema)
+        client._wait_for_application_running(file.app_name)
+
+    return deploy
 
 
 def _stop(app_name: str) -> None:

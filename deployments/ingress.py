@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import time
+from collections.abc import AsyncGenerator
+from math import ceil
 from typing import Annotated, Any
 
 import ray
@@ -14,6 +17,8 @@ from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.responses import JSONResponse
 
 from autoscale.controls import Controls
+from autoscale.pool_view import PoolView
+from deployments.callers import CLASS_HEADER, Callers, IdentifyCallers
 from deployments.canary import (
     canary_model,
     canary_name,
@@ -23,7 +28,11 @@ from deployments.canary import (
 )
 from deployments.controller import find_controller
 from deployments.errors import ConfigError
+from deployments.openai_errors import error_response
+from deployments.pools import POOLS, all_full
+from deployments.refusal import RefuseWhenFull, TryLater
 from deployments.schema import ModelSpec
+from deployments.seated_requests import UNSEATED
 
 
 class FleetIngress(OpenAiIngress):  # type: ignore[misc]
@@ -62,6 +71,36 @@ class FleetIngress(OpenAiIngress):  # type: ignore[misc]
         if model_id not in self._model_cards:
             raise HTTPException(404, f"The model {model_id!r} does not exist.")
         return model_id
+
+    async def _get_response(
+        self, *, body: Any, call_method: str, raw_request: Request | None = None
+    ) -> AsyncGenerator[Any, None]:
+        """Raises 429 with `Retry-After` for a request that two targets refused, or that all
+        targets of its model would."""
+        pool = await self._pool(body.model)
+        class_name = raw_request.headers[CLASS_HEADER] if raw_request is not None else ""
+        if call_method not in UNSEATED:
+            _refuse_where_all_do(pool, class_name)
+        for is_last in (False, True):
+            refused = None
+            async for answer in super()._get_response(
+                body=body, call_method=call_method, raw_request=raw_request
+            ):
+                if isinstance(answer, TryLater):
+                    refused = answer
+                else:
+                    yield answer
+            if refused is None:
+                return
+            now_s = time.monotonic()
+            pool.refused(refused.replica_id, class_name, refused.retry_after_s, now_s)
+            if is_last or pool.retry_after_s(class_name, now_s) is not None:
+                raise _too_many(refused)
+
+    async def _pool(self, model: str | None) -> PoolView:
+        """What is known here of a model's targets. Raises 404 for one that is not served."""
+        handle = self._get_configured_serve_handle(await self._get_model_id(model))
+        return POOLS.get(handle.deployment_name) or PoolView()
 
     async def fleet(self) -> dict[str, Any]:
         """Replicas, drafter assignments and speculation totals; 503 without a controller."""
@@ -128,19 +167,28 @@ class FleetIngress(OpenAiIngress):  # type: ignore[misc]
             raise HTTPException(503, f"the fleet controller does not answer: {error}") from None
 
 
+def _refuse_where_all_do(pool: PoolView, class_name: str) -> None:
+    """Raises 429 where every target of the model has refused the class a moment ago."""
+    retry_after_s = pool.retry_after_s(class_name, time.monotonic())
+    if retry_after_s is not None:
+        raise _too_many(TryLater("too_late", ceil(retry_after_s)))
+
+
+def _too_many(refused: TryLater) -> HTTPException:
+    return HTTPException(429, refused.message, headers=refused.headers)
+
+
 async def openai_error(request: Request, error: Exception) -> JSONResponse:
     """FastAPI's own errors (no such model, no such path) in the OpenAI error shape."""
     assert isinstance(error, StarletteHTTPException)
-    kind = "NotFoundError" if error.status_code == 404 else "BadRequestError"
-    if error.status_code >= 500:
-        kind = "InternalServerError"
-    body = {"message": str(error.detail), "type": kind, "param": None, "code": error.status_code}
-    return JSONResponse({"error": body}, error.status_code, headers=error.headers)
+    return error_response(error.status_code, str(error.detail), error.headers)
 
 
-def make_ingress() -> Any:
+def make_ingress(callers: Callers) -> Any:
     """The ingress class with its routes, ready to be a Serve deployment."""
     app = init()
+    app.add_middleware(RefuseWhenFull, all_full=all_full)
+    app.add_middleware(IdentifyCallers, callers=callers)
     app.add_exception_handler(StarletteHTTPException, openai_error)
     endpoints = {
         **DEFAULT_ENDPOINTS,

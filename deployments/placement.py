@@ -12,9 +12,34 @@ from typing import Any
 
 from deployments.engine.ray_platform import SWITCH as CPU_OVER_RAY
 from deployments.schema import DRAFTED_BY_US, AppSpec, ModelSpec
-from deployments.specs import DrafterSpec, TargetSpec
+from deployments.specs import DrafterSpec, ReplicaSpec, ScalingSpec, TargetSpec
 
 INGRESS_CPUS = 0.1
+QUIET = {"enable_access_log": False}  # of a deployment: a line per handle call otherwise
+
+
+def replica_counts(replicas: int, scaling: ScalingSpec | None) -> dict[str, Any]:
+    """Of a pool, as options of its Serve deployment.
+
+    What Serve scales by without our policy is the number of requests.
+    """
+    if scaling is None:
+        return {"num_replicas": replicas}
+    return {
+        "autoscaling_config": {
+            "min_replicas": scaling.least,
+            "initial_replicas": replicas,
+            "max_replicas": scaling.most,
+            "upscale_delay_s": scaling.up_after_s,
+            "downscale_delay_s": scaling.down_after_s,
+            "look_back_period_s": 5.0,
+            "metrics_interval_s": 1.0,
+        }
+    }
+
+
+def most_replicas(spec: ReplicaSpec) -> int:
+    return spec.replicas if spec.scaling is None else spec.scaling.most
 
 
 def placement_group(target: TargetSpec) -> dict[str, Any]:

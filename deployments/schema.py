@@ -7,14 +7,14 @@ from typing import Any, Literal, Self
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from autoscale.policy_settings import check_policy
-from autoscale.service_class import ServiceClass
+from autoscale.service_class import BEST_EFFORT, ServiceClass
+from deployments.class_specs import ClassSpec, KeySpec
 from deployments.errors import ConfigError
 from deployments.specs import (
     DrafterSpec,
     NativeSpec,
     NgramDrafterSpec,
     RandomDrafterSpec,
-    ServiceClassSpec,
     Settings,
     TargetSpec,
 )
@@ -22,7 +22,9 @@ from deployments.specs import (
 __all__ = [
     "DRAFTED_BY_US",
     "AppSpec",
+    "ClassSpec",
     "DrafterSpec",
+    "KeySpec",
     "ModelSpec",
     "NativeSpec",
     "NgramDrafterSpec",
@@ -80,6 +82,8 @@ def _refusal(model: ModelSpec) -> str | None:
         return "placement native is vLLM's own drafting on GPUs; set target.device: cuda, or split"
     if placement == "native" and model.target.loras:
         return "vLLM's own drafting would draft for adapters too; use another placement for loras"
+    if placement == "native" and model.target.prefill is not None:
+        return "target.prefill is not for placement native; remove it"
     if placement == "native" and "policy" in model.model_fields_set:
         return "with placement native vLLM decides what to verify; remove policy, see native"
     if drafter is None or placement == "off":
@@ -106,26 +110,41 @@ class AppSpec(Settings):
 
     `state_dir` is a directory of the controller's node where what the fleet learned of its
     drafters and engines is kept (calibration and step-cost profiles); without one it is lost
-    with the last replica. `service_classes` are promises by name; a request names its own in
-    `vllm_xargs: {dspark_class: NAME}`.
+    with the last replica. Requests are of the first of `classes` unless their key or header
+    says otherwise. With `keys` there is no request without one of them.
     """
 
     models: tuple[ModelSpec, ...] = Field(min_length=1)
     state_dir: str | None = None
-    service_classes: dict[str, ServiceClassSpec] = Field(default_factory=dict, max_length=16)
+    classes: tuple[ClassSpec, ...] = ()
+    keys: tuple[KeySpec, ...] = ()
 
-    def promised_classes(self) -> tuple[ServiceClass, ...]:
-        """What is promised, as the fleet plans for it."""
-        return tuple(
-            ServiceClass(name, one.ttft_ms / 1000, one.tpot_ms / 1000, one.attainment)
-            for name, one in self.service_classes.items()
-        )
+    @property
+    def promises(self) -> dict[str, ServiceClass]:
+        """The classes by name, the default one first; without any, one without a promise."""
+        promises = [one.promise() for one in self.classes] or [BEST_EFFORT]
+        return {one.name: one for one in promises}
 
     @model_validator(mode="after")
     def _distinct_ids(self) -> Self:
-        ids = [model.id for model in self.models]
-        if len(set(ids)) != len(ids):
-            raise ValueError(f"model ids must differ, found {ids}")
+        for what, ids in (
+            ("model ids", [model.id for model in self.models]),
+            ("names of classes", [one.name for one in self.classes]),
+            ("keys", [key.sha256 for key in self.keys]),
+        ):
+            if len(set(ids)) != len(ids):
+                raise ValueError(f"{what} must differ, found {ids}")
+        return self
+
+    @model_validator(mode="after")
+    def _keys_name_classes(self) -> Self:
+        for key in self.keys:
+            for name in key.classes:
+                if name not in self.promises:
+                    raise ValueError(
+                        f"the key of tenant {key.tenant} names a class {name!r}; "
+                        f"there are {sorted(self.promises)}"
+                    )
         return self
 
 

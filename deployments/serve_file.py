@@ -18,7 +18,10 @@ IMPORT_PATH = "deployments.app:build_app"
 
 @dataclass(frozen=True, slots=True)
 class ServeFile:
-    """What a Serve file says, checked. `args` are the application's settings as written."""
+    """What a Serve file says, checked. `args` are the application's settings as written.
+
+    `schema` is the whole file as Serve's controller takes it.
+    """
 
     path: Path
     app_name: str
@@ -27,6 +30,12 @@ class ServeFile:
     port: int
     args: dict[str, Any]
     settings: AppSpec
+    schema: ServeDeploySchema
+
+    @property
+    def has_scaling_policy(self) -> bool:
+        """Whether it names a policy for the whole application."""
+        return self.schema.applications[0].autoscaling_policy is not None
 
 
 def read_serve_file(path: Path) -> ServeFile:
@@ -58,4 +67,5 @@ def read_serve_file(path: Path) -> ServeFile:
         port=schema.http_options.port,
         args=dict(app.args),
         settings=settings,
+        schema=schema,
     )

@@ -18,13 +18,46 @@ class Settings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+class ScalingSpec(Settings):
+    """A pool that follows demand between `least` and `most` replicas.
+
+    More are started once they have been wanted for `up_after_s`, fewer kept once they have been
+    wanted for `down_after_s`. The policy that wants them stands in the Serve file, see
+    `deployments.autoscaling`.
+    """
+
+    least: int = Field(default=1, ge=1)
+    most: int = Field(ge=1)
+    up_after_s: float = Field(default=5.0, ge=0)
+    down_after_s: float = Field(default=300.0, ge=0)
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
+        if self.most < self.least:
+            raise ValueError(f"most {self.most} is less than least {self.least}")
+        return self
+
+
 class ReplicaSpec(Settings):
     """Where a replica runs. `resources` are Ray's custom ones, which name nodes or kinds of
-    nodes (`{spark-a: 0.01}`); `env` is set for the replica and all its processes."""
+    nodes (`{spark-a: 0.01}`); `env` is set for the replica and all its processes. With
+    `scaling` the pool starts with `replicas` and then follows demand."""
 
+    replicas: int = Field(default=1, ge=1)
+    scaling: ScalingSpec | None = None
     device: Device = "cpu"
     resources: dict[str, Annotated[float, Field(gt=0)]] = Field(default_factory=dict)
     env: dict[str, str] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _starts_within_bounds(self) -> Self:
+        scaling = self.scaling
+        if scaling is not None and not scaling.least <= self.replicas <= scaling.most:
+            raise ValueError(
+                f"replicas {self.replicas} is not between scaling.least {scaling.least} and "
+                f"scaling.most {scaling.most}"
+            )
+        return self
 
     @field_validator("resources")
     @classmethod
@@ -36,13 +69,18 @@ class ReplicaSpec(Settings):
         return value
 
 
-class ServiceClassSpec(Settings):
-    """A promise: the first token within `ttft_ms`, then one every `tpot_ms` on average, for a
-    share `attainment` of the requests."""
+class PrefillSpec(Settings):
+    """Prompt tokens in a step beside requests that decode: between `least` and `most`, as many
+    as the tightest `tpot_ms` among them leaves room for."""
 
-    ttft_ms: float = Field(gt=0)
-    tpot_ms: float = Field(gt=0)
-    attainment: float = Field(default=0.95, gt=0, le=1)
+    least: int = Field(default=32, ge=1)
+    most: int = Field(default=2048, ge=1)
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
+        if self.most < self.least:
+            raise ValueError(f"most {self.most} is less than least {self.least}")
+        return self
 
 
 class CaptureSpec(Settings):
@@ -71,12 +109,13 @@ class TargetSpec(ReplicaSpec):
     `step_cost` is a profile of `dspark profile`, in whose provenance the keys
     `step_cost_override` may differ; without one the worker measures as it starts.
     `loras` are LoRA adapters by name, directories or hub ids; in the API they are
-    `MODEL:NAME`. `engine_kwargs` go to vLLM as they are, over ours.
+    `MODEL:NAME`. Without `prefill` prompts are read as vLLM likes. A replica that is taken
+    away finishes its streams, for at most `drain_s`.
+    `engine_kwargs` go to vLLM as they are, over ours.
     """
 
     source: str
     revision: Revision | None = None
-    replicas: int = Field(default=1, ge=1)
     tensor_parallel: int = Field(default=1, ge=1)
     nodes: int = Field(default=1, ge=1)
     gpus_per_rank: float = Field(default=1.0, gt=0, le=1)
@@ -89,6 +128,8 @@ class TargetSpec(ReplicaSpec):
     threads: int = Field(default=1, ge=1)
     num_cpus: float = Field(default=0.5, ge=0)
     max_queued_requests: int = Field(default=256, ge=0)
+    drain_s: float = Field(default=60.0, ge=0)
+    prefill: PrefillSpec | None = None
     capture: CaptureSpec | None = None
     step_cost: str | None = None
     step_cost_override: tuple[str, ...] = ()
@@ -156,7 +197,6 @@ class DrafterSpec(ReplicaSpec):
     revision: Revision | None = None
     random: RandomDrafterSpec | None = None
     ngram: NgramDrafterSpec | None = None
-    replicas: int = Field(default=1, ge=1)
     num_gpus: float = Field(default=0, ge=0, le=1)
     dtype: Dtype = "bfloat16"
     num_context_tokens: int = Field(default=512, ge=1)

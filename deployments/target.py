@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import random
+from collections.abc import AsyncGenerator, Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -14,17 +15,21 @@ from ray import serve
 from ray.serve.llm import LLMConfig
 from ray.serve.llm.deployment import LLMServer
 
+from autoscale.admission import ReplicaLimits
 from autoscale.service_class import ServiceClass
 from cluster.held_plan import HeldPlan
 from cluster.load_report import replica_load
 from cluster.messages import TargetReport
 from cluster.plan_metrics import PlanMetrics
-from cluster.traffic_meter import TrafficMeter
+from deployments.autoscaling import DEMAND, SEATS
 from deployments.compatibility import accept_software
 from deployments.controller import INTERVAL_S, find_controller
 from deployments.engine.worker_plan import WorkerPlan
 from deployments.native import Steering
+from deployments.pools import routing_stats
+from deployments.replica_gate import ReplicaGate
 from deployments.schema import DRAFTED_BY_US
+from deployments.seated_requests import UNSEATED, seated
 from deployments.specs import CaptureSpec
 from profiles.provenance import DraftingPair
 from profiles.step_cost import EngineProvenance
@@ -33,15 +38,16 @@ OUTCOMES_EVERY = 10  # exchanges: with outcomes of drafts and what steps take
 NEW_FOR = 4  # exchanges in which the fleet's step costs are asked for
 JITTER = 0.2  # of the interval, so that replicas do not report in step
 ANSWER_S = 2.0
+UNREAD_STEPS = 4  # of the engine's prefill, that may be seated ahead of their turn
 logger = logging.getLogger(__name__)
 
 
 class TargetServer(LLMServer):  # type: ignore[misc]
     """Serves one model. Reports its load and what speculation did, and goes by the plan.
 
-    `pair` is what it drafts with, None where our adapter does not draft; `classes` are what
-    is promised of its requests. With `steering` vLLM drafts and verifies adaptively, and the
-    plan reaches its verification.
+    `pair` is what it drafts with, None where our adapter does not draft. `promises` are the
+    service classes by name, the default one first; `queued_requests` wait for a seat at most.
+    With `steering` vLLM drafts and verifies adaptively, and the plan reaches its verification.
     """
 
     async def __init__(  # type: ignore[misc]
@@ -50,7 +56,8 @@ class TargetServer(LLMServer):  # type: ignore[misc]
         *,
         placement: str,
         pair: DraftingPair | None,
-        classes: tuple[ServiceClass, ...] = (),
+        promises: Mapping[str, ServiceClass],
+        queued_requests: int,
         steering: Steering | None = None,
         capture: CaptureSpec | None = None,
         **kwargs: Any,
@@ -67,15 +74,20 @@ class TargetServer(LLMServer):  # type: ignore[misc]
         self._replica_id = context.replica_id.unique_id
         self._held = HeldPlan()
         self._metrics = PlanMetrics(llm_config.model_id)
-        self._meter = TrafficMeter(classes)
         self._is_new = True
         self._steered_by: WorkerPlan | None = None
         self._step_costs_of: EngineProvenance | None = None
         self._ranks_agree = True
         await super().__init__(llm_config, **kwargs)
-        self._seats = self.engine.meter_traffic(self._meter)
         if capture is not None:
             self.engine.keep_traffic(capture, self._replica_id)
+        limits = ReplicaLimits(
+            seats=self.engine.max_num_seqs,
+            kv_tokens=self.engine.kv_tokens,
+            unread_tokens=UNREAD_STEPS * self.engine.max_step_tokens,
+            queued_requests=queued_requests,
+        )
+        self._gate = ReplicaGate(limits, promises, plan=lambda: self._held.advice)
         if self._drafts:
             (provenance, *_) = await self.collective_rpc("dspark_provenance")
             self._step_costs_of = EngineProvenance(**provenance)
@@ -83,6 +95,29 @@ class TargetServer(LLMServer):  # type: ignore[misc]
             args = (steering.step_cost, list(steering.step_cost_override), steering.nodes)
             await self.collective_rpc("dspark_use_step_cost", args=args)
         self._exchange = asyncio.create_task(self._exchange_forever())
+
+    async def _run_request(
+        self, request: Any, *, engine_method: str, raw_request_info: Any = None, **kwargs: Any
+    ) -> AsyncGenerator[Any, None]:
+        """Every request passes here. What it yields for one that is refused: `TryLater`."""
+
+        async def run() -> AsyncGenerator[Any, None]:
+            stream: AsyncGenerator[Any, None] = await super(TargetServer, self)._run_request(
+                request, engine_method=engine_method, raw_request_info=raw_request_info, **kwargs
+            )
+            return stream
+
+        if engine_method in UNSEATED:
+            return await run()
+        headers = raw_request_info.headers if raw_request_info is not None else {}
+        return seated(
+            self._gate,
+            request,
+            headers,
+            replica_id=self._replica_id,
+            most_tokens=self.engine.max_model_len,
+            run=run,
+        )
 
     async def _exchange_forever(self) -> None:
         """One exchange per interval; whatever fails, the target goes on with what it has."""
@@ -124,25 +159,17 @@ class TargetServer(LLMServer):  # type: ignore[misc]
                 (step_cost, *_) = await self.collective_rpc("dspark_step_cost")
         elif self._steering is not None:
             controls = self._steered_by.controls if self._steered_by else {}
-            steered = {"steered": True, "controls": controls}
-            return self._report_of(steered)
-        return self._report_of(stats, outcomes, step_cost, canary_outcomes)
-
-    def _report_of(
-        self,
-        stats: dict[str, Any],
-        outcomes: dict[str, Any] | None = None,
-        step_cost: dict[str, Any] | None = None,
-        canary_outcomes: dict[str, Any] | None = None,
-    ) -> TargetReport:
-        load = replica_load(self._meter.take(), self._seats, stats, self._num_committed)
+            stats = {"steered": True, "controls": controls}
+        load = replica_load(
+            self._gate.take_traffic(), self.engine.max_num_seqs, stats, self._num_committed
+        )
         self._num_committed = stats.get("committed_tokens", 0)
         return TargetReport(
             self._replica_id,
             self._llm_config.model_id,
             self._placement,
             os.getpid(),
-            stats,
+            stats | {"admission": self._gate.snapshot()},
             self._pair,
             outcomes,
             load,
@@ -181,6 +208,12 @@ class TargetServer(LLMServer):  # type: ignore[misc]
         if worker_plan != self._steered_by:
             await self.collective_rpc("dspark_apply_plan", args=(worker_plan.to_plain(),))
             self._steered_by = worker_plan
+
+    async def record_routing_stats(self) -> dict[str, Any]:
+        return {**await super().record_routing_stats(), **routing_stats(self._gate.state())}
+
+    async def record_autoscaling_stats(self) -> dict[str, float]:
+        return {DEMAND: self._gate.demand_seats(), SEATS: float(self._gate.seats())}
 
     async def check_health(self) -> None:
         if self._exchange.done():

@@ -1,8 +1,9 @@
-"""`dspark bench`: the arms of an application side by side. `dspark divergence`: their outputs."""
+"""`dspark bench`: arms side by side. `dspark scenario`: bad days. `dspark divergence`: outputs."""
 
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,24 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     bench.add_argument("--temperature", type=float, default=0.0)
     bench.add_argument("--output", type=Path, help="also write every run as JSON")
     bench.set_defaults(run=_bench)
+
+    configs = Path(__file__).parent / "configs"
+    scenario = subparsers.add_parser("scenario", help="bad days: promises kept, arm by arm")
+    scenario.add_argument("name", choices=["burst", "slow-node", "long-prompts"])
+    scenario.add_argument(
+        "--arms",
+        nargs="+",
+        metavar="NAME=FILE",
+        default=[f"dspark={configs}/promises.yaml", f"ray.serve.llm={configs}/stock.yaml"],
+        help="Serve files, each with one application; the last one's capacity is the measure",
+    )
+    scenario.add_argument("--ttft", type=float, default=2.0, help="promised, in seconds")
+    scenario.add_argument("--tpot", type=float, default=0.1, help="promised, in seconds")
+    scenario.add_argument("--rounds", type=int, default=3)
+    scenario.add_argument("--capacity", type=float, help="requests per second, instead of measured")
+    scenario.add_argument("--port", type=int, default=8124)
+    scenario.add_argument("--output", type=Path, help="also write every run as JSON")
+    scenario.set_defaults(run=_scenario)
 
     divergence = subparsers.add_parser(
         "divergence", help="where greedy outputs part from those without speculation"
@@ -73,6 +92,40 @@ def _bench(args: argparse.Namespace) -> int:
         return 1
     if args.output is not None:
         write_json(cells, args.output)
+    return 0
+
+
+def _scenario(args: argparse.Namespace) -> int:
+    """0: ran; 1: an arm that does not come up or is no arm."""
+    import httpx
+
+    from loadtest.promises import Promise, table_header, table_row
+    from loadtest.scenario_run import ServedArm, run_scenario, write_json
+    from loadtest.scenarios import SCENARIOS
+
+    scenario = SCENARIOS[args.name]
+    # Whatever ends it, the server that it started ends too.
+    signal.signal(signal.SIGTERM, lambda signum, _: sys.exit(128 + signum))
+    try:
+        arms = [ServedArm.parse(text) for text in args.arms]
+        print(f"{scenario.what}\n\n{table_header('arm, round')}", flush=True)
+        runs = run_scenario(
+            scenario,
+            arms,
+            Promise(args.ttft, args.tpot),
+            port=args.port,
+            rounds=args.rounds,
+            capacity_per_s=args.capacity,
+            progress=lambda run: print(
+                table_row(f"{run.arm}, {run.round + 1}", run.summary), flush=True
+            ),
+        )
+    except (OSError, KeyError, ValueError, RuntimeError, httpx.HTTPError) as error:
+        print(f"dspark scenario: {error}", file=sys.stderr)
+        return 1
+    print(f"\ncapacity: {runs[0].capacity_per_s:.1f} requests per second")
+    if args.output is not None:
+        write_json(runs, args.output)
     return 0
 
 

@@ -54,6 +54,7 @@ RUNNER_HOOKS: dict[str, tuple[str, ...]] = {
 DRAFTING = "drafting in the model runner"
 SAMPLING = "exact verification of sampled drafts"
 FRONTEND = "text of tokens committed together"
+METERING = "tokens told to their requests' seats"
 PROCESSORS = "workers on processors"
 GPUS = "workers on GPUs"
 NATIVE = "vLLM's own method: dspark"
@@ -105,6 +106,18 @@ CAPABILITIES: Mapping[str, tuple[Hook, ...]] = {
             ("self", "speculative_config"),
         ),
     ),
+    METERING: (
+        Hook(
+            "vllm.v1.engine.output_processor",
+            "OutputProcessor.add_request",
+            ("self", "request", "prompt", "parent_req", "request_index", "queue"),
+        ),
+        Hook(
+            "vllm.v1.engine.output_processor",
+            "OutputProcessor.process_outputs",
+            ("self", "engine_core_outputs", "engine_core_timestamp", "iteration_stats"),
+        ),
+    ),
     PROCESSORS: (
         Hook("vllm.v1.worker.cpu_worker", "CPUModelRunner"),
         Hook("vllm.v1.worker.cpu_worker", "CPUWorker.init_device", ("self",)),
@@ -136,7 +149,7 @@ CAPABILITIES: Mapping[str, tuple[Hook, ...]] = {
     ),
 }
 # Without these nothing is served; the others are asked for by the placement that needs them.
-NEEDED: tuple[str, ...] = (DRAFTING, SAMPLING, FRONTEND)
+NEEDED: tuple[str, ...] = (DRAFTING, SAMPLING, FRONTEND, METERING)
 
 
 def probe_engine() -> dict[str, list[str]]:

@@ -94,7 +94,6 @@ class DraftingWorker:
             **asdict(adapter.stats),
             "requests": len(runner.requests),
             "sessions": adapter.num_sessions,
-            "unread_tokens": adapter.forecast.unread_tokens,
             "policy": runner.policy_settings,
             "controls": runner.controls.model_dump(exclude_none=True),
             "schedule": adapter.policy.snapshot(),

@@ -8,9 +8,8 @@ from typing import Any
 
 from ray.llm._internal.serve.engines.vllm.vllm_engine import VLLMEngine
 
-from cluster.traffic_meter import TrafficMeter
 from deployments.engine.frontend import mend_frontend, mend_native_frontend
-from deployments.engine.metering import metered
+from deployments.engine.metering import meter
 from deployments.engine.traffic import observed
 from deployments.engine_args import MIB
 from deployments.specs import CaptureSpec
@@ -19,18 +18,34 @@ from drafters.redaction import Redactor
 
 
 class _Engine(VLLMEngine):  # type: ignore[misc]
-    """Ray 2.60 looks for vLLM's tokenisation under a name that vLLM 0.29 no longer uses."""
+    """Ray 2.60 looks for vLLM's tokenisation under a name that vLLM 0.29 no longer uses.
+
+    Tokens are told to the seats of their requests.
+    """
 
     async def start(self) -> None:
         await super().start()
+        meter(self._engine_client.output_processor)
         if self._oai_serving_tokenization is None:  # type: ignore[has-type]
             self._oai_serving_tokenization = getattr(self._app_state, "serving_tokenization", None)
 
-    def meter_traffic(self, meter: TrafficMeter) -> int:
-        """Tell `meter` of every request from now on; returns the engine's seats."""
-        client = self._engine_client
-        client.generate = metered(client.generate, meter)
-        return int(client.vllm_config.scheduler_config.max_num_seqs)
+    @property
+    def kv_tokens(self) -> int:
+        """Tokens of context that the KV cache holds, of all requests together."""
+        cache = self._engine_client.vllm_config.cache_config
+        return int(cache.num_gpu_blocks or 0) * int(cache.block_size)
+
+    @property
+    def max_model_len(self) -> int:
+        return int(self._engine_client.model_config.max_model_len)
+
+    @property
+    def max_num_seqs(self) -> int:
+        return int(self._engine_client.vllm_config.scheduler_config.max_num_seqs)
+
+    @property
+    def max_step_tokens(self) -> int:
+        return int(self._engine_client.vllm_config.scheduler_config.max_num_batched_tokens)
 
     def keep_traffic(self, spec: CaptureSpec, replica_id: str) -> None:
         """Keep served token ids from now on, as `spec` says."""

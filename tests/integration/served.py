@@ -71,8 +71,11 @@ def fleet(url: str, model: str) -> dict[str, Any]:
     return found
 
 
-def demo_config(path: Path, *, models: dict[str, str], **target: Any) -> Path:
+def demo_config(
+    path: Path, *, models: dict[str, str], classes: tuple[dict[str, Any], ...] = (), **target: Any
+) -> Path:
     """A Serve file with the bundled demo once per entry of `models` (id: placement)."""
+    args = {"models": [_model(id_, p, target) for id_, p in models.items()]}
     document = {
         "http_options": {"host": "127.0.0.1"},
         "applications": [
@@ -80,7 +83,7 @@ def demo_config(path: Path, *, models: dict[str, str], **target: Any) -> Path:
                 "name": "test",
                 "route_prefix": "/",
                 "import_path": "deployments.app:build_app",
-                "args": {"models": [_model(id_, p, target) for id_, p in models.items()]},
+                "args": args | {"classes": list(classes)},
             }
         ],
     }

@@ -39,6 +39,7 @@ def url(tmp_path_factory: pytest.TempPathFactory, captured: Path) -> Iterator[st
     config = demo_config(
         folder / "serve.yaml",
         models={"plain": "off", "split": "split", "colocated": "colocated"},
+        classes=({"name": "standard"}, {"name": "instant", "ttft_ms": 50}),
         # Prompts of more tokens than this are prefilled in chunks.
         engine_kwargs={"max_num_batched_tokens": 64},
         capture={"directory": str(captured)},
@@ -141,6 +142,52 @@ def test_a_request_that_disconnects_leaves_nothing_behind(client, url):
     assert fleet(url, "split")["targets"][0]["stats"]["sessions"] == 0
     wait_for(lambda: fleet(url, "split")["drafters"][0]["stats"]["engine"]["sessions"] == 0)
     assert ask(client, "split", first_turns()[0])
+
+
+def admission(url: str, model: str) -> dict[str, Any]:
+    (target,) = fleet(url, model)["targets"]
+    found: dict[str, Any] = target["stats"]["admission"]
+    return found
+
+
+def test_what_would_come_too_late_is_refused_and_the_next_one_is_not(client, url):
+    wait_for(lambda: admission(url, "plain")["running"] == 0)
+    before = admission(url, "plain")["classes"]
+    once: dict[str, Any] = {"model": "plain", "prompt": "Once", "temperature": 0}
+    long = once | {"max_tokens": 900, "stream": True, "extra_body": {"ignore_eos": True}}
+    short = once | {"max_tokens": 4, "extra_headers": {"x-dspark-class": "instant"}}
+    streams = [client.completions.create(**long) for _ in range(8)]  # all seats
+    for stream in streams:
+        next(iter(stream))
+    with pytest.raises(openai.RateLimitError, match="first token later") as refused:
+        client.completions.create(**short)
+    assert int(refused.value.response.headers["retry-after"]) >= 1
+    for stream in streams:
+        stream.close()
+    wait_for(lambda: admission(url, "plain")["running"] == 0)
+    assert client.completions.create(**short).usage.completion_tokens == 4
+
+    def after() -> dict[str, Any] | None:
+        found = admission(url, "plain")
+        classes: dict[str, Any] = found["classes"]
+        return classes if classes["instant"]["arrived"] == 2 and not found["running"] else None
+
+    counts = wait_for(after)
+    assert (counts["instant"]["shed_too_late"], counts["instant"]["admitted"]) == (1, 1)
+    assert counts["standard"]["broken_off"] == before["standard"]["broken_off"] + 8
+    for one in counts.values():
+        assert one["arrived"] == one["admitted"] + one["shed_too_late"]
+        assert one["admitted"] == one["met"] + one["missed"] + one["broken_off"]
+
+
+def test_a_class_that_there_is_not_is_refused(url):
+    reply = httpx.post(
+        f"{url}/v1/completions",
+        json={"model": "plain", "prompt": "x"},
+        headers={"x-dspark-class": "gold"},
+    )
+    assert reply.status_code == 400
+    assert "'gold'" in reply.json()["error"]["message"]
 
 
 def test_a_model_changes_while_serving(client, url, answers):

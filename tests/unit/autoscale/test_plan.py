@@ -99,7 +99,7 @@ def test_every_replica_gets_a_plan_and_none_gets_none():
     assert make_plans([], CLASSES) == []
     plans = make_plans([LOAD] * 3, CLASSES)
     assert len(plans) == 3
-    assert plans[0].shed_after_s == {"latency": 0.9, "batch": 9.0}
+    assert plans[0].shed_after_s == {"latency": 0.5, "batch": 5.0}
 
 
 def test_seats_are_those_that_keep_the_tightest_promise():

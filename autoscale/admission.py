@@ -1,0 +1,285 @@
+"""Who gets a seat on a replica, who waits for one, and who is told to come back later.
+
+A request that would get its first token too late is refused at once, or as soon as that is
+seen: served late it would help nobody and make the next one late. Decisions alone, on a clock
+that the caller reads; `deployments.replica_gate` carries them out.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
+
+from autoscale.drain_rate import DrainRate
+from autoscale.fair_queue import FairQueue
+from autoscale.plan import NO_PLAN, SHED_SHARE, ReplicaPlan
+from autoscale.request_cost import PREFILL_WORK, RequestCost
+from autoscale.seat_limit import TokenTime
+from autoscale.service_class import ServiceClass
+
+Reason = Literal["queue_full", "too_late"]
+_LEAST_RETRY_S = 1.0
+_MOST_RETRY_S = 60.0
+_NEW = 0.1  # weight of one more request in the time from seat to first token
+_START_MARGIN = 1.2
+_OUTLIER = 2.0  # times the usual time, beyond which a start counts no more
+_LEAST_START_S = 0.1
+_REMEMBERED_S = 30.0  # for which a class that was here is expected again
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaLimits:
+    """What a replica has: sequences in a step, KV cache, and room to wait.
+
+    `unread_tokens` of prompts may be seated before their turn to be read comes: beyond them a
+    request waits as well outside, where it can still be refused in time.
+    """
+
+    seats: int
+    kv_tokens: float = math.inf
+    unread_tokens: float = math.inf
+    queued_requests: int = 256
+
+
+class Refusal(NamedTuple):
+    """Come back in `retry_after_s`: by then the queue is expected to be short enough."""
+
+    reason: Reason
+    retry_after_s: float
+
+
+@dataclass(slots=True, eq=False)
+class Ticket:
+    """A request on its way: waiting, then seated, then reading its prompt, then decoding."""
+
+    service_class: ServiceClass
+    tenant: str
+    cost: RequestCost
+    arrived_s: float
+    seated_s: float | None = None
+    first_token_s: float | None = None
+    output_tokens: int = 0
+
+    @property
+    def work(self) -> float:
+        return self.cost.work
+
+
+@dataclass(slots=True)
+class Changes:
+    """Who was seated and who was refused since the last look."""
+
+    seated: list[Ticket] = field(default_factory=list)
+    refused: list[tuple[Ticket, Refusal]] = field(default_factory=list)
+
+
+class Admission:
+    """The seats of one replica and the queue before them.
+
+    `offer` a ticket: it is seated, queued or refused. `advance` whenever one has left, and at
+    `next_deadline_s`, to see who is next. `plan` may be replaced at any time.
+    """
+
+    def __init__(self, limits: ReplicaLimits) -> None:
+        self.limits = limits
+        self.plan: ReplicaPlan = NO_PLAN
+        self.token_time = TokenTime()
+        self._queue: FairQueue[Ticket] = FairQueue()
+        self._seated: set[Ticket] = set()
+        self._drain = DrainRate()
+        self._start_s = 0.0  # usual time from seat to first token
+        self._done_work = 0.0  # since the drain rate was last told
+        self._observed_s: float | None = None
+        self._tokens = 0.0
+        self._decoding_s = 0.0  # of all decoding requests together, since `observe`
+        self._decoding_since_s = 0.0
+        self._seen: dict[ServiceClass, float] = {}  # classes, and when they were here last
+
+    @property
+    def running(self) -> int:
+        """Sequences that are seated."""
+        return self._taken(self._seated)
+
+    @property
+    def waiting(self) -> int:
+        return len(self._queue)
+
+    @property
+    def unread_tokens(self) -> float:
+        """Prompt tokens of seated requests without a first token."""
+        return sum(t.cost.prompt_tokens for t in self._seated if t.first_token_s is None)
+
+    @property
+    def queued_prompt_tokens(self) -> float:
+        return sum(t.cost.prompt_tokens for t in self._queue)
+
+    @property
+    def outstanding_work(self) -> float:
+        """Seated or queued, of which what was said already is done."""
+        seated = sum(max(t.work - _done(t), 0.0) for t in self._seated)
+        return seated + sum(t.work for t in self._queue)
+
+    def seats(self, now_s: float) -> int:
+        """Sequences that may run together for every class that was here lately to get its
+        tokens in time, as the plan says or as was seen."""
+        self._seen.update((t.service_class, now_s) for t in (*self._seated, *self._queue))
+        recent = (one for one, at_s in self._seen.items() if now_s - at_s <= _REMEMBERED_S)
+        tightest_s = min((one.tpot_s for one in recent), default=math.inf)
+        seats = self.plan.seats or self.token_time.seats(tightest_s, self.limits.seats)
+        return max(1, min(seats, self.limits.seats))
+
+    def offer(self, ticket: Ticket, now_s: float) -> Refusal | None:
+        """Seat a ticket, queue it, or refuse it at once.
+
+        Where there is room nobody is refused, whatever is expected of the replica: how else
+        would it be found out that it has recovered?
+        """
+        if not self._queue and not self._class_is_full(ticket) and self._can_sit(ticket, now_s):
+            self._queue.push(ticket)
+            self._seat(ticket, now_s)
+            return None
+        wait_s = self.wait_s(ticket, now_s)
+        allowed_s = self._deadline_s(ticket) - now_s
+        if len(self._queue) >= self.limits.queued_requests:
+            return Refusal("queue_full", _retry_after(wait_s / 2))
+        if wait_s > allowed_s:
+            return Refusal("too_late", _retry_after(wait_s - allowed_s))
+        self._queue.push(ticket)
+        return None
+
+    def advance(self, now_s: float) -> Changes:
+        """Refuse those whose time is up, seat those whose turn it is."""
+        changes = Changes()
+        for late in [t for t in self._queue if now_s > self._deadline_s(t)]:
+            self._queue.remove(late)
+            retry_s = self.wait_s(late, now_s) - self.allowed_wait_s(late.service_class)
+            changes.refused.append((late, Refusal("too_late", _retry_after(retry_s))))
+        while (ticket := self._next(now_s)) is not None:
+            self._seat(ticket, now_s)
+            changes.seated.append(ticket)
+        return changes
+
+    def next_deadline_s(self) -> float:
+        """When the next waiting request's time is up; infinite where none waits."""
+        return min((self._deadline_s(t) for t in self._queue), default=math.inf)
+
+    def record_tokens(self, ticket: Ticket, num_tokens: int, now_s: float) -> None:
+        """Tokens of a seated request came, the first ones with its prompt read."""
+        if ticket.first_token_s is None:
+            assert ticket.seated_s is not None
+            self._count_decoding(now_s)
+            ticket.first_token_s = now_s
+            start_s = min(now_s - ticket.seated_s, _OUTLIER * self._start_s + _LEAST_START_S)
+            self._start_s += _NEW * (start_s - self._start_s)
+            self._done_work += PREFILL_WORK * ticket.cost.prompt_tokens
+        else:
+            self._tokens += num_tokens
+        ticket.output_tokens += num_tokens
+        self._done_work += num_tokens
+
+    def leave(self, ticket: Ticket, now_s: float) -> None:
+        """A ticket ended, failed or gave up, wherever it was."""
+        if ticket in self._seated:
+            self._count_decoding(now_s)
+            self._seated.remove(ticket)
+        elif any(ticket is one for one in self._queue):
+            self._queue.remove(ticket)
+        self._tell_drain(now_s)
+
+    def observe(self, now_s: float) -> None:
+        """Take stock of how fast tokens came since the last call."""
+        self._count_decoding(now_s)
+        if self._observed_s is not None:
+            self.token_time.record(
+                now_s - self._observed_s, seat_s=self._decoding_s, tokens=self._tokens
+            )
+        self._observed_s = now_s
+        self._decoding_s = self._tokens = 0.0
+
+    def drain_per_s(self, now_s: float) -> float | None:
+        """Work per second with every seat taken; None while nothing is known."""
+        return self._drain.per_s(self.seats(now_s), now_s)
+
+    def wait_s(self, ticket: Ticket, now_s: float) -> float:
+        """How long a newcomer is expected to wait for a seat; 0 while nothing is known."""
+        drain_per_s = self.drain_per_s(now_s)
+        if drain_per_s is None:
+            return 0.0
+        return (self._queue.work_ahead(ticket) + ticket.work) / drain_per_s
+
+    def allowed_wait_s(self, service_class: ServiceClass) -> float:
+        """How long a request may wait for a seat before its promise is past keeping."""
+        shed_s = self.plan.shed_after_s.get(service_class.name, SHED_SHARE * service_class.ttft_s)
+        return max(0.0, min(shed_s, service_class.ttft_s - _START_MARGIN * self._start_s))
+
+    def _seat(self, ticket: Ticket, now_s: float) -> None:
+        self._queue.take(ticket)
+        ticket.seated_s = now_s
+        self._seated.add(ticket)
+        self._tell_drain(now_s)
+
+    def _deadline_s(self, ticket: Ticket) -> float:
+        return ticket.arrived_s + self.allowed_wait_s(ticket.service_class)
+
+    def _next(self, now_s: float) -> Ticket | None:
+        """Who is to be seated; None where nobody can be.
+
+        Where a class has all the seats it may have, the next class goes before it. Where the
+        replica is full nobody does: a large request would wait for ever.
+        """
+        for ticket in self._queue.heads():
+            if not self._class_is_full(ticket):
+                return ticket if self._can_sit(ticket, now_s) else None
+        return None
+
+    def _class_is_full(self, ticket: Ticket) -> bool:
+        one = ticket.service_class
+        if one.max_seat_share >= 1:
+            return False
+        taken = self._taken(t for t in self._seated if t.service_class.name == one.name)
+        most = max(1, int(one.max_seat_share * self.limits.seats))
+        return taken > 0 and taken + ticket.cost.num_sequences > most
+
+    def _can_sit(self, ticket: Ticket, now_s: float) -> bool:
+        """Whether there is room. In an empty replica there is for everyone.
+
+        The seats that a promise leaves are counted against requests of the same or higher
+        priority: those below give way as they end.
+        """
+        if not self._seated:
+            return True
+        cost, limits = ticket.cost, self.limits
+        peers = self._taken(
+            t for t in self._seated if t.service_class.priority >= ticket.service_class.priority
+        )
+        unread_tokens = self.unread_tokens
+        return (
+            self.running + cost.num_sequences <= limits.seats
+            and peers + cost.num_sequences <= max(self.seats(now_s), cost.num_sequences)
+            and sum(t.cost.kv_tokens for t in self._seated) + cost.kv_tokens <= limits.kv_tokens
+            and (not unread_tokens or unread_tokens + cost.prompt_tokens <= limits.unread_tokens)
+        )
+
+    @staticmethod
+    def _taken(tickets: Iterable[Ticket]) -> int:
+        return sum(ticket.cost.num_sequences for ticket in tickets)
+
+    def _tell_drain(self, now_s: float) -> None:
+        self._drain.record(now_s, running=self.running, work=self._done_work)
+        self._done_work = 0.0
+
+    def _count_decoding(self, now_s: float) -> None:
+        decoding = self._taken(t for t in self._seated if t.first_token_s is not None)
+        self._decoding_s += decoding * max(0.0, now_s - self._decoding_since_s)
+        self._decoding_since_s = now_s
+
+
+def _done(ticket: Ticket) -> float:
+    read = PREFILL_WORK * ticket.cost.prompt_tokens if ticket.first_token_s is not None else 0.0
+    return read + ticket.output_tokens
+
+
+def _retry_after(seconds: float) -> float:
+    return min(max(seconds, _LEAST_RETRY_S), _MOST_RETRY_S)

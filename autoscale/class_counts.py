@@ -1,0 +1,83 @@
+"""What became of the requests of each class, on one replica."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from autoscale.admission import Reason, Ticket
+from autoscale.fleet_load import OUTCOME_FADE, ClassOutcomes
+from autoscale.service_class import ServiceClass
+
+
+@dataclass(slots=True)
+class ClassTotals:
+    """Since the replica started. `arrived` = `admitted` + `shed_...` + `gave_up` + those
+    waiting; `admitted` = `met` + `missed` + `broken_off` + those running.
+
+    A request was `broken_off` when its client left or it failed: that says nothing of the
+    promise.
+    """
+
+    arrived: int = 0
+    admitted: int = 0
+    shed_queue_full: int = 0
+    shed_too_late: int = 0
+    gave_up: int = 0
+    met: int = 0
+    missed: int = 0
+    broken_off: int = 0
+
+
+class ClassCounts:
+    """Counts per class, all there from the beginning; refusals count as promises not kept."""
+
+    def __init__(self, classes: Iterable[ServiceClass]) -> None:
+        self._totals = {one.name: ClassTotals() for one in classes}
+        self._recent = {name: [0.0, 0.0] for name in self._totals}
+
+    def arrived(self, ticket: Ticket) -> None:
+        self._totals[ticket.service_class.name].arrived += 1
+
+    def admitted(self, ticket: Ticket) -> None:
+        self._totals[ticket.service_class.name].admitted += 1
+
+    def shed(self, ticket: Ticket, reason: Reason) -> None:
+        name = ticket.service_class.name
+        totals = self._totals[name]
+        if reason == "queue_full":
+            totals.shed_queue_full += 1
+        else:
+            totals.shed_too_late += 1
+        self._recent[name][0] += 1
+
+    def gave_up(self, ticket: Ticket) -> None:
+        """Its client left before it was seated."""
+        self._totals[ticket.service_class.name].gave_up += 1
+
+    def ended(self, ticket: Ticket, now_s: float, *, is_whole: bool) -> None:
+        """An admitted request ended; `is_whole` where nobody broke it off."""
+        name = ticket.service_class.name
+        totals = self._totals[name]
+        if not is_whole:
+            totals.broken_off += 1
+            return
+        first_s = now_s if ticket.first_token_s is None else ticket.first_token_s  # no tokens
+        per_sequence = ticket.output_tokens / ticket.cost.num_sequences
+        tpot_s = (now_s - first_s) / max(per_sequence - 1, 1)
+        is_met = ticket.service_class.is_met(first_s - ticket.arrived_s, tpot_s)
+        totals.met += is_met
+        totals.missed += not is_met
+        self._recent[name][0] += 1
+        self._recent[name][1] += is_met
+
+    def take_outcomes(self) -> dict[str, ClassOutcomes]:
+        """Recent outcomes per class, for the fleet; older ones fade each time."""
+        outcomes = {name: ClassOutcomes(*counts) for name, counts in self._recent.items()}
+        for counts in self._recent.values():
+            counts[:] = [OUTCOME_FADE * count for count in counts]
+        return outcomes
+
+    def snapshot(self) -> dict[str, dict[str, Any]]:
+        return {name: asdict(totals) for name, totals in self._totals.items()}

@@ -1,0 +1,134 @@
+"""What a router knows of its replicas: what it sent them itself, and what they report.
+
+What it sent and has not ended it knows exactly and at once. Reports are a second old or so
+when they come, and may stop coming: believed as they are, they are worse than nothing. So they
+only say what slowly changes: how fast a replica is, and how much it has on average from other
+routers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from autoscale.prefixes import PrefixMemory
+from autoscale.routing import Candidate, relative_speeds
+
+FRESH_S = 5.0
+_FULL_S = 0.5  # after which a replica that refused may have room again
+_NEW = 0.2  # weight of a new report in what others send
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaState:
+    """What a replica reports: numbered, as the same report may come many times.
+
+    `token_s` are seconds per token of a request at a load that is the same for all replicas,
+    None where it does not know.
+    """
+
+    number: float
+    outstanding_work: float
+    token_s: float | None = None
+
+
+@dataclass(slots=True)
+class _Replica:
+    sent: dict[str, list[float]] = field(default_factory=dict)  # works by request
+    sent_work: float = 0.0
+    others_work: float = 0.0
+    prefixes: PrefixMemory = field(default_factory=PrefixMemory)
+    state: ReplicaState | None = None
+    state_at_s: float = 0.0
+    full_until_s: dict[str, float] = field(default_factory=dict)  # by class
+
+    def is_full(self, class_name: str, now_s: float) -> bool:
+        return self.full_until_s.get(class_name, now_s) > now_s
+
+
+class PoolView:
+    """The replicas of one deployment, by id. Times are of a clock that the caller reads."""
+
+    def __init__(self) -> None:
+        self._replicas: dict[str, _Replica] = {}
+        self._retry_after_s: dict[str, float] = {}
+
+    def __contains__(self, replica: object) -> bool:
+        return replica in self._replicas
+
+    def keep(self, replicas: Iterable[str]) -> None:
+        """These are there now; the others are forgotten."""
+        self._replicas = {id_: self._replicas.get(id_) or _Replica() for id_ in replicas}
+
+    def report(self, replica: str, state: ReplicaState, now_s: float) -> None:
+        one = self._replicas.get(replica)
+        if one is None or (one.state is not None and one.state.number == state.number):
+            return
+        others_work = max(state.outstanding_work - one.sent_work, 0.0)
+        if self._fresh(one, now_s) is None:
+            one.others_work = others_work
+        one.others_work += _NEW * (others_work - one.others_work)
+        one.state, one.state_at_s = state, now_s
+
+    def sent(self, replica: str, request_id: str, work: float, prefix: list[bytes]) -> None:
+        one = self._replicas.get(replica)
+        if one is not None:
+            one.sent.setdefault(request_id, []).append(work)
+            one.sent_work += work
+            one.prefixes.remember(prefix)
+
+    def ended(self, replica: str, request_id: str) -> None:
+        """No news where it is not known: it may have been turned away at the door."""
+        one = self._replicas.get(replica)
+        if one is None or request_id not in one.sent:
+            return
+        one.sent_work -= one.sent[request_id].pop()
+        if not one.sent[request_id]:
+            del one.sent[request_id]
+
+    def refused(self, replica: str, class_name: str, retry_after_s: float, now_s: float) -> None:
+        """It had no room for a request of a class. What it refuses ends at once: it would look
+        idle."""
+        one = self._replicas.get(replica)
+        if one is not None:
+            self._retry_after_s[class_name] = retry_after_s
+            one.full_until_s[class_name] = now_s + _FULL_S
+
+    def retry_after_s(self, class_name: str, now_s: float) -> float | None:
+        """What was said last where every replica has refused the class lately, None where one
+        may have room. Without replicas there is room: requests wait for one."""
+        replicas = list(self._replicas.values())
+        if not replicas or not all(one.is_full(class_name, now_s) for one in replicas):
+            return None
+        return self._retry_after_s[class_name]
+
+    def outstanding_work(self, replica: str, now_s: float) -> float:
+        one = self._replicas[replica]
+        others_work = one.others_work if self._fresh(one, now_s) else 0.0
+        return max(one.sent_work, 0.0) + others_work
+
+    def candidates(
+        self,
+        replicas: Iterable[str],
+        class_name: str,
+        prefix: list[bytes],
+        work_per_char: float,
+        now_s: float,
+    ) -> list[Candidate]:
+        """In the order of `replicas`, which have to be among those kept."""
+        ids = list(replicas)
+        states = [self._fresh(self._replicas[id_], now_s) for id_ in ids]
+        speeds = relative_speeds([state.token_s if state else None for state in states])
+        return [
+            Candidate(
+                self.outstanding_work(id_, now_s),
+                speed,
+                work_per_char * self._replicas[id_].prefixes.known_chars(prefix),
+                is_full=self._replicas[id_].is_full(class_name, now_s),
+            )
+            for id_, speed in zip(ids, speeds, strict=True)
+        ]
+
+    @staticmethod
+    def _fresh(one: _Replica, now_s: float) -> ReplicaState | None:
+        return one.state if one.state is not None and now_s - one.state_at_s <= FRESH_S else None

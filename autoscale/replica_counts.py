@@ -1,0 +1,101 @@
+"""How many replicas a pool of targets and its pool of drafters should have.
+
+Pure, bounded, and without failure: whatever the numbers are, what comes out lies within the
+bounds. How fast a pool follows (`upscale_delay_s`, `downscale_delay_s`) is Ray Serve's to
+apply, as is that a replica which goes finishes its streams first.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+_SEATS_IN_USE = 0.8  # of those that keep promises, so that chance finds the rest
+_DRAFTER_BUSY = 0.6
+_DRAFTER_SATURATED = 0.85  # beyond which demand may be any
+_SATURATED_GROWTH = 1.5
+_HORIZON_S = 60.0  # about what a replica takes to come up
+_MOST_GROWTH = 2.0  # by trend
+_TREND_MEMORY_S = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    least: int
+    most: int
+
+    def clamp(self, replicas: float) -> int:
+        """A whole number of replicas within the bounds; `least` for what is no number."""
+        if math.isnan(replicas):
+            return self.least
+        return int(min(max(replicas, self.least), self.most))
+
+
+@dataclass(frozen=True, slots=True)
+class TargetPool:
+    """`demand_seats` are wanted of all its `current` replicas, of which one has
+    `seats_per_replica` at which promises hold."""
+
+    current: int
+    bounds: Bounds
+    demand_seats: float
+    seats_per_replica: float
+
+
+@dataclass(frozen=True, slots=True)
+class DrafterPool:
+    """`busy` is the mean share of time that its `current` replicas draft."""
+
+    current: int
+    bounds: Bounds
+    busy: float
+
+
+@dataclass(frozen=True, slots=True)
+class Trend:
+    """Demand as it was, smoothed, with its slope in seats per second."""
+
+    demand_seats: float
+    per_s: float
+    at_s: float
+
+    def followed(self, demand_seats: float, now_s: float) -> Trend:
+        elapsed_s = now_s - self.at_s
+        if not elapsed_s > 0:
+            return self
+        weight = 1 - math.exp(-elapsed_s / _TREND_MEMORY_S)
+        smoothed = self.demand_seats + weight * (demand_seats - self.demand_seats)
+        per_s = (smoothed - self.demand_seats) / elapsed_s
+        return Trend(smoothed, self.per_s + weight * (per_s - self.per_s), now_s)
+
+
+def expected_demand(demand_seats: float, trend: Trend) -> float:
+    """Demand when a replica that is asked for now will be there; a fall is not expected."""
+    growth = max(trend.per_s, 0.0) * _HORIZON_S
+    return min(demand_seats + growth, _MOST_GROWTH * demand_seats)
+
+
+def target_replicas(pool: TargetPool, demand_seats: float) -> int:
+    """Enough for `demand_seats`, and for the demand there is with one replica lost.
+
+    Without any demand the least.
+    """
+    if not demand_seats > 0 or not math.isfinite(demand_seats):
+        return pool.bounds.clamp(pool.bounds.least if demand_seats == 0 else pool.current)
+    if not pool.seats_per_replica > 0:  # nothing known of what a replica can do
+        return pool.bounds.clamp(max(pool.current, 1))
+    wanted = math.ceil(demand_seats / (_SEATS_IN_USE * pool.seats_per_replica))
+    surviving = math.ceil(pool.demand_seats / pool.seats_per_replica) + 1
+    return pool.bounds.clamp(max(wanted, surviving))
+
+
+def drafter_replicas(pool: DrafterPool, targets: TargetPool, wanted_targets: int) -> int:
+    """As many as the wanted targets will keep usefully busy."""
+    if not math.isfinite(pool.busy):
+        return pool.bounds.clamp(pool.current)
+    busy = pool.current * min(max(pool.busy, 0.0), 1.0)
+    if pool.busy >= _DRAFTER_SATURATED:
+        busy *= _SATURATED_GROWTH
+    per_target = busy / targets.current if targets.current > 0 else 0.0
+    wanted = math.ceil(per_target * wanted_targets / _DRAFTER_BUSY - 1e-9)
+    return pool.bounds.clamp(max(wanted, min(wanted_targets, 1)))

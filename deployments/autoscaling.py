@@ -1,0 +1,125 @@
+"""One policy for all pools of an application, as Ray Serve calls it.
+
+In a Serve file: `autoscaling_policy: {policy_function: deployments.autoscaling:fleet_policy}`
+under the application. Serve calls it ten times a second in its controller, where an exception
+would stop every application from scaling: there is none.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from autoscale.replica_counts import (
+    Bounds,
+    DrafterPool,
+    TargetPool,
+    Trend,
+    drafter_replicas,
+    expected_demand,
+    target_replicas,
+)
+
+logger = logging.getLogger(__name__)
+
+TARGET, DRAFTER = "Target:", "Drafter:"  # deployments are named by their model
+
+DEMAND, SEATS = "demand_seats", "seats"  # what targets report to the policy
+BUSY = "busy"  # and what drafters do
+
+
+class Context(Protocol):
+    """What is used of Ray Serve's `AutoscalingContext`."""
+
+    deployment_name: str
+    current_num_replicas: int
+    target_num_replicas: int
+    capacity_adjusted_min_replicas: int
+    capacity_adjusted_max_replicas: int
+    total_queued_requests: float | None
+    aggregated_metrics: Mapping[str, Mapping[Any, float]] | None
+    policy_state: Mapping[str, Any]
+    current_time: float | None
+
+
+Contexts = Mapping[Any, Context]
+Decisions = tuple[dict[Any, int], dict[Any, dict[str, Any]]]
+
+
+def fleet_policy(contexts: Contexts) -> Decisions:
+    """Replicas of every deployment that scales, and what to remember of it."""
+    counts = {id_: _as_it_is(context) for id_, context in contexts.items()}
+    states = {id_: dict(context.policy_state or {}) for id_, context in contexts.items()}
+    by_name = {context.deployment_name: id_ for id_, context in contexts.items()}
+    for name, id_ in by_name.items():
+        if name.startswith(TARGET):
+            drafters = by_name.get(DRAFTER + name.removeprefix(TARGET))
+            try:
+                decided, states[id_] = _decide(contexts, id_, drafters)
+            except Exception:
+                logger.exception("no decision for %s: it stays as it is", name)
+            else:
+                counts |= decided
+    return counts, states
+
+
+def _decide(contexts: Contexts, id_: Any, drafters: Any) -> tuple[dict[Any, int], dict[str, Any]]:
+    """For one model's pools; `drafters` is None where they do not scale."""
+    context = contexts[id_]
+    if not _numbers(context, DEMAND):  # no replica has said anything yet
+        return {}, dict(context.policy_state or {})
+    pool = _target_pool(context)
+    now_s = float(context.current_time or 0.0)
+    trend = _trend(context.policy_state or {}, pool, now_s)
+    wanted = target_replicas(pool, expected_demand(pool.demand_seats, trend))
+    counts = {id_: wanted}
+    if drafters is not None:
+        counts[drafters] = drafter_replicas(_drafter_pool(contexts[drafters]), pool, wanted)
+    state = {"demand_seats": trend.demand_seats, "per_s": trend.per_s, "at_s": trend.at_s}
+    return counts, {**(context.policy_state or {}), **state}
+
+
+def _trend(state: Mapping[str, Any], pool: TargetPool, now_s: float) -> Trend:
+    if "at_s" not in state:
+        return Trend(pool.demand_seats, 0.0, now_s)
+    before = Trend(state["demand_seats"], state["per_s"], state["at_s"])
+    return before.followed(pool.demand_seats, now_s)
+
+
+def _as_it_is(context: Context) -> int:
+    return _bounds(context).clamp(context.target_num_replicas)
+
+
+def _bounds(context: Context) -> Bounds:
+    most = context.capacity_adjusted_max_replicas
+    return Bounds(min(context.capacity_adjusted_min_replicas, most), most)
+
+
+def _target_pool(context: Context) -> TargetPool:
+    queued = context.total_queued_requests or 0.0  # at handles: for want of any replica
+    return TargetPool(
+        current=context.current_num_replicas,
+        bounds=_bounds(context),
+        demand_seats=math.fsum(_numbers(context, DEMAND)) + queued,
+        seats_per_replica=_mean(_numbers(context, SEATS)),
+    )
+
+
+def _drafter_pool(context: Context) -> DrafterPool:
+    return DrafterPool(
+        current=context.current_num_replicas,
+        bounds=_bounds(context),
+        busy=_mean(_numbers(context, BUSY)),
+    )
+
+
+def _numbers(context: Context, name: str) -> list[float]:
+    """What replicas reported under a name; not what is no number."""
+    reported = (context.aggregated_metrics or {}).get(name, {})
+    return [value for value in map(float, reported.values()) if math.isfinite(value)]
+
+
+def _mean(numbers: list[float]) -> float:
+    return math.fsum(numbers) / len(numbers) if numbers else 0.0

@@ -1,0 +1,110 @@
+"""Who sends a request, and of which service class it is: by API key, then by header.
+
+What was found out goes on in headers, which reach the targets with the request: class, tenant,
+and when it came. Whatever a client put there itself is overwritten.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from deployments.class_specs import NO_ONE, KeySpec
+from deployments.openai_errors import error_response
+
+CLASS_HEADER = "x-dspark-class"
+TENANT_HEADER = "x-dspark-tenant"
+ARRIVED_HEADER = "x-dspark-arrived"  # seconds of the wall clock
+_MOST_AGE_S = 1.0  # that is believed: clocks of nodes differ, and jump
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    tenant: str
+    class_name: str
+
+
+class UnknownKeyError(Exception):
+    """No key that is known: 401."""
+
+
+class NotAllowedError(Exception):
+    """A key that is known, and may not ask for this: 403."""
+
+
+class Callers:
+    """`classes` are those that are served, the default one first."""
+
+    def __init__(self, classes: Iterable[str], keys: Iterable[KeySpec] = ()) -> None:
+        self._classes = tuple(classes)
+        self._keys = {key.sha256: key for key in keys}
+
+    def identify(self, headers: Mapping[str, str], *, changes_fleet: bool = False) -> Caller:
+        """Raises UnknownKeyError, NotAllowedError, or ValueError (400): no such class."""
+        wanted = headers.get(CLASS_HEADER)
+        if wanted is not None and wanted not in self._classes:
+            raise ValueError(
+                f"{CLASS_HEADER}: there is no class {wanted!r}, there are {list(self._classes)}"
+            )
+        if not self._keys:
+            return Caller(NO_ONE, wanted or self._classes[0])
+        key = self._key(headers)
+        if changes_fleet and not key.admin:
+            raise NotAllowedError("this API key may not change the fleet: it is not an admin's")
+        allowed = key.classes or self._classes
+        if wanted is not None and wanted not in allowed:
+            raise NotAllowedError(f"this API key may not ask for class {wanted!r}")
+        return Caller(key.tenant, wanted or allowed[0])
+
+    def _key(self, headers: Mapping[str, str]) -> KeySpec:
+        scheme, _, secret = headers.get("authorization", "").partition(" ")
+        if scheme.lower() != "bearer" or not secret:
+            raise UnknownKeyError("no API key: send one as `Authorization: Bearer KEY`")
+        key = self._keys.get(hashlib.sha256(secret.strip().encode()).hexdigest())
+        if key is None:
+            raise UnknownKeyError("this API key is not known")
+        return key
+
+
+def age_s(headers: Mapping[str, str], now_s: float) -> float:
+    """How long ago a request reached the ingress, by the wall clock; 0 where nobody said."""
+    arrived = headers.get(ARRIVED_HEADER)
+    return min(max(now_s - float(arrived), 0.0), _MOST_AGE_S) if arrived else 0.0
+
+
+class IdentifyCallers:
+    """ASGI middleware: refuses whom `callers` refuses, names the others in their headers."""
+
+    def __init__(self, app: ASGIApp, callers: Callers) -> None:
+        self._app = app
+        self._callers = callers
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["method"] == "OPTIONS":  # preflights carry no key
+            await self._app(scope, receive, send)
+            return
+        try:
+            caller = self._callers.identify(
+                Headers(scope=scope), changes_fleet=scope["method"] == "PATCH"
+            )
+        except UnknownKeyError as error:
+            await error_response(401, str(error))(scope, receive, send)
+        except NotAllowedError as error:
+            await error_response(403, str(error))(scope, receive, send)
+        except ValueError as error:
+            await error_response(400, str(error))(scope, receive, send)
+        else:
+            ours = {
+                CLASS_HEADER: caller.class_name,
+                TENANT_HEADER: caller.tenant,
+                ARRIVED_HEADER: repr(time.time()),
+            }
+            names = {name.encode() for name in ours}
+            kept = [pair for pair in scope["headers"] if pair[0].lower() not in names]
+            added = [(name.encode(), value.encode()) for name, value in ours.items()]
+            await self._app({**scope, "headers": kept + added}, receive, send)

@@ -1,0 +1,22 @@
+"""Errors in the shape that OpenAI's clients expect."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from starlette.responses import JSONResponse
+
+_KINDS = {
+    401: "AuthenticationError",
+    403: "PermissionDeniedError",
+    404: "NotFoundError",
+    429: "RateLimitError",
+}
+
+
+def error_response(
+    status: int, message: str, headers: Mapping[str, str] | None = None
+) -> JSONResponse:
+    kind = _KINDS.get(status, "InternalServerError" if status >= 500 else "BadRequestError")
+    body = {"message": message, "type": kind, "param": None, "code": status}
+    return JSONResponse({"error": body}, status, headers=headers)

@@ -1,0 +1,69 @@
+"""Requests that find no room: how a target says so, and how a client hears of it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import ceil
+
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from deployments.callers import CLASS_HEADER
+from deployments.openai_errors import error_response
+
+_WHY = {
+    "queue_full": "the queue is full",
+    "too_late": "it would get its first token later than its service class promises",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class TryLater:
+    """Sent back instead of an answer: a refused request is no error of the replica.
+
+    `replica_id` refused it.
+    """
+
+    reason: str
+    retry_after_s: int
+    replica_id: str = ""
+
+    @property
+    def message(self) -> str:
+        return (
+            f"The service is too busy for this request: {_WHY[self.reason]}. "
+            f"Try again in {self.retry_after_s} s."
+        )
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"Retry-After": str(self.retry_after_s)}
+
+
+class RefuseWhenFull:
+    """ASGI middleware: says no before anything is read, where everybody would say no.
+
+    In overload most requests are refused, and what that costs is taken from those that are not.
+    `all_full` says for a class in how many seconds to come back, None where there may be room.
+    """
+
+    def __init__(self, app: ASGIApp, all_full: Callable[[str, float], float | None]) -> None:
+        self._app = app
+        self._all_full = all_full
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and _asks_for_a_seat(scope):
+            class_name = Headers(scope=scope).get(CLASS_HEADER, "")
+            retry_after_s = self._all_full(class_name, time.monotonic())
+            if retry_after_s is not None:
+                refused = TryLater("too_late", ceil(retry_after_s))
+                respond = error_response(429, refused.message, refused.headers)
+                await respond(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
+
+
+def _asks_for_a_seat(scope: Scope) -> bool:
+    return bool(scope["method"] == "POST" and scope["path"].startswith("/v1/"))

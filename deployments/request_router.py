@@ -1,0 +1,112 @@
+"""The router of a model's targets, as Ray Serve's handles call it; `autoscale.routing` decides.
+
+Serve copies this module into every process that holds a handle, globals and all: what a router
+shares with its process stands in `deployments.pools`.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from typing import Any
+
+from ray.serve.request_router import (
+    PendingRequest,
+    ReplicaID,
+    ReplicaResult,
+    RequestRouter,
+    RunningReplica,
+)
+
+from autoscale.pool_view import PoolView
+from autoscale.prefixes import chunk_keys
+from autoscale.request_cost import PREFILL_WORK, CostModel, RequestCost
+from autoscale.routing import rank
+from deployments.callers import CLASS_HEADER
+from deployments.pools import register, replica_state
+from deployments.request_size import request_size, request_text
+
+
+class WorkRouter(RequestRouter):  # type: ignore[misc]
+    """Sends each request where it will be done first, as far as can be told from here."""
+
+    def initialize_state(self, usual_output_tokens: int = 128) -> None:
+        """`usual_output_tokens` stand for those of a request that may say as much as it likes."""
+        self._usual_output_tokens = usual_output_tokens
+        self._costs = CostModel()
+        self._random = random.Random()
+        self._pool: PoolView = PoolView()
+        register(self._deployment_id.name, self._pool)
+
+    def update_replicas(self, replicas: list[RunningReplica]) -> None:
+        self._pool.keep(replica.replica_id.unique_id for replica in replicas)
+        now_s = time.monotonic()
+        for replica in replicas:
+            state = replica_state(replica.routing_stats)
+            if state is not None:
+                self._pool.report(replica.replica_id.unique_id, state, now_s)
+        super().update_replicas(replicas)
+
+    def on_replica_actor_died(self, replica_id: ReplicaID) -> None:
+        super().on_replica_actor_died(replica_id)
+        self._pool.keep(id_.unique_id for id_ in self.curr_replicas)
+
+    async def choose_replicas(
+        self,
+        candidate_replicas: list[RunningReplica],
+        pending_request: PendingRequest | None = None,
+    ) -> list[list[RunningReplica]]:
+        """One replica per rank: Serve goes on to the next where one is full or silent."""
+        if pending_request is not None:
+            pending_request.routing_context.should_backoff = True
+        work, prefix = self._work(pending_request), self._prefix(pending_request)
+        known = [r for r in candidate_replicas if r.replica_id.unique_id in self._pool]
+        work_per_char = PREFILL_WORK * self._costs.prompt_tokens(1)
+        candidates = self._pool.candidates(
+            [r.replica_id.unique_id for r in known],
+            _class_name(pending_request),
+            prefix,
+            work_per_char,
+            time.monotonic(),
+        )
+        return [[known[i]] for i in rank(candidates, work, self._random)]
+
+    def on_request_routed(
+        self, pending_request: PendingRequest, replica_id: ReplicaID, result: ReplicaResult
+    ) -> None:
+        self._pool.sent(
+            replica_id.unique_id,
+            pending_request.metadata.internal_request_id,
+            self._work(pending_request),
+            self._prefix(pending_request),
+        )
+
+    def on_request_completed(self, replica_id: ReplicaID, internal_request_id: str) -> None:
+        self._pool.ended(replica_id.unique_id, internal_request_id)
+
+    def _work(self, pending: PendingRequest | None) -> float:
+        request = _request(pending)
+        if request is None:
+            return 0.0
+        size = request_size(request)
+        return RequestCost(
+            size.prompt_tokens(self._costs.prompt_tokens),
+            size.output_tokens(self._usual_output_tokens),
+            size.num_sequences,
+        ).work
+
+    @staticmethod
+    def _prefix(pending: PendingRequest | None) -> list[bytes]:
+        request = _request(pending)
+        return [] if request is None else chunk_keys(request_text(request))
+
+
+def _request(pending: PendingRequest | None) -> Any:
+    """The OpenAI request that is routed; None for other calls."""
+    return pending.args[0] if pending is not None and pending.args else None
+
+
+def _class_name(pending: PendingRequest | None) -> str:
+    """Of the request's caller, in the headers that come second."""
+    info = pending.args[1] if pending is not None and len(pending.args) > 1 else None
+    return info.headers.get(CLASS_HEADER, "") if info is not None else ""

@@ -1,0 +1,68 @@
+"""Every request of a target runs on a seat: from its body to a seat, and out again."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from contextlib import aclosing
+from contextvars import ContextVar
+from math import ceil
+from typing import Any
+
+from autoscale.request_cost import RequestCost
+from deployments.callers import CLASS_HEADER, TENANT_HEADER, age_s
+from deployments.class_specs import NO_ONE
+from deployments.refusal import TryLater
+from deployments.replica_gate import RefusedError, ReplicaGate, Seat
+from deployments.request_size import request_size
+
+CLASS_XARG = "dspark_class"  # of a request's vllm_xargs: for the engine's scheduler
+UNSEATED = ("tokenize", "detokenize")  # methods that never reach the engine
+
+SEAT: ContextVar[Seat | None] = ContextVar("seat", default=None)
+"""Of the request that runs in this context, for whoever sees its tokens."""
+
+
+async def seated(
+    gate: ReplicaGate,
+    request: Any,
+    headers: Mapping[str, str],
+    *,
+    replica_id: str,
+    most_tokens: int,
+    run: Callable[[], Awaitable[AsyncGenerator[Any, None]]],
+) -> AsyncGenerator[Any, None]:
+    """What `run` answers, once the request has a seat; one `TryLater` where it gets none.
+
+    `most_tokens` is what an output comes to at most. `replica_id` says who refuses.
+    """
+    size = request_size(request)
+    class_name = gate.known_class(headers.get(CLASS_HEADER))
+    if hasattr(request, "vllm_xargs"):
+        request.vllm_xargs = {**(request.vllm_xargs or {}), CLASS_XARG: class_name}
+    cost = RequestCost(
+        size.prompt_tokens(gate.costs.prompt_tokens),
+        gate.costs.output_tokens(class_name, size.output_tokens(most_tokens)),
+        size.num_sequences,
+    )
+    try:
+        tenant, age = headers.get(TENANT_HEADER, NO_ONE), age_s(headers, time.time())
+        async with gate.seat(class_name, tenant, cost, age_s=age) as seat:
+            SEAT.set(seat)
+            failed = False
+            async with aclosing(await run()) as answers:
+                async for answer in answers:
+                    failed |= _is_error(answer)
+                    yield answer
+            seat.is_whole = not failed
+            if seat.prompt_tokens is not None and not size.num_token_ids:
+                gate.costs.record_prompt(size.num_chars, seat.prompt_tokens)
+    except RefusedError as refused:
+        reason, retry_after_s = refused.refusal
+        yield TryLater(reason, ceil(retry_after_s), replica_id)
+
+
+def _is_error(answer: Any) -> bool:
+    """Whether the engine refused the request; streams come as lists of chunks."""
+    first = answer[0] if isinstance(answer, list) and answer else answer
+    return getattr(first, "error", None) is not None

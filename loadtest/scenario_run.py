@@ -1,0 +1,174 @@
+"""Run a scenario against arms that are served one after the other, taking turns."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import yaml
+
+from loadtest.closed_loop import Load, run_closed_loop
+from loadtest.open_loop import Outcome, run_open_loop
+from loadtest.promises import Promise, Summary, summarise
+from loadtest.scenarios import Scenario, usual
+from loadtest.throttle import throttled
+
+_START_TIMEOUT_S = 600.0
+_STOP_TIMEOUT_S = 60.0
+_CAPACITY_CONCURRENCY = 64
+
+
+@dataclass(frozen=True, slots=True)
+class ServedArm:
+    """A Serve file with one application that has an OpenAI endpoint, ours or another's."""
+
+    name: str
+    config: Path
+
+    @classmethod
+    def parse(cls, text: str) -> ServedArm:
+        """Of `NAME=FILE`. Raises ValueError for what is neither, OSError without the file."""
+        name, _, path = text.partition("=")
+        if not path:
+            raise ValueError(f"an arm is NAME=FILE, with a Serve file, not {text!r}")
+        Path(path).open().close()
+        return cls(name, Path(path))
+
+    @property
+    def model(self) -> str:
+        """Its first model's id."""
+        args = yaml.safe_load(self.config.read_text())["applications"][0]["args"]
+        if "models" in args:
+            return str(args["models"][0]["id"])
+        return str(args["llm_configs"][0]["model_loading_config"]["model_id"])
+
+
+@dataclass(frozen=True, slots=True)
+class ArmRun:
+    arm: str
+    round: int
+    capacity_per_s: float
+    summary: Summary
+
+
+@contextmanager
+def serving(arm: ServedArm, port: int) -> Iterator[str]:
+    """The arm's application in a process of its own; yields its base URL once it answers.
+
+    Raises RuntimeError with the end of its log when it does not come up. It is stopped in every
+    case.
+    """
+    with tempfile.TemporaryFile() as log:
+        command = [sys.executable, "-m", "loadtest.serve_file", str(arm.config), str(port)]
+        server = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
+        url = f"http://127.0.0.1:{port}"
+        try:
+            _wait_until_up(server, url, arm.model)
+            yield url
+        except RuntimeError as error:
+            log.seek(0)
+            raise RuntimeError(f"{error}\n{log.read().decode(errors='replace')[-4000:]}") from None
+        finally:
+            server.send_signal(signal.SIGINT)
+            try:
+                server.wait(_STOP_TIMEOUT_S)
+            except subprocess.TimeoutExpired:
+                server.kill()
+
+
+def _wait_until_up(server: subprocess.Popen[bytes], url: str, model: str) -> None:
+    body = {"model": model, "prompt": "Hello", "max_tokens": 2}
+    deadline = time.monotonic() + _START_TIMEOUT_S
+    while time.monotonic() < deadline:
+        if server.poll() is not None:
+            raise RuntimeError(f"the server ended with status {server.returncode}")
+        try:
+            if httpx.post(f"{url}/v1/completions", json=body, timeout=60).is_success:
+                return
+        except httpx.TransportError:
+            pass
+        time.sleep(1)
+    raise RuntimeError(f"nothing serves {model} at {url} after {_START_TIMEOUT_S:.0f} s")
+
+
+def measure_capacity(url: str, model: str) -> float:
+    """Requests of the usual size per second, with 64 clients that always have one."""
+    requests = usual([0.0] * (3 * _CAPACITY_CONCURRENCY))
+    max_tokens = requests[0].max_tokens
+    prompts = [request.prompt for request in requests]
+    load = Load(prompts, max_tokens, 0.0, secrets.token_hex(8))
+    return run_closed_loop(url, model, load, _CAPACITY_CONCURRENCY).tokens_per_s / max_tokens
+
+
+def run_scenario(
+    scenario: Scenario,
+    arms: Sequence[ServedArm],
+    promise: Promise,
+    *,
+    port: int,
+    rounds: int,
+    capacity_per_s: float | None,
+    progress: Callable[[ArmRun], None],
+) -> list[ArmRun]:
+    """All arms in every round, one at a time: two cores serve one.
+
+    The capacity is the last arm's, measured at the beginning where it is not given.
+    """
+    if capacity_per_s is None:
+        with serving(arms[-1], port) as url:
+            measure_capacity(url, arms[-1].model)  # warms up
+            capacity_per_s = measure_capacity(url, arms[-1].model)
+    runs = []
+    for round_ in range(rounds):
+        requests = scenario.requests(capacity_per_s, round_)
+        for arm in arms if round_ % 2 == 0 else reversed(arms):
+            with serving(arm, port) as url:
+                outcomes = _run_one(scenario, arm, url, requests)
+            watched = [one for one in outcomes if scenario.watched(one.request)]
+            runs.append(ArmRun(arm.name, round_, capacity_per_s, summarise(watched, promise)))
+            progress(runs[-1])
+    return runs
+
+
+def _run_one(scenario: Scenario, arm: ServedArm, url: str, requests: Any) -> list[Outcome]:
+    warm_up = usual([0.1 * i for i in range(32)])
+    run_open_loop(url, arm.model, warm_up, cache_salt=secrets.token_hex(8))
+    with ExitStack() as stack:
+        if scenario.slow_replica < 1:
+            pid = target_pids()[0]
+            stack.enter_context(throttled(pid, scenario.slow_replica))
+        return run_open_loop(url, arm.model, requests, cache_salt=secrets.token_hex(8))
+
+
+def target_pids() -> list[int]:
+    """Processes of target replicas on this machine, ours and `ray.serve.llm`'s, by age."""
+    listed = subprocess.run(["ps", "-eo", "pid,args"], capture_output=True, text=True, check=True)
+    return [
+        int(line.split()[0])
+        for line in listed.stdout.splitlines()
+        if "ServeReplica" in line and ("Target:" in line or "LLMServer:" in line)
+    ]
+
+
+def write_json(runs: Sequence[ArmRun], path: Path) -> None:
+    rows = [
+        {
+            "arm": run.arm,
+            "round": run.round,
+            "capacity_per_s": run.capacity_per_s,
+            **run.summary.as_dict(),
+        }
+        for run in runs
+    ]
+    path.write_text(json.dumps(rows, indent=2) + "\n")

@@ -1,0 +1,69 @@
+"""Bad days: the same load for every arm, and what is watched of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from loadtest.arrivals import Phase, Request, poisson_times
+from loadtest.prompts import PROMPTS
+
+SHORT, LONG = "interactive", "batch"
+_OUTPUT_TOKENS = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Scenario:
+    """`requests` of a capacity, in requests of the usual size per second, and a seed.
+
+    `watched` says which requests are summed up; `slow_replica` is the speed of one target.
+    """
+
+    name: str
+    what: str
+    requests: Callable[[float, int], list[Request]]
+    watched: Callable[[Request], bool] = lambda request: True
+    slow_replica: float = 1.0
+
+
+def usual(times: Sequence[float]) -> list[Request]:
+    """Short prompts of mixed domains, 64 tokens each."""
+    return [
+        Request(at_s, f"{i}. {PROMPTS[i % len(PROMPTS)]}", _OUTPUT_TOKENS, SHORT)
+        for i, at_s in enumerate(times)
+    ]
+
+
+def _burst(capacity_per_s: float, seed: int) -> list[Request]:
+    calm = 0.5 * capacity_per_s
+    phases = (Phase(5, calm), Phase(10, 5 * capacity_per_s), Phase(15, calm))
+    return usual(poisson_times(phases, seed))
+
+
+def _slow_node(capacity_per_s: float, seed: int) -> list[Request]:
+    return usual(poisson_times((Phase(40, 0.5 * capacity_per_s),), seed))
+
+
+def _long_prompts(capacity_per_s: float, seed: int) -> list[Request]:
+    short = usual(poisson_times((Phase(30, 0.4 * capacity_per_s),), seed))
+    times = poisson_times((Phase(30, 0.05 * capacity_per_s),), seed + 1)
+    return sorted([*short, *map(_long, times)], key=lambda request: request.at_s)
+
+
+def _long(at_s: float) -> Request:
+    """About as long as the demo takes, each another from its first word on."""
+    start = int(1000 * at_s)
+    words = " ".join(f"{start + i} {PROMPTS[(start + i) % len(PROMPTS)]}" for i in range(60))
+    return Request(at_s, words, 16, LONG)
+
+
+SCENARIOS = {
+    one.name: one
+    for one in (
+        Scenario("burst", "5x capacity for 10 s, half of it before and for 15 s after", _burst),
+        Scenario("slow-node", "half of capacity, one target at half speed", _slow_node,
+                 slow_replica=0.5),
+        Scenario("long-prompts", "short streams at 0.4x capacity beside long prompts",
+                 _long_prompts, watched=lambda request: request.service_class == SHORT),
+    )
+}  # fmt: skip

@@ -1,0 +1,253 @@
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+
+from autoscale.admission import Admission, Refusal, ReplicaLimits, Ticket
+from autoscale.plan import ReplicaPlan
+from autoscale.request_cost import RequestCost
+from autoscale.service_class import ServiceClass
+
+ANY_TIME = ServiceClass("any", math.inf, math.inf)
+SOON = ServiceClass("soon", ttft_s=3.6, tpot_s=math.inf, priority=1)  # shed after 1.8 s
+FAST = ServiceClass("fast", ttft_s=math.inf, tpot_s=0.05, priority=1)
+FEW = ServiceClass("few", math.inf, math.inf, max_seat_share=0.5)
+LIMITS = ReplicaLimits(seats=4, queued_requests=8)
+
+
+def ticket(
+    one: ServiceClass = ANY_TIME,
+    now_s: float = 0.0,
+    *,
+    prompt: float = 0.0,
+    output: float = 100.0,
+    sequences: int = 1,
+    tenant: str = "a",
+) -> Ticket:
+    return Ticket(one, tenant, RequestCost(prompt, output, sequences), now_s)
+
+
+def full(*, work_per_s: float | None = None) -> Admission:
+    """All seats taken at time 0, if `work_per_s` is given by requests that have worked for 10 s."""
+    admission = Admission(LIMITS)
+    since_s = 0.0 if work_per_s is None else -10.0
+    seated = [ticket(now_s=since_s, output=1e6) for _ in range(LIMITS.seats)]
+    for one in seated:
+        assert admission.offer(one, since_s) is None
+        admission.record_tokens(one, 1, since_s)
+    if work_per_s is not None:
+        for i in range(1, 101):
+            now_s = -10 + i / 10
+            for one in seated:
+                admission.record_tokens(one, round(work_per_s / 10 / LIMITS.seats), now_s)
+            admission.advance(now_s)
+            admission.leave(ticket(), now_s)  # of nobody: tells the drain rate
+    return admission
+
+
+def one_of(admission: Admission) -> Ticket:
+    return next(iter(admission._seated))
+
+
+def test_where_there_is_room_a_request_sits_down_at_once():
+    admission = Admission(LIMITS)
+    first = ticket(now_s=3.0)
+    assert admission.offer(first, 3.0) is None
+    assert (first.seated_s, admission.running, admission.waiting) == (3.0, 1, 0)
+
+
+def test_the_next_one_sits_when_somebody_leaves():
+    admission = full()
+    waiting = ticket()
+    assert admission.offer(waiting, 0.0) is None
+    assert (waiting.seated_s, admission.waiting) == (None, 1)
+    admission.leave(one_of(admission), 1.0)
+    assert admission.advance(1.0).seated == [waiting]
+    assert admission.running == 4
+
+
+def test_seats_are_counted_in_sequences():
+    admission = Admission(LIMITS)
+    assert admission.offer(ticket(sequences=3), 0.0) is None
+    pair = ticket(sequences=2)
+    admission.offer(pair, 0.0)
+    assert pair.seated_s is None
+
+
+def test_kv_tokens_are_reserved_for_the_whole_output():
+    admission = Admission(replace(LIMITS, kv_tokens=1000))
+    admission.offer(ticket(prompt=500, output=300), 0.0)
+    large, small = ticket(prompt=100, output=150), ticket(prompt=10, output=10)
+    admission.offer(large, 0.0)
+    admission.offer(small, 0.0)
+    # The small one would fit; if it went first, large ones might wait for ever.
+    assert (large.seated_s, small.seated_s) == (None, None)
+
+
+def test_what_fits_nowhere_sits_alone():
+    admission = Admission(replace(LIMITS, kv_tokens=1000))
+    giant = ticket(prompt=5000, sequences=9)
+    admission.offer(giant, 0.0)
+    assert giant.seated_s == 0.0
+
+
+def test_prompts_wait_outside_for_their_turn_to_be_read():
+    admission = Admission(replace(LIMITS, unread_tokens=1000))
+    first, second = ticket(prompt=800), ticket(prompt=300)
+    admission.offer(first, 0.0)
+    admission.offer(second, 0.0)
+    assert second.seated_s is None
+    admission.record_tokens(first, 1, 0.5)
+    assert admission.advance(0.5).seated == [second]
+
+
+def test_a_full_queue_refuses():
+    admission = full()
+    for _ in range(8):
+        assert admission.offer(ticket(), 0.0) is None
+    assert admission.offer(ticket(), 0.0) == Refusal("queue_full", 1.0)
+
+
+def test_a_full_queue_tells_when_half_of_it_will_be_gone():
+    admission = full(work_per_s=40.0)
+    for _ in range(8):
+        admission.offer(ticket(), 0.0)
+    refusal = admission.offer(ticket(), 0.0)
+    assert refusal is not None
+    assert refusal.reason == "queue_full"
+    assert refusal.retry_after_s == pytest.approx(900 / 40 / 2, rel=0.05)
+
+
+def test_a_request_that_would_be_late_is_refused_at_once_with_the_time_to_come_back():
+    admission = full(work_per_s=40.0)
+    admission.offer(ticket(SOON, output=40), 0.0)  # 1 s of work
+    refusal = admission.offer(ticket(SOON, output=200), 0.0)  # and 5 s: 4.2 too late
+    assert refusal is not None
+    assert refusal.reason == "too_late"
+    assert refusal.retry_after_s == pytest.approx(4.2, rel=0.1)
+
+
+def test_what_a_request_has_waited_before_is_taken_off():
+    for age_s, is_refused in ((0.0, False), (1.0, True)):
+        admission = full(work_per_s=40.0)
+        admission.offer(ticket(SOON, output=40), 0.0)
+        refusal = admission.offer(ticket(SOON, -age_s, output=1), 0.0)
+        assert (refusal is not None) is is_refused
+
+
+def test_while_nothing_is_known_a_request_waits_until_its_time_is_up():
+    admission = full()
+    last = ticket(SOON)
+    assert admission.offer(last, 0.0) is None
+    assert admission.next_deadline_s() == pytest.approx(1.8)
+    assert admission.advance(1.7).refused == []
+    ((refused, refusal),) = admission.advance(1.9).refused
+    assert refused is last
+    assert refusal.reason == "too_late"
+    assert admission.waiting == 0
+
+
+def test_the_plan_says_how_long_to_wait():
+    admission = Admission(LIMITS)
+    admission.plan = ReplicaPlan(shed_after_s={"soon": 0.5})
+    assert admission.allowed_wait_s(SOON) == 0.5
+
+
+def test_the_time_from_seat_to_first_token_is_taken_off_the_wait():
+    admission = Admission(LIMITS)
+    for _ in range(200):
+        one = ticket()
+        admission.offer(one, 0.0)
+        admission.record_tokens(one, 1, 2.5)
+        admission.leave(one, 2.5)
+    assert admission.allowed_wait_s(SOON) == pytest.approx(3.6 - 1.2 * 2.5, rel=0.01)
+
+
+def test_an_idle_replica_refuses_nobody_whatever_it_was_like():
+    admission = Admission(LIMITS)
+    for _ in range(200):
+        one = ticket()
+        admission.offer(one, 0.0)
+        admission.record_tokens(one, 1, 30.0)
+        admission.leave(one, 30.0)
+    assert admission.allowed_wait_s(SOON) == 0.0
+    assert admission.offer(ticket(SOON, 30.0), 30.0) is None
+
+
+def test_one_slow_start_is_an_outlier():
+    admission = Admission(LIMITS)
+    one = ticket()
+    admission.offer(one, 0.0)
+    admission.record_tokens(one, 1, 60.0)
+    assert admission.allowed_wait_s(SOON) == 1.8
+
+
+def test_a_class_takes_no_more_than_its_share_and_holds_nobody_up():
+    admission = Admission(LIMITS)
+    tickets = [ticket(FEW, tenant="b") for _ in range(3)]
+    for one in tickets:
+        admission.offer(one, 0.0)
+    assert [one.seated_s for one in tickets] == [0.0, 0.0, None]
+    other = ticket()
+    admission.offer(other, 0.0)
+    assert admission.advance(0.0).seated == [other]
+
+
+def decoding(tpot_s: float, running: int) -> Admission:
+    """A replica of 32 seats that has decoded so many requests of no promise for 20 s."""
+    admission = Admission(ReplicaLimits(seats=32))
+    seated = [ticket(now_s=0.0, output=1e6) for _ in range(running)]
+    for one in seated:
+        admission.offer(one, 0.0)
+        admission.record_tokens(one, 1, 0.0)
+    for second in range(1, 21):
+        for one in seated:
+            admission.record_tokens(one, round(1 / tpot_s), float(second))
+        admission.observe(float(second))
+    return admission
+
+
+def test_a_tight_promise_leaves_fewer_seats_to_its_own_and_to_those_below():
+    admission = decoding(tpot_s=0.04, running=16)  # 20 ms + 1.25 ms per request, it is guessed
+    assert admission.seats(20.0) == 32  # nobody has been promised anything
+    fast = [ticket(FAST, 20.0) for _ in range(21)]
+    for one in fast[:16]:
+        assert admission.offer(one, 20.0) is None
+        assert one.seated_s == 20.0  # not held up by those of no promise
+    assert admission.seats(20.0) == 20  # 45 ms
+    below = ticket(now_s=20.0)
+    admission.leave(one_of(admission), 20.0)
+    admission.offer(below, 20.0)
+    assert below.seated_s is None
+
+
+def test_the_plan_says_how_many_seats():
+    admission = Admission(LIMITS)
+    admission.plan = ReplicaPlan(seats=2)
+    assert admission.seats(0.0) == 2
+    admission.plan = ReplicaPlan(seats=64)
+    assert admission.seats(0.0) == 4
+
+
+def test_whoever_gives_up_leaves_the_queue():
+    admission = full()
+    one, two = ticket(), ticket()
+    admission.offer(one, 0.0)
+    admission.offer(two, 0.0)
+    admission.leave(one, 0.0)
+    assert admission.waiting == 1
+    admission.leave(one_of(admission), 0.0)
+    assert admission.advance(0.0).seated == [two]
+
+
+def test_outstanding_work_falls_as_tokens_come():
+    admission = Admission(LIMITS)
+    one = ticket(prompt=100, output=50)
+    admission.offer(one, 0.0)
+    assert admission.outstanding_work == 70.0
+    admission.record_tokens(one, 1, 0.0)
+    assert admission.outstanding_work == 49.0
+    admission.record_tokens(one, 100, 1.0)
+    assert admission.outstanding_work == 0.0

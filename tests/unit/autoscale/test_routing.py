@@ -1,0 +1,263 @@
+"""Where requests go: by the numbers given, and in a simulated pool with old numbers."""
+
+from __future__ import annotations
+
+import math
+import random
+import statistics
+from collections import Counter, deque
+from collections.abc import Callable, Sequence
+
+import pytest
+
+from autoscale.pool_view import PoolView, ReplicaState
+from autoscale.prefixes import CHUNK_CHARS, PrefixMemory, chunk_keys
+from autoscale.routing import Candidate, rank, relative_speeds
+
+
+def first(candidates: Sequence[Candidate], work: float, times: int = 400) -> Counter[int]:
+    """How often each comes first."""
+    rng = random.Random(0)
+    return Counter(rank(candidates, work, rng)[0] for _ in range(times))
+
+
+def test_of_two_the_one_with_less_to_do():
+    assert first([Candidate(50.0), Candidate(40.0)], 10.0) == {1: 400}
+
+
+def test_a_slow_one_takes_less():
+    # 40 + 10 at half the speed is as long as 100 at full.
+    assert first([Candidate(40.0, speed=0.5), Candidate(80.0)], 10.0) == {1: 400}
+    assert first([Candidate(40.0, speed=0.5), Candidate(95.0)], 10.0) == {0: 400}
+
+
+def test_idle_ones_share_by_speed():
+    shares = first([Candidate(0.0)] * 4, 10.0)
+    assert all(shares[i] == pytest.approx(100, abs=35) for i in range(4))
+
+
+def test_the_worst_of_many_never_comes_first():
+    assert first([Candidate(100.0), *[Candidate(0.0)] * 3], 10.0)[0] == 0
+
+
+def test_a_known_prompt_goes_where_it_is_known_while_that_is_sooner():
+    pool = [Candidate(0.0) for _ in range(8)]
+    pool[5] = Candidate(30.0, known_work=40.0)
+    assert first(pool, 50.0) == {5: 400}
+    pool[5] = Candidate(50.0, known_work=40.0)
+    assert first(pool, 50.0)[5] == 0
+
+
+def test_a_full_one_is_left_out_unless_all_are():
+    pool = [Candidate(0.0, known_work=50.0, is_full=True), Candidate(90.0), Candidate(80.0)]
+    assert first(pool, 50.0) == {2: 400}
+    assert rank(pool[:1], 1.0, random.Random(0)) == [0]
+
+
+def test_every_rank_is_another_replica():
+    ranked = rank([Candidate(0.0)] * 3, 1.0, random.Random(0))
+    assert len(ranked) == len(set(ranked)) == 2
+    assert rank([Candidate(0.0)], 1.0, random.Random(0)) == [0]
+    assert rank([], 1.0, random.Random(0)) == []
+
+
+@pytest.mark.parametrize(
+    ("token_s", "speeds"),
+    [
+        ([0.02, 0.02, 0.04], [1.0, 1.0, 0.5]),
+        ([0.02, None, 0.04], [1.0, 1.0, 0.5]),
+        ([None, None], [1.0, 1.0]),
+        ([0.02, 0.02, 100.0], [1.0, 1.0, 0.125]),
+        ([], []),
+    ],
+)
+def test_speeds_are_relative_and_bounded(token_s, speeds):
+    assert relative_speeds(token_s) == speeds
+
+
+def test_prefixes_are_known_by_whole_chunks_from_the_beginning():
+    memory = PrefixMemory()
+    text = "x" * (3 * CHUNK_CHARS) + "rest"
+    memory.remember(chunk_keys(text))
+    assert memory.known_chars(chunk_keys(text)) == 3 * CHUNK_CHARS
+    assert memory.known_chars(chunk_keys(text[: 2 * CHUNK_CHARS] + "y" * 500)) == 2 * CHUNK_CHARS
+    assert memory.known_chars(chunk_keys("y" + text)) == 0
+    assert chunk_keys("short") == []
+
+
+def test_of_forgotten_prompts_the_beginning_is_forgotten_last():
+    memory = PrefixMemory(most_chunks=4)
+    old, new = ("".join(c * CHUNK_CHARS for c in word) for word in ("abcd", "wx"))
+    memory.remember(chunk_keys(old))
+    memory.remember(chunk_keys(new))
+    assert len(memory) == 4
+    assert memory.known_chars(chunk_keys(old)) == 2 * CHUNK_CHARS
+    assert memory.known_chars(chunk_keys(new)) == 2 * CHUNK_CHARS
+
+
+def view_of(*replicas: str) -> PoolView:
+    view: PoolView = PoolView()
+    view.keep(replicas)
+    return view
+
+
+def test_without_reports_what_was_sent_and_has_not_ended_counts():
+    view = view_of("a", "b")
+    view.sent("a", "r1", 10.0, [])
+    view.sent("a", "r2", 20.0, [])
+    view.ended("a", "r1")
+    assert (view.outstanding_work("a", 0.0), view.outstanding_work("b", 0.0)) == (20.0, 0.0)
+
+
+def test_a_report_says_what_others_sent():
+    view = view_of("a")
+    view.sent("a", "r1", 100.0, [])
+    view.report("a", ReplicaState(1, 300.0), 0.0)
+    assert view.outstanding_work("a", 0.0) == 300.0
+    view.sent("a", "r2", 40.0, [])
+    view.ended("a", "r1")
+    assert view.outstanding_work("a", 0.0) == 240.0
+    view.report("a", ReplicaState(2, 140.0), 1.0)
+    assert view.outstanding_work("a", 1.0) == 40.0 + 180.0  # a fifth of the way to 100
+
+
+def test_a_report_of_less_than_was_sent_changes_nothing():
+    view = view_of("a")
+    view.sent("a", "r1", 100.0, [])
+    view.report("a", ReplicaState(1, 30.0), 0.0)
+    assert view.outstanding_work("a", 0.0) == 100.0
+
+
+def test_an_old_report_is_not_believed_and_the_same_one_does_not_get_younger():
+    view = view_of("a")
+    view.report("a", ReplicaState(1, 300.0, token_s=0.5), 10.0)
+    view.report("a", ReplicaState(1, 300.0, token_s=0.5), 14.0)
+    assert view.outstanding_work("a", 15.0) == 300.0
+    assert view.outstanding_work("a", 15.1) == 0.0
+
+
+def test_who_refuses_is_full_for_a_moment_for_that_class():
+    view = view_of("a", "b")
+    view.refused("a", "soon", 3.0, 10.0)
+    for class_name, full in (("soon", [True, False]), ("batch", [False, False])):
+        candidates = view.candidates("ab", class_name, [], 0.0, 10.4)
+        assert [one.is_full for one in candidates] == full
+    assert view.retry_after_s("soon", 10.4) is None
+    view.refused("b", "soon", 4.0, 10.0)
+    assert view.retry_after_s("soon", 10.4) == 4.0
+    assert view.retry_after_s("batch", 10.4) is None
+    assert view.retry_after_s("soon", 10.5) is None
+    assert view_of().retry_after_s("soon", 0.0) is None
+
+
+def test_a_replica_that_is_gone_is_forgotten():
+    view = view_of("a", "b")
+    view.sent("a", "r1", 10.0, [])
+    view.keep(["b"])
+    view.ended("a", "r1")
+    assert "a" not in view
+    view.keep(["a", "b"])
+    assert view.outstanding_work("a", 0.0) == 0.0
+
+
+class Pool:
+    """Eight replicas that work off requests, two routers, reports of a second ago."""
+
+    WORK = 20.0
+
+    def __init__(self, speeds: Sequence[float]) -> None:
+        self.speeds = speeds
+        self.names = [str(i) for i in range(len(speeds))]
+        self.backlog: list[deque[tuple[str, float, float]]] = [deque() for _ in speeds]
+        self.routers = [view_of(*self.names) for _ in range(2)]
+        self.waits: list[float] = []
+        self.largest = 0
+
+    def run(self, choose: Callable[[PoolView, float, random.Random], int]) -> Pool:
+        rng = random.Random(1)
+        reports: deque[tuple[float, list[ReplicaState]]] = deque()
+        step_s, number = 0.05, 0
+        rate = 0.85 * sum(self.speeds) * 100 / self.WORK  # requests per second
+        for step in range(int(60 / step_s)):
+            now_s = step * step_s
+            for _ in range(_poisson(rng, rate * step_s)):
+                router = rng.choice(self.routers)
+                i = choose(router, now_s, rng)
+                number += 1
+                self.backlog[i].append((str(number), now_s, self.WORK))
+                router.sent(self.names[i], str(number), self.WORK, [])
+            for i, speed in enumerate(self.speeds):
+                self._work(i, 100 * speed * step_s, now_s)
+            if step % 20 == 0:
+                reports.append((now_s, self._states(step)))
+            if reports and reports[0][0] <= now_s - 1.0:
+                for router in self.routers:
+                    for name, state in zip(self.names, reports[0][1], strict=True):
+                        router.report(name, state, now_s)
+                reports.popleft()
+            self.largest = max(self.largest, *map(len, self.backlog))
+        return self
+
+    def _states(self, number: int) -> list[ReplicaState]:
+        return [
+            ReplicaState(number, sum(work for *_, work in line), token_s=0.01 / speed)
+            for line, speed in zip(self.backlog, self.speeds, strict=True)
+        ]
+
+    def _work(self, i: int, capacity: float, now_s: float) -> None:
+        line = self.backlog[i]
+        while line and capacity > 0:
+            id_, since_s, work = line.popleft()
+            if work > capacity:
+                line.appendleft((id_, since_s, work - capacity))
+                return
+            capacity -= work
+            self.waits.append(now_s - since_s)
+            for router in self.routers:
+                router.ended(self.names[i], id_)
+
+    @property
+    def p99_s(self) -> float:
+        return statistics.quantiles(self.waits, n=100)[98]
+
+
+def _poisson(rng: random.Random, mean: float) -> int:
+    limit, count, product = math.exp(-mean), 0, rng.random()
+    while product > limit:
+        count += 1
+        product *= rng.random()
+    return count
+
+
+def ours(router: PoolView, now_s: float, rng: random.Random) -> int:
+    names = [str(i) for i in range(8)]
+    return rank(router.candidates(names, "", [], 0.0, now_s), Pool.WORK, rng)[0]
+
+
+def by_own_count(router: PoolView, now_s: float, rng: random.Random) -> int:
+    """Two drawn evenly, the one that this router sent less to: Serve's own rule."""
+    two = rng.sample(range(8), 2)
+    return min(two, key=lambda i: len(router._replicas[str(i)].sent))
+
+
+def least_reported(router: PoolView, now_s: float, rng: random.Random) -> int:
+    """The best of all by the last reports alone."""
+    states = [router._replicas[str(i)].state for i in range(8)]
+    return min(range(8), key=lambda i: states[i].outstanding_work if states[i] else 0.0)
+
+
+SLOW = [0.5, *[1.0] * 7]
+EQUAL = [1.0] * 8
+
+
+def test_a_slow_node_costs_less_than_with_serves_own_rule():
+    assert Pool(SLOW).run(ours).p99_s < 0.75 * Pool(SLOW).run(by_own_count).p99_s
+
+
+def test_old_numbers_do_not_make_a_herd():
+    herd = Pool(EQUAL).run(least_reported)
+    assert Pool(EQUAL).run(ours).largest < herd.largest / 3
+
+
+def test_equal_nodes_lose_nothing():
+    assert Pool(EQUAL).run(ours).p99_s <= 1.1 * Pool(EQUAL).run(by_own_count).p99_s

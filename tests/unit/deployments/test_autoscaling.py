@@ -1,0 +1,86 @@
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from deployments.autoscaling import fleet_policy
+
+
+@dataclass
+class FakeContext:
+    """What the policy reads of Ray Serve's context."""
+
+    deployment_name: str
+    aggregated_metrics: Any = None
+    current_num_replicas: int = 2
+    target_num_replicas: int = 2
+    capacity_adjusted_min_replicas: int = 1
+    capacity_adjusted_max_replicas: int = 8
+    total_queued_requests: float | None = 0.0
+    policy_state: dict[str, Any] = field(default_factory=dict)
+    current_time: float | None = 100.0
+
+
+def target(demand: float = 30.0, seats: float = 16.0, **kwargs: Any) -> FakeContext:
+    metrics = {
+        "demand_seats": {"r1": demand / 2, "r2": demand / 2},
+        "seats": {"r1": seats, "r2": seats},
+    }
+    return FakeContext("Target:m", metrics, **kwargs)
+
+
+def drafter(busy: float = 0.6, **kwargs: Any) -> FakeContext:
+    return FakeContext("Drafter:m", {"busy": {"d1": busy, "d2": busy}}, **kwargs)
+
+
+def decide(*contexts: FakeContext) -> dict[str, int]:
+    counts, states = fleet_policy({one.deployment_name: one for one in contexts})
+    assert states.keys() == counts.keys()
+    return counts
+
+
+@pytest.mark.parametrize(
+    ("contexts", "counts"),
+    [
+        ([target()], {"Target:m": 3}),
+        ([target(), drafter()], {"Target:m": 3, "Drafter:m": 3}),
+        ([target(64.0), drafter()], {"Target:m": 5, "Drafter:m": 5}),
+        ([target(64.0, total_queued_requests=16.0)], {"Target:m": 7}),
+        ([target(64.0, total_queued_requests=None)], {"Target:m": 5}),
+        (
+            [target(64.0, capacity_adjusted_max_replicas=4), drafter()],
+            {"Target:m": 4, "Drafter:m": 4},
+        ),
+        ([target(0.0)], {"Target:m": 1}),
+        ([FakeContext("Target:m"), drafter(0.0)], {"Target:m": 2, "Drafter:m": 2}),
+        ([FakeContext("Ingress", target_num_replicas=3)], {"Ingress": 3}),
+        ([FakeContext("Drafter:other", target_num_replicas=9)], {"Drafter:other": 8}),
+    ],
+)
+def test_decisions(contexts, counts):
+    assert decide(*contexts) == counts
+
+
+def test_a_context_it_cannot_read_leaves_the_pools_as_they_are():
+    broken = target()
+    broken.aggregated_metrics = {"demand_seats": {"r1": "many"}, "seats": {}}
+    assert decide(broken, drafter()) == {"Target:m": 2, "Drafter:m": 2}
+
+
+def test_a_rise_is_remembered_from_call_to_call():
+    state: dict[str, Any] = {}
+    for second in range(60):
+        one = target(20.0 + second, policy_state=state, current_time=float(second))
+        counts, states = fleet_policy({"t": one})
+        state = states["t"]
+    assert state["per_s"] > 0.5
+    level, _ = fleet_policy({"t": target(79.0)})
+    assert counts["t"] > level["t"]
+
+
+def test_what_serve_itself_remembers_is_kept():
+    kept = {"_serve": 3}
+    _, states = fleet_policy({"t": target(policy_state=kept)})
+    assert states["t"]["_serve"] == 3

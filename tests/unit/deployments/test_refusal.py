@@ -1,0 +1,53 @@
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import httpx
+import pytest
+
+from deployments.refusal import RefuseWhenFull, TryLater
+
+
+async def app(scope: Any, receive: Any, send: Any) -> None:
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": b"answered"})
+
+
+def ask(method: str, path: str, class_name: str) -> httpx.Response:
+    """All targets are full for `soon`."""
+
+    def all_full(asked: str, now_s: float) -> float | None:
+        return 2.3 if asked == "soon" else None
+
+    async def run() -> httpx.Response:
+        transport = httpx.ASGITransport(app=RefuseWhenFull(app, all_full))
+        async with httpx.AsyncClient(transport=transport, base_url="http://test") as http:
+            return await http.request(method, path, headers={"x-dspark-class": class_name})
+
+    return asyncio.run(run())
+
+
+def test_where_all_are_full_a_request_is_refused_unread():
+    reply = ask("POST", "/v1/chat/completions", "soon")
+    assert (reply.status_code, reply.headers["retry-after"]) == (429, "3")
+    assert reply.json()["error"]["type"] == "RateLimitError"
+    assert reply.json()["error"]["message"].endswith("Try again in 3 s.")
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "class_name"),
+    [
+        ("POST", "/v1/chat/completions", "batch"),
+        ("GET", "/v1/models", "soon"),
+        ("POST", "/tokenize", "soon"),
+        ("PATCH", "/fleet/models/demo", "soon"),
+    ],
+)
+def test_everything_else_goes_on(method, path, class_name):
+    assert ask(method, path, class_name).text == "answered"
+
+
+def test_a_refusal_says_why():
+    assert "the queue is full" in TryLater("queue_full", 1).message
+    assert "first token later" in TryLater("too_late", 1).message

@@ -1,0 +1,205 @@
+"""The gate in an event loop of its own, on a clock that the test sets."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Awaitable, Callable
+
+import pytest
+
+from autoscale.admission import ReplicaLimits
+from autoscale.plan import ReplicaPlan
+from autoscale.request_cost import RequestCost
+from autoscale.service_class import ServiceClass
+from deployments.replica_gate import RefusedError, ReplicaGate
+
+CLASSES = {
+    "any": ServiceClass("any", math.inf, math.inf),
+    "soon": ServiceClass("soon", ttft_s=1.0, tpot_s=0.5),
+}
+
+
+class Scene:
+    """A gate with two seats. Requests enter by name; `seated` are those that hold a seat."""
+
+    def __init__(self, plan: ReplicaPlan | None = None) -> None:
+        self.now_s = 0.0
+        self.gate = ReplicaGate(
+            ReplicaLimits(seats=2, queued_requests=3),
+            CLASSES,
+            plan=lambda: plan or ReplicaPlan(),
+            clock=lambda: self.now_s,
+        )
+        self.seated: list[str] = []
+        self.refused: dict[str, float] = {}
+        self._ends: dict[str, asyncio.Event] = {}
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+
+    async def enter(self, name: str, class_name: str = "any") -> None:
+        self._ends[name] = asyncio.Event()
+        self._tasks[name] = asyncio.create_task(self._run(name, class_name))
+        await turns()
+
+    async def end(self, name: str) -> None:
+        self._ends[name].set()
+        await turns()
+
+    async def cancel(self, name: str) -> None:
+        self._tasks[name].cancel()
+        await turns()
+
+    async def _run(self, name: str, class_name: str) -> None:
+        try:
+            async with self.gate.seat(class_name, "tenant", RequestCost(10, 10)) as seat:
+                self.seated.append(name)
+                try:
+                    seat.saw_tokens(1)
+                    await self._ends[name].wait()
+                    seat.saw_tokens(9)
+                    seat.is_whole = True
+                finally:
+                    self.seated.remove(name)
+        except RefusedError as error:
+            self.refused[name] = error.refusal.retry_after_s
+
+    @property
+    def counts(self) -> dict[str, dict[str, int]]:
+        classes = self.gate.snapshot()["classes"]
+        return {n: {k: v for k, v in one.items() if v} for n, one in classes.items()}
+
+
+async def turns() -> None:
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+
+def play(story: Callable[[Scene], Awaitable[None]], plan: ReplicaPlan | None = None) -> None:
+    async def run() -> None:
+        scene = Scene(plan)
+        await story(scene)
+        for task in scene._tasks.values():
+            task.cancel()
+        await asyncio.gather(*scene._tasks.values(), return_exceptions=True)
+        assert (scene.gate.snapshot()["running"], scene.gate.snapshot()["waiting"]) == (0, 0)
+
+    asyncio.run(run())
+
+
+def test_requests_take_turns_on_the_seats():
+    async def story(scene: Scene) -> None:
+        for name in "abc":
+            await scene.enter(name)
+        assert scene.seated == ["a", "b"]
+        await scene.end("a")
+        assert scene.seated == ["b", "c"]
+
+    play(story)
+
+
+def test_beyond_the_queue_requests_are_refused_at_once():
+    async def story(scene: Scene) -> None:
+        for name in "abcdef":
+            await scene.enter(name)
+        assert scene.refused == {"f": 1.0}
+        assert scene.counts["any"] == {"arrived": 6, "admitted": 2, "shed_queue_full": 1}
+
+    play(story)
+
+
+def test_a_request_that_is_cancelled_in_the_queue_leaves_it():
+    async def story(scene: Scene) -> None:
+        for name in "abcd":
+            await scene.enter(name)
+        await scene.cancel("c")
+        await scene.end("a")
+        assert scene.seated == ["b", "d"]
+        assert scene.counts["any"]["gave_up"] == 1
+
+    play(story)
+
+
+def test_a_request_that_is_cancelled_on_its_seat_frees_it():
+    async def story(scene: Scene) -> None:
+        for name in "abc":
+            await scene.enter(name)
+        await scene.cancel("a")
+        assert scene.seated == ["b", "c"]
+        assert scene.counts["any"]["broken_off"] == 1
+
+    play(story)
+
+
+def test_a_request_that_is_cancelled_as_it_is_called_passes_its_seat_on():
+    async def story(scene: Scene) -> None:
+        for name in "abcd":
+            await scene.enter(name)
+        scene._ends["a"].set()
+        await asyncio.sleep(0)  # a leaves and calls c, which has not run yet
+        await scene.cancel("c")
+        assert scene.seated == ["b", "d"]
+
+    play(story)
+
+
+def test_a_request_whose_time_is_up_is_refused():
+    async def story(scene: Scene) -> None:
+        for name in "ab":
+            await scene.enter(name)
+        await scene.enter("late", "soon")
+        scene.now_s = 0.55
+        await scene.enter("c")
+        assert list(scene.refused) == ["late"]
+        assert scene.counts["soon"] == {"arrived": 1, "shed_too_late": 1}
+
+    play(story)
+
+
+def test_a_timer_refuses_without_being_asked():
+    async def story(scene: Scene) -> None:
+        for name in "ab":
+            await scene.enter(name)
+        await scene.enter("late", "soon")
+        scene.now_s = 0.011
+        await asyncio.sleep(0.1)
+        assert list(scene.refused) == ["late"]
+
+    play(story, ReplicaPlan(shed_after_s={"soon": 0.01}))
+
+
+@pytest.mark.parametrize(("seconds", "what"), [(4.0, "met"), (5.0, "missed")])
+def test_promises_met_and_missed_are_counted(seconds, what):
+    async def story(scene: Scene) -> None:
+        await scene.enter("a", "soon")
+        scene.now_s = seconds  # ten tokens: nine gaps of half a second
+        await scene.end("a")
+        assert scene.counts["soon"] == {"arrived": 1, "admitted": 1, what: 1}
+        assert scene.gate.take_traffic().outcomes["soon"] == (1.0, float(what == "met"))
+
+    play(story)
+
+
+def test_traffic_is_what_came_and_went_since_it_was_last_taken():
+    async def story(scene: Scene) -> None:
+        scene.gate.take_traffic()
+        for name in "abc":
+            await scene.enter(name)
+        scene.now_s += 2.0
+        seen = scene.gate.take_traffic()
+        assert (seen.elapsed_s, seen.arrivals_per_s) == (2.0, 1.5)
+        assert (seen.seated, seen.waiting) == (2, 1)
+        await scene.end("a")
+        scene.now_s += 1.0
+        seen = scene.gate.take_traffic()
+        assert (seen.arrivals_per_s, seen.prompt_tokens_per_s, seen.tokens_per_s) == (0, 0, 10.0)
+
+    play(story)
+
+
+def test_an_unknown_class_is_the_default_one():
+    gate = Scene().gate
+    assert (gate.known_class("soon"), gate.known_class("gone"), gate.known_class(None)) == (
+        "soon",
+        "any",
+        "any",
+    )

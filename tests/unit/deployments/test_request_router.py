@@ -1,0 +1,162 @@
+"""The router as Serve calls it, with replicas that stand for running ones."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from ray.serve._private.common import DeploymentHandleSource, DeploymentID
+from ray.serve.config import RequestRouterConfig
+from ray.serve.request_router import ReplicaID
+
+from autoscale.pool_view import ReplicaState
+from deployments.pools import POOLS, all_full, replica_state, routing_stats
+from deployments.request_router import WorkRouter
+
+DEPLOYMENT = DeploymentID("Target:m", "app")
+
+
+class FakeReplica:
+    def __init__(self, name: str, **stats: Any) -> None:
+        self.replica_id = ReplicaID(name, DEPLOYMENT)
+        self.routing_stats = stats
+        self.max_ongoing_requests = 8
+
+    async def get_queue_len(self, *, deadline_s: float) -> int:
+        return 0
+
+
+def state(number: float, **fields: Any) -> dict[str, float]:
+    return routing_stats(ReplicaState(number, **{"outstanding_work": 0.0} | fields))
+
+
+def routed(story: Callable[[WorkRouter], Any]) -> None:
+    async def run() -> None:
+        router = WorkRouter(DEPLOYMENT, DeploymentHandleSource.REPLICA)
+        router.initialize_state()
+        await story(router)
+
+    asyncio.run(run())
+
+
+def pending(prompt: str = "Hello", max_tokens: int = 100, request_id: str = "1") -> Any:
+    return SimpleNamespace(
+        args=[SimpleNamespace(prompt=prompt, max_tokens=max_tokens, n=1)],
+        metadata=SimpleNamespace(internal_request_id=request_id),
+        routing_context=SimpleNamespace(should_backoff=False),
+    )
+
+
+async def ranks(router: WorkRouter, replicas: list[Any], request: Any) -> list[str]:
+    chosen = await router.choose_replicas(replicas, request)
+    assert all(len(rank) == 1 for rank in chosen)
+    return [rank[0].replica_id.unique_id for rank in chosen]
+
+
+def test_a_state_comes_through_routing_stats_as_it_was():
+    one = ReplicaState(3.0, 120.0, token_s=0.02)
+    assert replica_state({**routing_stats(one), "of_others": 1}) == one
+    unknown = ReplicaState(3.0, 120.0)
+    assert replica_state(routing_stats(unknown)) == unknown
+    assert replica_state({}) is None
+
+
+def test_requests_go_where_less_was_sent():
+    async def story(router: WorkRouter) -> None:
+        replicas: list[Any] = [FakeReplica("a"), FakeReplica("b")]
+        router.update_replicas(replicas)
+        router.on_request_routed(pending(request_id="1"), replicas[0].replica_id, None)
+        for _ in range(20):
+            assert await ranks(router, replicas, pending()) == ["b", "a"]
+        router.on_request_routed(
+            pending(max_tokens=120, request_id="2"), replicas[1].replica_id, None
+        )
+        assert await ranks(router, replicas, pending()) == ["a", "b"]
+        router.on_request_completed(replicas[1].replica_id, "2")
+        assert await ranks(router, replicas, pending()) == ["b", "a"]
+
+    routed(story)
+
+
+def test_a_prompt_goes_where_its_beginning_was_read():
+    async def story(router: WorkRouter) -> None:
+        replicas: list[Any] = [FakeReplica(name) for name in "abcdefgh"]
+        router.update_replicas(replicas)
+        long = "word " * 400  # 100 tokens of work
+        router.on_request_routed(pending(long, 1, "1"), replicas[3].replica_id, None)
+        router.on_request_completed(replicas[3].replica_id, "1")
+        for _ in range(20):
+            assert (await ranks(router, replicas, pending(long + "more", 1)))[0] == "d"
+
+    routed(story)
+
+
+def test_reports_say_who_is_slow():
+    async def story(router: WorkRouter) -> None:
+        replicas: list[Any] = [
+            FakeReplica("fast", **state(1, token_s=0.01, outstanding_work=100.0)),
+            FakeReplica("slow", **state(1, token_s=0.04, outstanding_work=90.0)),
+        ]
+        router.update_replicas(replicas)
+        assert await ranks(router, replicas, pending(max_tokens=1)) == ["fast", "slow"]
+
+    routed(story)
+
+
+def test_the_process_it_lives_in_hears_when_all_are_full():
+    async def story(router: WorkRouter) -> None:
+        router.update_replicas([FakeReplica("a"), FakeReplica("b")])
+        pool, now_s = POOLS["Target:m"], time.monotonic()
+        pool.refused("a", "soon", 2.0, now_s)
+        assert all_full("soon", now_s) is None
+        asked = pending()
+        asked.args.append(SimpleNamespace(headers={"x-dspark-class": "soon"}))
+        replicas: list[Any] = [FakeReplica("a"), FakeReplica("b")]
+        assert await ranks(router, replicas, asked) == ["b"]
+        pool.refused("b", "soon", 3.0, now_s)
+        assert all_full("soon", now_s) == 3.0
+        assert all_full("batch", now_s) is None
+
+    routed(story)
+
+
+@pytest.mark.parametrize(
+    "request_", [None, SimpleNamespace(args=[], routing_context=SimpleNamespace())]
+)
+def test_calls_that_are_no_requests_are_routed_too(request_):
+    async def story(router: WorkRouter) -> None:
+        replicas: list[Any] = [FakeReplica("a")]
+        router.update_replicas(replicas)
+        assert await ranks(router, replicas, request_) == ["a"]
+
+    routed(story)
+
+
+IN_A_PROCESS_WITH_A_HANDLE = """
+import asyncio, sys
+from ray import cloudpickle
+from ray.serve._private.common import DeploymentHandleSource, DeploymentID
+from deployments.pools import POOLS
+
+async def main():
+    copied = cloudpickle.loads(sys.stdin.buffer.read())
+    router = copied(DeploymentID("Target:m", "app"), DeploymentHandleSource.REPLICA)
+    router.initialize_state()
+    assert list(POOLS) == ["Target:m"], POOLS
+
+asyncio.run(main())
+"""
+
+
+def test_copied_as_serve_does_it_still_tells_its_process():
+    config = RequestRouterConfig(request_router_class="deployments.request_router:WorkRouter")
+    command = [sys.executable, "-c", IN_A_PROCESS_WITH_A_HANDLE]
+    copied = config._serialized_request_router_cls
+    done = subprocess.run(command, input=copied, capture_output=True, timeout=60)
+    assert done.returncode == 0, done.stderr.decode()
