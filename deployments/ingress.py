@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from typing import Annotated, Any
 
 import ray
@@ -14,6 +16,8 @@ from starlette.responses import JSONResponse
 
 from autoscale.controls import Controls
 from deployments.controller import find_controller
+from deployments.failover import FailoverCounts, NoTargetError, answered, streamed
+from deployments.resumption import RESUME
 
 
 class FleetIngress(OpenAiIngress):  # type: ignore[misc]
@@ -34,6 +38,7 @@ class FleetIngress(OpenAiIngress):  # type: ignore[misc]
             card = self._model_cards[model_id]
             self._model_cards[adapter] = card.model_copy(update={"id": adapter})
         self._adapters = frozenset(adapters)
+        self._counts = FailoverCounts()
 
     async def _get_model_id(self, model: str | None) -> str:
         """The model asked for, or the only one. Raises 404 for one that is not served."""
@@ -44,6 +49,28 @@ class FleetIngress(OpenAiIngress):  # type: ignore[misc]
         if model_id not in self._model_cards:
             raise HTTPException(404, f"The model {model_id!r} does not exist.")
         return model_id
+
+    async def _get_response(
+        self, *, body: Any, call_method: str, raw_request: Request | None = None
+    ) -> AsyncGenerator[Any, None]:
+        """What a target answers, and when it is lost the next one (`deployments.failover`)."""
+        if RESUME in (getattr(body, "vllm_xargs", None) or {}):
+            raise HTTPException(400, f"vllm_xargs: {RESUME} is not for requests; leave it out")
+        ask_target = super()._get_response
+
+        def ask(request: Any) -> AsyncGenerator[Any, None]:
+            answer: AsyncGenerator[Any, None] = ask_target(
+                body=request, call_method=call_method, raw_request=raw_request
+            )
+            return answer
+
+        outlive = streamed if getattr(body, "stream", False) else answered
+        try:
+            async with aclosing(outlive(ask, body, self._counts)) as items:
+                async for item in items:
+                    yield item
+        except NoTargetError as error:
+            raise HTTPException(503, f"{error}; try again") from None
 
     async def fleet(self) -> dict[str, Any]:
         """Replicas, drafter assignments and speculation totals; 503 without a controller."""

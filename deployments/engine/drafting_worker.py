@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from vllm.utils.torch_utils import set_random_seed
+from vllm.v1.worker.gpu_input_batch import InputBatch
 
 from autoscale.calibration_messages import calibrations_from_plain, report_to_plain
 from autoscale.controls import Controls
@@ -18,6 +19,7 @@ from autoscale.step_cost_fit import costs_of
 from deployments.engine.compat import check_engine_hooks
 from deployments.engine.provenance import worker_provenance
 from deployments.engine.ranks import Follower
+from deployments.engine.said import take_up_in_worker
 from deployments.engine.settings import WorkerSettings
 from deployments.engine.step_time import measure_step_cost
 from drafters.sources import RemoteDraftSource
@@ -48,6 +50,7 @@ class DraftingWorker:
 
     def init_device(self) -> None:
         check_engine_hooks(self.capability)
+        take_up_in_worker(InputBatch)
         super().init_device()  # type: ignore[misc]
 
     def compile_or_warm_up_model(self) -> Any:

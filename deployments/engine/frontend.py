@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from deployments.engine.eligibility import SWITCH
+from deployments.engine.said import take_up_in_frontend
 from deployments.engine.streaming import feed_parsers_token_by_token
 
 
@@ -30,7 +31,9 @@ def mend_text() -> None:
     """The mends of what is made of tokens committed together, whoever drafted them."""
     from vllm.parser import ParserManager
     from vllm.v1.engine.detokenizer import BaseIncrementalDetokenizer
+    from vllm.v1.engine.output_processor import RequestState
 
+    take_up_in_frontend(RequestState)
     stop_at_the_token(BaseIncrementalDetokenizer)
     feed_parsers_token_by_token(ParserManager)
 

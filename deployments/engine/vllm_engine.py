@@ -9,20 +9,51 @@ from typing import Any
 from ray.llm._internal.serve.engines.vllm.vllm_engine import VLLMEngine
 
 from deployments.engine.frontend import mend_frontend, mend_native_frontend
+from deployments.engine.resume import resuming
+from deployments.engine.said import Resuming
 from deployments.engine.traffic import observed
-from deployments.engine_args import MIB
+from deployments.engine_args import DRAFTING_WORKERS, MIB, PLAIN_CPU_WORKER
 from deployments.specs import CaptureSpec
 from drafters.capture import TrafficCapture
 from drafters.redaction import Redactor
 
+RESUMING_SCHEDULERS = {
+    False: "deployments.engine.said.ResumingScheduler",
+    True: "deployments.engine.said.ResumingAsyncScheduler",
+}
+
+OUR_WORKERS = (PLAIN_CPU_WORKER, *DRAFTING_WORKERS.values())
+
+
+def why_not_resuming(config: Any) -> str | None:
+    """Why an engine of this `VllmConfig` cannot take streams up; None when it can."""
+    if not issubclass(config.scheduler_config.get_scheduler_cls(), Resuming):
+        return "the engine's scheduler_cls is not one of deployments.engine.said"
+    if not config.use_v2_model_runner and config.parallel_config.worker_cls not in OUR_WORKERS:
+        return "the engine's worker has vLLM's V1 runner, without our part in it"
+    return None
+
 
 class _Engine(VLLMEngine):  # type: ignore[misc]
-    """Ray 2.60 looks for vLLM's tokenisation under a name that vLLM 0.29 no longer uses."""
+    """What all our engines have: streams of lost targets can go on in them.
+
+    Ray 2.60 looks for vLLM's tokenisation under a name that vLLM 0.29 no longer uses.
+    """
 
     async def start(self) -> None:
         await super().start()
         if self._oai_serving_tokenization is None:  # type: ignore[has-type]
             self._oai_serving_tokenization = getattr(self._app_state, "serving_tokenization", None)
+        client = self._engine_client
+        unable = why_not_resuming(client.vllm_config)
+        client.generate = resuming(client.generate, client.get_tokenizer(), unable)
+
+    def _prepare_engine_config(self, callback_ctx: Any) -> tuple[Any, Any, Any]:
+        engine_args, frontend_args, config = super()._prepare_engine_config(callback_ctx)
+        scheduler = config.scheduler_config
+        if scheduler.scheduler_cls is None:
+            scheduler.scheduler_cls = RESUMING_SCHEDULERS[bool(scheduler.async_scheduling)]
+        return engine_args, frontend_args, config
 
     def keep_traffic(self, spec: CaptureSpec, replica_id: str) -> None:
         """Keep served token ids from now on, as `spec` says."""
