@@ -72,7 +72,8 @@ class Delivered:
         self._body = body
         self._wants_token_ids = bool(getattr(body, "return_token_ids", False))
         self._unfit = why_not(body)
-        self._choices = [_Choice() for _ in range(getattr(body, "n", None) or 1)]
+        num_choices = (getattr(body, "n", None) or 1) * _num_prompts(getattr(body, "prompt", None))
+        self._choices = [_Choice() for _ in range(num_choices)]
         self._prompt_token_ids: tuple[int, ...] | None = None
         self._id: tuple[str, int] | None = None  # what the first chunk was named and when
         self.has_said = False  # anything that a restart would say again, or differently

@@ -32,7 +32,7 @@ from deployments.continuation import (
     error_event,
 )
 
-MAX_TARGETS = 5  # that one request is tried on
+MAX_TARGETS = 3  # that one request is tried on: it may be what they died of
 PATIENCE_S = 150.0  # without a token, before a begun stream is given up: a target's start
 _PAUSE_S = 0.2  # before the next target: Serve has to hear of the loss, too
 

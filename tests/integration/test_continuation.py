@@ -103,7 +103,6 @@ ROWS = [
     completion("completion of token ids", EXACT, prompt=[410, 1033, 99, 2000]),
     completion("several prompts", "several prompts in one request", prompt=["One", "Two"]),
     completion("echo", "echo", echo=True),
-    Row("echo in a chat", "echo", {"echo": True}),
     Row("hidden reasoning", "include_reasoning off", {"include_reasoning": False}),
 ]
 
