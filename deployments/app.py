@@ -28,7 +28,7 @@ from deployments.placement import (
     target_env,
 )
 from deployments.preflight import draft_shape
-from deployments.schema import AppSpec, ModelSpec, parse_settings
+from deployments.schema import AppSpec, ModelSpec, TargetSpec, parse_settings
 from deployments.serve_file import read_serve_file
 from deployments.target import TargetServer
 from profiles.provenance import DraftingPair
@@ -103,9 +103,17 @@ def _bind_target(model: ModelSpec, config: LLMConfig, pair: DraftingPair | None)
             "placement": model.placement,
             "pair": pair,
             "engine_cls": engine,
+            "stall_limit_s": stall_limit_s(model.target),
             "capture": model.target.capture,
         },
     )
+
+
+def stall_limit_s(target: TargetSpec) -> float:
+    """How long an engine may be silent; on GPUs a first request may compile kernels."""
+    if target.stall_limit_s is not None:
+        return target.stall_limit_s
+    return 15.0 if target.device == "cpu" else 60.0
 
 
 def _llm_config(model: ModelSpec, shape: DraftShape | None) -> LLMConfig:
@@ -123,6 +131,10 @@ def _llm_config(model: ModelSpec, shape: DraftShape | None) -> LLMConfig:
             "num_replicas": target.replicas,
             "max_ongoing_requests": 2 * target.max_num_seqs,
             "max_queued_requests": target.max_queued_requests,
+            # For a replica whose process itself hangs; Serve wants three failures. What the
+            # engine behind it does is the replica's own to watch.
+            "health_check_period_s": 2,
+            "health_check_timeout_s": 5,
             "backpressure_config": BackpressureConfig(status_code=429, retry_after_s=1),
             "ray_actor_options": {"num_cpus": target.num_cpus},
             "logging_config": QUIET,

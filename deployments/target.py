@@ -15,6 +15,8 @@ from ray.serve.llm.deployment import LLMServer
 from cluster.messages import TargetPlan, TargetReport
 from deployments.compatibility import accept_software
 from deployments.controller import INTERVAL_S, find_controller
+from deployments.ending import end_process
+from deployments.progress import TICK_S, ProgressWatch, Verdict
 from deployments.schema import DRAFTED_BY_US
 from deployments.specs import CaptureSpec
 from profiles.provenance import DraftingPair
@@ -26,7 +28,8 @@ logger = logging.getLogger(__name__)
 class TargetServer(LLMServer):  # type: ignore[misc]
     """Serves one model. Reports what speculation did and takes its drafter from the plan.
 
-    `pair` is what it drafts with, None where our adapter does not draft.
+    `pair` is what it drafts with, None where our adapter does not draft. An engine from which
+    nothing comes for `stall_limit_s`, not even a probe, takes its replica with it.
     """
 
     async def __init__(  # type: ignore[misc]
@@ -35,6 +38,7 @@ class TargetServer(LLMServer):  # type: ignore[misc]
         *,
         placement: str,
         pair: DraftingPair | None,
+        stall_limit_s: float,
         capture: CaptureSpec | None = None,
         **kwargs: Any,
     ) -> None:
@@ -51,6 +55,20 @@ class TargetServer(LLMServer):  # type: ignore[misc]
         if capture is not None:
             self.engine.keep_traffic(capture, self._replica_id)
         self._exchange = asyncio.create_task(self._exchange_forever())
+        self._watch = asyncio.create_task(self._watch_forever(ProgressWatch(stall_limit_s)))
+
+    async def _watch_forever(self, watch: ProgressWatch) -> None:
+        """Ends the replica when its engine is dead or wedged: see `deployments.progress`."""
+        while True:
+            await asyncio.sleep(TICK_S)
+            vital = self.engine.vital
+            if vital.is_dead:
+                end_process("its engine died")
+            verdict = watch.tick(vital.num_results)
+            if verdict is Verdict.PROBE:
+                vital.probe()
+            elif verdict is Verdict.WEDGED:
+                end_process(f"nothing came from its engine for {watch.limit_s:g} s")
 
     async def _exchange_forever(self) -> None:
         """One exchange per interval; whatever fails, the target goes on with what it has."""
@@ -94,6 +112,8 @@ class TargetServer(LLMServer):  # type: ignore[misc]
             self._plan = plan
 
     async def check_health(self) -> None:
+        if self._watch.done():
+            raise RuntimeError(f"nobody watches over target {self._replica_id} any more")
         if self._exchange.done():
             raise RuntimeError(f"target {self._replica_id} stopped reporting to the fleet")
         if not self._ranks_agree:

@@ -12,6 +12,7 @@ from deployments.engine.frontend import mend_frontend, mend_native_frontend
 from deployments.engine.resume import resuming
 from deployments.engine.said import Resuming
 from deployments.engine.traffic import observed
+from deployments.engine.vital import Vital, dying_with_the_engine
 from deployments.engine_args import DRAFTING_WORKERS, MIB, PLAIN_CPU_WORKER
 from deployments.specs import CaptureSpec
 from drafters.capture import TrafficCapture
@@ -47,6 +48,8 @@ class _Engine(VLLMEngine):  # type: ignore[misc]
         client = self._engine_client
         unable = why_not_resuming(client.vllm_config)
         client.generate = resuming(client.generate, client.get_tokenizer(), unable)
+        client.generate = dying_with_the_engine(client.generate)
+        self.vital = Vital(client)
 
     def _prepare_engine_config(self, callback_ctx: Any) -> tuple[Any, Any, Any]:
         engine_args, frontend_args, config = super()._prepare_engine_config(callback_ctx)

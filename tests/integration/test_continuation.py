@@ -84,7 +84,11 @@ ROWS = [
     Row("stop strings", EXACT, {"stop": [" was very", "ZZZZ"]}),
     Row("stop string kept", EXACT, {"stop": [" was"], "include_stop_str_in_output": True}),
     Row("stop token ids", EXACT, {"stop_token_ids": [13, 15]}),
-    Row("repetition detection", EXACT, {"repetition_detection": {"max_pattern_size": 4, "min_count": 3}}),
+    Row(
+        "repetition detection",
+        EXACT,
+        {"repetition_detection": {"max_pattern_size": 4, "min_count": 3}},
+    ),
     Row("log probabilities", EXACT, {"logprobs": True, "top_logprobs": 3}),
     Row("n above 1", EXACT, SAMPLED | {"n": 3, "stop": ["."]}),
     Row("JSON schema", EXACT, {"structured_outputs": {"json": PERSON}}),
