@@ -34,6 +34,9 @@ class Resuming:
         said = said_of(request.sampling_params)
         if said:
             request.append_output_token_ids(list(said))
+            # As after a preemption: vLLM counts prefills of prompts alone, and asserts that no
+            # more than the prompt is in its prefix cache.
+            request.take_prefill_stats()
             if request.structured_output_request is not None:
                 _advance_grammar(request, said)
         super().add_request(request)  # type: ignore[misc]

@@ -30,6 +30,7 @@ from tests.integration.without_nodes import WithoutNodes
 
 EXACT = "exact"
 CUTS = (1, 2, 3, 9, 23)  # events that come before the target is lost; beyond the last: at its end
+REPEATS = {"max_pattern_size": 4, "min_count": 3}
 CHAT = [{"role": "user", "content": "Write a short story about a dog and the sea."}]
 PERSON = {
     "type": "object",
