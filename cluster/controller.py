@@ -16,7 +16,7 @@ from typing import Any
 from autoscale.assignment import assign_drafters
 from autoscale.controls import Controls
 from cluster.fleet_learning import FleetLearning
-from cluster.messages import DrafterPlan, DrafterReport, TargetPlan, TargetReport
+from cluster.messages import DrafterPlan, DrafterReport, IngressReport, TargetPlan, TargetReport
 
 EXPIRY_S = 3.0
 _OF_REPLICAS = ("deadline_ms", "drafter_address")  # controls that mean drafter replicas
@@ -39,6 +39,7 @@ class FleetController:
         self._secret = secrets.token_hex(16)
         self._targets: dict[str, tuple[TargetReport, float]] = {}
         self._drafters: dict[str, tuple[DrafterReport, float]] = {}
+        self._ingresses: dict[str, tuple[IngressReport, float]] = {}  # all there were
         self._assigned: dict[str, str] = {}
         self._controls: dict[str, Controls] = {}
 
@@ -84,6 +85,9 @@ class FleetController:
             self._learning.plan(report.pair) if report.pair else {},
         )
 
+    def report_ingress(self, report: IngressReport) -> None:
+        self._ingresses[report.replica_id] = (report, self._clock())
+
     def snapshot(self) -> dict[str, Any]:
         """The fleet as `GET /fleet` shows it: per model its replicas and their totals."""
         self._expire()
@@ -103,7 +107,15 @@ class FleetController:
             model["controls"] = self._controls_of(model_id).model_dump(exclude_none=True)
             model["speculation"] = speculation_totals([t["stats"] for t in model["targets"]])
             model["learned"] = self._learned(model_id)
-        return {"models": models}
+        return {"models": models, "lost_targets": self._lost_targets()}
+
+    def _lost_targets(self) -> dict[str, Any]:
+        """What became of requests whose target was lost, over all ingresses that reported."""
+        oldest = self._clock() - EXPIRY_S
+        reports = [report for report, _ in self._ingresses.values()]
+        totals = {name: sum(getattr(r, name) for r in reports) for name in _FAILOVERS}
+        alive = [r for r, seen in self._ingresses.values() if seen >= oldest]
+        return totals | {"ingresses": [{"replica_id": r.replica_id, "pid": r.pid} for r in alive]}
 
     def _learned(self, model_id: str) -> list[dict[str, Any]]:
         """Per pair that serves a model: calibration and acceptance, with their alarms."""
@@ -139,6 +151,7 @@ class FleetController:
         self._assigned = {k: v for k, v in self._assigned.items() if k in self._targets}
 
 
+_FAILOVERS = ("continued", "restarted", "given_up")
 _TOTALS = ("committed_tokens", "verified_drafts", "draft_tokens", "accepted_tokens")
 
 

@@ -14,7 +14,7 @@ from cluster.controller import FleetController
 from cluster.fleet_learning import FleetLearning
 from cluster.learning_metrics import LearningMetrics
 from cluster.learning_thread import LearningThread
-from cluster.messages import DrafterPlan, DrafterReport, TargetPlan, TargetReport
+from cluster.messages import DrafterPlan, DrafterReport, IngressReport, TargetPlan, TargetReport
 from profiles.provenance import DraftingPair
 
 NAMESPACE = "dspark"
@@ -46,6 +46,9 @@ class ControllerActor:
         if report.pair is not None and report.outcomes:
             self._learning.offer(report.pair, report.outcomes)
         return self._fleet.report_target(report)
+
+    async def report_ingress(self, report: IngressReport) -> None:
+        self._fleet.report_ingress(report)
 
     async def change(self, model_id: str, changes: dict[str, Any]) -> dict[str, Any] | None:
         """What is changed of a model by now; None where no target of it drafts.

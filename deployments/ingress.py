@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
+import os
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from dataclasses import asdict
 from typing import Annotated, Any
 
 import ray
@@ -15,9 +19,12 @@ from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.responses import JSONResponse
 
 from autoscale.controls import Controls
-from deployments.controller import find_controller
+from cluster.messages import IngressReport
+from deployments.controller import INTERVAL_S, find_controller
 from deployments.failover import FailoverCounts, NoTargetError, answered, streamed
 from deployments.resumption import RESUME
+
+logger = logging.getLogger(__name__)
 
 
 class FleetIngress(OpenAiIngress):  # type: ignore[misc]
@@ -39,6 +46,23 @@ class FleetIngress(OpenAiIngress):  # type: ignore[misc]
             self._model_cards[adapter] = card.model_copy(update={"id": adapter})
         self._adapters = frozenset(adapters)
         self._counts = FailoverCounts()
+        self._reports = asyncio.get_running_loop().create_task(self._report_forever())
+
+    async def _report_forever(self) -> None:
+        context = serve.get_replica_context()
+        while True:
+            report = IngressReport(
+                context.replica_id.unique_id, os.getpid(), **asdict(self._counts)
+            )
+            try:
+                await find_controller(context.app_name).report_ingress.remote(report)
+            except (ValueError, ray.exceptions.RayError) as error:
+                logger.info("no controller to report to yet: %s", error)
+            await asyncio.sleep(INTERVAL_S)
+
+    async def check_health(self) -> None:
+        if self._reports.done():
+            raise RuntimeError("the ingress stopped reporting to the fleet")
 
     async def _get_model_id(self, model: str | None) -> str:
         """The model asked for, or the only one. Raises 404 for one that is not served."""
