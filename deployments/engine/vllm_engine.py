@@ -8,7 +8,7 @@ from typing import Any
 
 from ray.llm._internal.serve.engines.vllm.vllm_engine import VLLMEngine
 
-from deployments.engine.frontend import mend_frontend, mend_native_frontend
+from deployments.engine.frontend import mend_frontend, mend_native_frontend, refusing_what_kills
 from deployments.engine.resume import resuming
 from deployments.engine.said import Resuming
 from deployments.engine.traffic import observed
@@ -47,8 +47,9 @@ class _Engine(VLLMEngine):  # type: ignore[misc]
             self._oai_serving_tokenization = getattr(self._app_state, "serving_tokenization", None)
         client = self._engine_client
         unable = why_not_resuming(client.vllm_config)
-        client.generate = resuming(client.generate, client.get_tokenizer(), unable)
-        client.generate = dying_with_the_engine(client.generate)
+        generate = dying_with_the_engine(client.generate)
+        generate = resuming(generate, client.get_tokenizer(), unable)
+        client.generate = refusing_what_kills(generate, client.vllm_config)
         self.vital = Vital(client)
 
     def _prepare_engine_config(self, callback_ctx: Any) -> tuple[Any, Any, Any]:

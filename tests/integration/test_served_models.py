@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -104,6 +107,12 @@ def test_a_requests_own_template_and_its_arguments_reach_the_prompt(url):
     assert changed != said(url, "plain", chat_template=TEMPLATE)
 
 
+def test_prompt_log_probabilities_that_would_end_the_engine_are_refused(url):
+    body = {"model": "split", "prompt": "x", "max_tokens": 1, "prompt_logprobs": 1}
+    reply = httpx.post(f"{url}/v1/completions", json=body)
+    assert (reply.status_code, "LoRA" in reply.json()["error"]["message"]) == (400, True)
+
+
 TOOL = {
     "type": "function",
     "function": {
@@ -136,3 +145,19 @@ def test_tool_choices_give_the_same_message_as_without_speculation(url, choice):
     if must_call and reason != "length":  # a call that is cut off is none
         assert [call["name"] for call in calls] == ["add"]
         assert json.loads(calls[0]["arguments"]).keys() == {"a", "b"}
+
+
+def test_whatever_is_asked_the_answer_is_no_server_error(url, tmp_path):
+    options = {"seed": 7, "max-examples": 25, "max-time": 40, "workers": 2, "request-timeout": 60}
+    command = [
+        *(sys.executable, "-m", "schemathesis.cli", "run", f"{url}/openapi.json"),
+        *(f"--{name}={value}" for name, value in options.items()),
+        *("--checks=not_a_server_error", "--phases=fuzzing", "--no-shrink"),
+        *("--report=json", f"--report-json-path={tmp_path / 'report.json'}"),
+    ]
+    hooks = {"SCHEMATHESIS_HOOKS": "tests.integration.fuzzed_bodies"}
+    done = subprocess.run(
+        command, env=os.environ | hooks, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout[-8000:]
+    assert said(url, "split") == said(url, "plain")
