@@ -15,6 +15,7 @@ import torch
 from vllm.v1.core.sched.async_scheduler import AsyncScheduler
 from vllm.v1.core.sched.scheduler import Scheduler
 
+from deployments.ending import end_with_parent
 from deployments.engine.eligibility import GREEDY_TEMPERATURE
 
 SAID = "dspark_said"  # of a request's extra_args: its output so far, as token ids
@@ -28,7 +29,15 @@ def said_of(params: Any) -> list[int]:
 
 
 class Resuming:
-    """Mixin before a vLLM scheduler: takes a request up where it stands."""
+    """Mixin before a vLLM scheduler: takes a request up where it stands.
+
+    The scheduler is what of ours lives in the engine's own process: it also sees to it that
+    the process ends with its replica.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        end_with_parent()
 
     def add_request(self, request: Any) -> None:
         said = said_of(request.sampling_params)

@@ -97,11 +97,10 @@ def test_a_wedged_engine_is_found_and_replaced_and_its_requests_go_on(url, undis
 
 def test_a_killed_targets_requests_go_on_on_another(url, undisturbed):
     before = lost(url)
-
-    def kill() -> None:
-        os.kill(targets(url)[0]["pid"], signal.SIGKILL)
-
-    assert ask_all(url, kill) == undisturbed
+    pid = targets(url)[0]["pid"]
+    engine = engine_of(pid)
+    assert ask_all(url, lambda: os.kill(pid, signal.SIGKILL)) == undisturbed
+    wait_for(lambda: not engine.is_running())  # it would keep its memory
     after = wait_for(lambda: lost(url) if lost(url)["continued"] > before["continued"] else None)
     assert after["given_up"] == 0
     assert after["restarted"] > before["restarted"]  # those that are not streamed
