@@ -21,7 +21,7 @@ from autoscale.service_class import ServiceClass
 from cluster.canaries import Canaries, Canary
 from cluster.fleet_learning import FleetLearning
 from cluster.fleet_plans import FleetPlans
-from cluster.messages import DrafterPlan, DrafterReport, TargetPlan, TargetReport
+from cluster.messages import DrafterPlan, DrafterReport, IngressReport, TargetPlan, TargetReport
 from cluster.step_cost_learning import StepCostLearning
 from profiles.provenance import DraftingPair
 
@@ -67,6 +67,7 @@ class FleetController:
         self._secret = secrets.token_hex(16)
         self._targets: dict[str, tuple[TargetReport, float]] = {}
         self._drafters: dict[str, tuple[DrafterReport, float]] = {}
+        self._ingresses: dict[str, tuple[IngressReport, float]] = {}  # all there were
         self._assigned: dict[str, str] = {}
         self._to_assign: set[str] = set()  # models whose replicas are not the same any more
         self._controls: dict[str, Controls] = {}
@@ -208,6 +209,9 @@ class FleetController:
             self._seq,
         )
 
+    def report_ingress(self, report: IngressReport) -> None:
+        self._ingresses[report.replica_id] = (report, self._clock())
+
     def snapshot(self) -> dict[str, Any]:
         """The fleet as `GET /fleet` shows it: per model its replicas and their totals."""
         self._expire()
@@ -233,6 +237,7 @@ class FleetController:
             model["load"] = asdict(self._plans.total(model_id))
         return {
             "models": models,
+            "lost_targets": self._lost_targets(),
             "controller": {
                 "epoch": self._epoch,
                 "plans": self._seq,
@@ -241,6 +246,14 @@ class FleetController:
             },
             "step_costs": self._step_costs.snapshot(),
         }
+
+    def _lost_targets(self) -> dict[str, Any]:
+        """What became of requests whose target was lost, over all ingresses that reported."""
+        oldest = self._clock() - EXPIRY_S
+        reports = [report for report, _ in self._ingresses.values()]
+        totals = {name: sum(getattr(r, name) for r in reports) for name in _FAILOVERS}
+        alive = [r for r, seen in self._ingresses.values() if seen >= oldest]
+        return totals | {"ingresses": [{"replica_id": r.replica_id, "pid": r.pid} for r in alive]}
 
     def _learned(self, model_id: str) -> list[dict[str, Any]]:
         """Per pair that serves a model: calibration and acceptance, with their alarms."""
@@ -285,6 +298,7 @@ class FleetController:
                 self._to_assign.add(drafter.model_id)
 
 
+_FAILOVERS = ("continued", "restarted", "given_up")
 _TOTALS = ("committed_tokens", "verified_drafts", "draft_tokens", "accepted_tokens")
 
 

@@ -59,6 +59,19 @@ class TargetReport:
 
 
 @dataclass(frozen=True, slots=True)
+class IngressReport:
+    """An ingress replica says what became of requests whose target was lost, since it began:
+    streams `continued` from their tokens, requests `restarted` before anything was said, and
+    answers `given_up`."""
+
+    replica_id: str
+    pid: int
+    continued: int = 0
+    restarted: int = 0
+    given_up: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class DrafterPlan:
     """What a drafter needs: the secret that its targets will present."""
 

@@ -130,9 +130,17 @@ def _bind_target(
             "queued_requests": model.target.max_queued_requests,
             "steering": native_steering(model),
             "engine_cls": engine,
+            "stall_limit_s": stall_limit_s(model.target),
             "capture": model.target.capture,
         },
     )
+
+
+def stall_limit_s(target: TargetSpec) -> float:
+    """How long an engine may be silent; on GPUs a first request may compile kernels."""
+    if target.stall_limit_s is not None:
+        return target.stall_limit_s
+    return 15.0 if target.device == "cpu" else 60.0
 
 
 def _llm_config(
@@ -156,6 +164,10 @@ def _llm_config(
             "graceful_shutdown_timeout_s": target.drain_s,
             "max_ongoing_requests": _taken_in(target),
             "max_queued_requests": QUEUED_AT_CALLER,
+            # For a replica whose process itself hangs; Serve wants three failures. What the
+            # engine behind it does is the replica's own to watch.
+            "health_check_period_s": 2,
+            "health_check_timeout_s": 5,
             "backpressure_config": BUSY,
             "request_router_config": RequestRouterConfig(
                 request_router_class="deployments.request_router:WorkRouter",

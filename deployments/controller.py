@@ -18,7 +18,7 @@ from cluster.controller import FleetController
 from cluster.fleet_learning import FleetLearning
 from cluster.learning_metrics import LearningMetrics
 from cluster.learning_thread import LearningThread
-from cluster.messages import DrafterPlan, DrafterReport, TargetPlan, TargetReport
+from cluster.messages import DrafterPlan, DrafterReport, IngressReport, TargetPlan, TargetReport
 from cluster.plan_metrics import ControllerMetrics
 from cluster.step_cost_learning import StepCostLearning
 from profiles.provenance import DraftingPair
@@ -72,6 +72,9 @@ class ControllerActor:
             absorb = partial(self._step_costs.absorb, report.engine, report.replica_id)
             self._thread.offer(partial(absorb, report.step_cost))
         return self._fleet.report_target(report)
+
+    async def report_ingress(self, report: IngressReport) -> None:
+        self._fleet.report_ingress(report)
 
     async def change(self, model_id: str, changes: dict[str, Any]) -> dict[str, Any] | None:
         """What is changed of a model by now; None where no target of it drafts.

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+import os
 import time
 from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from dataclasses import asdict
 from math import ceil
 from typing import Annotated, Any
 
@@ -18,6 +22,7 @@ from starlette.responses import JSONResponse
 
 from autoscale.controls import Controls
 from autoscale.pool_view import PoolView
+from cluster.messages import IngressReport
 from deployments.callers import CLASS_HEADER, Callers, IdentifyCallers
 from deployments.canary import (
     canary_model,
@@ -26,13 +31,17 @@ from deployments.canary import (
     parse_canary,
     remove_canary,
 )
-from deployments.controller import find_controller
+from deployments.controller import INTERVAL_S, find_controller
 from deployments.errors import ConfigError
+from deployments.failover import FailoverCounts, NoTargetError, answered, streamed
 from deployments.openai_errors import error_response
 from deployments.pools import POOLS, all_full
-from deployments.refusal import RefuseWhenFull, TryLater
+from deployments.refusal import RefusedByAllError, RefuseWhenFull, TryLater
+from deployments.resumption import RESUME
 from deployments.schema import ModelSpec
 from deployments.seated_requests import UNSEATED
+
+logger = logging.getLogger(__name__)
 
 
 class FleetIngress(OpenAiIngress):  # type: ignore[misc]
@@ -61,6 +70,24 @@ class FleetIngress(OpenAiIngress):  # type: ignore[misc]
             card = self._model_cards[model_id]
             self._model_cards[adapter] = card.model_copy(update={"id": adapter})
         self._adapters = frozenset(adapters)
+        self._counts = FailoverCounts()
+        self._reports = asyncio.get_running_loop().create_task(self._report_forever())
+
+    async def _report_forever(self) -> None:
+        context = serve.get_replica_context()
+        while True:
+            report = IngressReport(
+                context.replica_id.unique_id, os.getpid(), **asdict(self._counts)
+            )
+            try:
+                await find_controller(context.app_name).report_ingress.remote(report)
+            except (ValueError, ray.exceptions.RayError) as error:
+                logger.info("no controller to report to yet: %s", error)
+            await asyncio.sleep(INTERVAL_S)
+
+    async def check_health(self) -> None:
+        if self._reports.done():
+            raise RuntimeError("the ingress stopped reporting to the fleet")
 
     async def _get_model_id(self, model: str | None) -> str:
         """The model asked for, or the only one. Raises 404 for one that is not served."""
@@ -75,10 +102,38 @@ class FleetIngress(OpenAiIngress):  # type: ignore[misc]
     async def _get_response(
         self, *, body: Any, call_method: str, raw_request: Request | None = None
     ) -> AsyncGenerator[Any, None]:
-        """Raises 429 with `Retry-After` for a request that two targets refused, or that all
-        targets of its model would."""
+        """What a target answers, and when it is lost the next one (`deployments.failover`).
+
+        Raises 429 with `Retry-After` for a request that two targets refused, or that all
+        targets of its model would.
+        """
+        if RESUME in (getattr(body, "vllm_xargs", None) or {}):
+            raise HTTPException(400, f"vllm_xargs: {RESUME} is not for requests; leave it out")
         pool = await self._pool(body.model)
         class_name = raw_request.headers[CLASS_HEADER] if raw_request is not None else ""
+
+        def ask(request: Any) -> AsyncGenerator[Any, None]:
+            return self._ask(request, call_method, raw_request, pool, class_name)
+
+        outlive = streamed if getattr(body, "stream", False) else answered
+        try:
+            async with aclosing(outlive(ask, body, self._counts)) as items:
+                async for item in items:
+                    yield item
+        except RefusedByAllError as error:
+            raise HTTPException(429, str(error), headers=error.refusal.headers) from None
+        except NoTargetError as error:
+            raise HTTPException(503, f"{error}; try again") from None
+
+    async def _ask(
+        self,
+        body: Any,
+        call_method: str,
+        raw_request: Request | None,
+        pool: PoolView,
+        class_name: str,
+    ) -> AsyncGenerator[Any, None]:
+        """One target's answer; where it refuses, another's. Raises RefusedByAllError."""
         if call_method not in UNSEATED:
             _refuse_where_all_do(pool, class_name)
         for is_last in (False, True):
@@ -95,7 +150,7 @@ class FleetIngress(OpenAiIngress):  # type: ignore[misc]
             now_s = time.monotonic()
             pool.refused(refused.replica_id, class_name, refused.retry_after_s, now_s)
             if is_last or pool.retry_after_s(class_name, now_s) is not None:
-                raise _too_many(refused)
+                raise RefusedByAllError(refused)
 
     async def _pool(self, model: str | None) -> PoolView:
         """What is known here of a model's targets. Raises 404 for one that is not served."""
@@ -168,14 +223,10 @@ class FleetIngress(OpenAiIngress):  # type: ignore[misc]
 
 
 def _refuse_where_all_do(pool: PoolView, class_name: str) -> None:
-    """Raises 429 where every target of the model has refused the class a moment ago."""
+    """Raises RefusedByAllError where every target has refused the class a moment ago."""
     retry_after_s = pool.retry_after_s(class_name, time.monotonic())
     if retry_after_s is not None:
-        raise _too_many(TryLater("too_late", ceil(retry_after_s)))
-
-
-def _too_many(refused: TryLater) -> HTTPException:
-    return HTTPException(429, refused.message, headers=refused.headers)
+        raise RefusedByAllError(TryLater("too_late", ceil(retry_after_s)))
 
 
 async def openai_error(request: Request, error: Exception) -> JSONResponse:

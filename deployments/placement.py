@@ -63,7 +63,12 @@ def _strategy(target: TargetSpec) -> str:
 
 def target_env(model: ModelSpec) -> dict[str, str]:
     """Environment of a target replica and its ranks; the settings' own wins."""
-    env = {"OMP_NUM_THREADS": str(model.target.threads), "VLLM_NO_USAGE_STATS": "1"}
+    env = {
+        "OMP_NUM_THREADS": str(model.target.threads),
+        "VLLM_NO_USAGE_STATS": "1",
+        # vLLM's bound on a request's n is 16384: no request shall fill the queue by itself.
+        "VLLM_MAX_N_SEQUENCES": str(model.target.max_num_seqs),
+    }
     if model.target.device == "cpu":
         env["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"
         if model.target.nodes > 1:

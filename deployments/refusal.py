@@ -42,6 +42,14 @@ class TryLater:
         return {"Retry-After": str(self.retry_after_s)}
 
 
+class RefusedByAllError(Exception):
+    """No target took the request; `refusal` says why, and when to come back."""
+
+    def __init__(self, refusal: TryLater) -> None:
+        super().__init__(refusal.message)
+        self.refusal = refusal
+
+
 class RefuseWhenFull:
     """ASGI middleware: says no before anything is read, where everybody would say no.
 

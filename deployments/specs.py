@@ -108,7 +108,9 @@ class TargetSpec(ReplicaSpec):
     `block_tokens` is vLLM's KV block size and the drafter's context block size.
     `step_cost` is a profile of `dspark profile`, in whose provenance the keys
     `step_cost_override` may differ; without one the worker measures as it starts.
-    `loras` are LoRA adapters by name, directories or hub ids; in the API they are
+    `stall_limit_s` is how long nothing may come from the engine, not even a one-token probe,
+    before the replica is replaced: by default 15 on processors, 60 on GPUs; longer than any
+    step. `loras` are LoRA adapters by name, directories or hub ids; in the API they are
     `MODEL:NAME`. Without `prefill` prompts are read as vLLM likes. A replica that is taken
     away finishes its streams, for at most `drain_s`.
     `engine_kwargs` go to vLLM as they are, over ours.
@@ -133,6 +135,7 @@ class TargetSpec(ReplicaSpec):
     capture: CaptureSpec | None = None
     step_cost: str | None = None
     step_cost_override: tuple[str, ...] = ()
+    stall_limit_s: float | None = Field(default=None, ge=2)
     loras: dict[Annotated[str, Field(pattern=r"^[\w.-]+$")], str] = Field(default_factory=dict)
     engine_kwargs: dict[str, Any] = Field(default_factory=dict)
 

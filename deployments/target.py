@@ -24,9 +24,11 @@ from cluster.plan_metrics import PlanMetrics
 from deployments.autoscaling import DEMAND, SEATS
 from deployments.compatibility import accept_software
 from deployments.controller import INTERVAL_S, find_controller
+from deployments.ending import end_process
 from deployments.engine.worker_plan import WorkerPlan
 from deployments.native import Steering
 from deployments.pools import routing_stats
+from deployments.progress import TICK_S, ProgressWatch, Verdict
 from deployments.replica_gate import ReplicaGate
 from deployments.schema import DRAFTED_BY_US
 from deployments.seated_requests import UNSEATED, seated
@@ -47,7 +49,9 @@ class TargetServer(LLMServer):  # type: ignore[misc]
 
     `pair` is what it drafts with, None where our adapter does not draft. `promises` are the
     service classes by name, the default one first; `queued_requests` wait for a seat at most.
-    With `steering` vLLM drafts and verifies adaptively, and the plan reaches its verification.
+    An engine from which nothing comes for `stall_limit_s`, not even a probe, takes its replica
+    with it. With `steering` vLLM drafts and verifies adaptively, and the plan reaches its
+    verification.
     """
 
     async def __init__(  # type: ignore[misc]
@@ -58,6 +62,7 @@ class TargetServer(LLMServer):  # type: ignore[misc]
         pair: DraftingPair | None,
         promises: Mapping[str, ServiceClass],
         queued_requests: int,
+        stall_limit_s: float,
         steering: Steering | None = None,
         capture: CaptureSpec | None = None,
         **kwargs: Any,
@@ -95,6 +100,20 @@ class TargetServer(LLMServer):  # type: ignore[misc]
             args = (steering.step_cost, list(steering.step_cost_override), steering.nodes)
             await self.collective_rpc("dspark_use_step_cost", args=args)
         self._exchange = asyncio.create_task(self._exchange_forever())
+        self._watch = asyncio.create_task(self._watch_forever(ProgressWatch(stall_limit_s)))
+
+    async def _watch_forever(self, watch: ProgressWatch) -> None:
+        """Ends the replica when its engine is dead or wedged: see `deployments.progress`."""
+        while True:
+            await asyncio.sleep(TICK_S)
+            vital = self.engine.vital
+            if vital.is_dead:
+                end_process("its engine died")
+            verdict = watch.tick(vital.num_results)
+            if verdict is Verdict.PROBE:
+                vital.probe()
+            elif verdict is Verdict.WEDGED:
+                end_process(f"nothing came from its engine for {watch.limit_s:g} s")
 
     async def _run_request(
         self, request: Any, *, engine_method: str, raw_request_info: Any = None, **kwargs: Any
@@ -216,6 +235,8 @@ class TargetServer(LLMServer):  # type: ignore[misc]
         return {DEMAND: self._gate.demand_seats(), SEATS: float(self._gate.seats())}
 
     async def check_health(self) -> None:
+        if self._watch.done():
+            raise RuntimeError(f"nobody watches over target {self._replica_id} any more")
         if self._exchange.done():
             raise RuntimeError(f"target {self._replica_id} stopped reporting to the fleet")
         if not self._ranks_agree:

@@ -20,6 +20,7 @@ from deployments.engine.accounting import RowAccount, account
 from deployments.engine.backlog import FeatureBacklog
 from deployments.engine.canary_arm import CanaryArm
 from deployments.engine.draft_calibration import DraftCalibration
+from deployments.engine.eligibility import PROBE
 from deployments.engine.engine_step import AdapterStats, EngineStep, RequestTerms
 from deployments.engine.features import gather_features
 from deployments.engine.plain_run import PlainRun, RunBuffer
@@ -119,7 +120,7 @@ class SpeculationAdapter:
         """A request arrived. One that is never drafted for is counted by its reason."""
         self._terms[request_id] = terms
         self.forecast.open(request_id, terms)
-        if terms.ineligible is not None:
+        if terms.ineligible not in (None, PROBE):
             counts = self.stats.ineligible
             counts[terms.ineligible] = counts.get(terms.ineligible, 0) + 1
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import zmq
 from vllm.utils.torch_utils import set_random_seed
+from vllm.v1.worker.gpu_input_batch import InputBatch
 
 from autoscale.calibration_messages import calibrations_from_plain, report_to_plain
 from autoscale.causal_policy import Causal
@@ -24,6 +25,7 @@ from deployments.engine.compat import check_engine_hooks
 from deployments.engine.provenance import worker_provenance
 from deployments.engine.ranks import Follower
 from deployments.engine.runner import remote_sources
+from deployments.engine.said import take_up_in_worker
 from deployments.engine.settings import WorkerSettings
 from deployments.engine.step_time import measure_step_cost
 from deployments.engine.worker_plan import WorkerPlan
@@ -54,6 +56,7 @@ class DraftingWorker:
 
     def init_device(self) -> None:
         check_engine_hooks(self.capability)
+        take_up_in_worker(InputBatch)
         super().init_device()  # type: ignore[misc]
 
     def compile_or_warm_up_model(self) -> Any:

@@ -11,6 +11,7 @@ from deployments.engine.engine_step import RequestTerms
 
 GREEDY_TEMPERATURE = 1e-5  # vLLM treats anything below as greedy
 MIN_P_EPSILON = 1e-5  # and any min_p below as none
+PROBE = "dspark_probe"  # of a request's extra_args: a sign of life, counted nowhere
 SWITCH = "dspark"  # of a request's vllm_xargs: "off" runs it without speculation
 SERVICE_CLASS = "dspark_class"  # of the same: the name of what was promised
 
@@ -51,6 +52,8 @@ def ineligible_reason(request: Any) -> str | None:
     params = request.sampling_params
     if params is None:
         return "pooling"
+    if PROBE in (params.extra_args or {}):
+        return PROBE
     if (params.extra_args or {}).get(SWITCH) == "off":
         return "requested"
     if request.lora_request is not None:

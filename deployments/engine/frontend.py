@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from deployments.engine.eligibility import SWITCH
+from deployments.engine.said import take_up_in_frontend
 from deployments.engine.streaming import feed_parsers_token_by_token
 
 
@@ -30,7 +31,9 @@ def mend_text() -> None:
     """The mends of what is made of tokens committed together, whoever drafted them."""
     from vllm.parser import ParserManager
     from vllm.v1.engine.detokenizer import BaseIncrementalDetokenizer
+    from vllm.v1.engine.output_processor import RequestState
 
+    take_up_in_frontend(RequestState)
     stop_at_the_token(BaseIncrementalDetokenizer)
     feed_parsers_token_by_token(ParserManager)
 
@@ -71,6 +74,27 @@ def refuse_what_native_ignores(params_class: Any) -> None:
 
     validate.vllms_own = original  # type: ignore[attr-defined]
     params_class._validate_spec_decode = validate
+
+
+def refusing_what_kills(generate: Any, config: Any) -> Any:
+    """`AsyncLLM.generate` that refuses, with ValueError (a 400), what its engine would die of.
+
+    On processors vLLM 0.29's LoRA layer takes every row of logits for a sampled one: log
+    probabilities of a prompt end the engine, adapter or not.
+    """
+    on_processors = config.device_config.device_type == "cpu"
+    if config.lora_config is None or not on_processors:
+        return generate
+
+    def refusing(prompt: Any, sampling_params: Any, *args: Any, **kwargs: Any) -> Any:
+        if getattr(sampling_params, "prompt_logprobs", None) is not None:
+            raise ValueError(
+                "log probabilities of the prompt are not available on processors where the "
+                "model has LoRA adapters; leave out prompt_logprobs, or echo with logprobs"
+            )
+        return generate(prompt, sampling_params, *args, **kwargs)
+
+    return refusing
 
 
 def stop_at_the_token(detokenizer: Any) -> None:

@@ -10,10 +10,8 @@ import math
 import time
 from typing import Any
 
-from vllm.v1.core.sched.async_scheduler import AsyncScheduler
-from vllm.v1.core.sched.scheduler import Scheduler
-
 from autoscale.prefill_budget import PrefillBounds, PrefillBudget
+from deployments.engine.said import ResumingAsyncScheduler, ResumingScheduler
 from deployments.prefill import KEY, PrefillSettings
 from deployments.seated_requests import CLASS_XARG
 
@@ -65,9 +63,9 @@ class _BoundedPrefill:
         return self._tpot_s.get((extra_args or {}).get(CLASS_XARG, ""), math.inf)
 
 
-class BoundedPrefillScheduler(_BoundedPrefill, Scheduler):  # type: ignore[misc]
+class BoundedPrefillScheduler(_BoundedPrefill, ResumingScheduler):
     """Where we draft: vLLM schedules step by step."""
 
 
-class BoundedPrefillAsyncScheduler(_BoundedPrefill, AsyncScheduler):  # type: ignore[misc]
+class BoundedPrefillAsyncScheduler(_BoundedPrefill, ResumingAsyncScheduler):
     """Where nobody drafts, and vLLM schedules ahead."""

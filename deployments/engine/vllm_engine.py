@@ -8,19 +8,39 @@ from typing import Any
 
 from ray.llm._internal.serve.engines.vllm.vllm_engine import VLLMEngine
 
-from deployments.engine.frontend import mend_frontend, mend_native_frontend
+from deployments.engine.frontend import mend_frontend, mend_native_frontend, refusing_what_kills
 from deployments.engine.metering import meter
+from deployments.engine.resume import resuming
+from deployments.engine.said import Resuming
 from deployments.engine.traffic import observed
-from deployments.engine_args import MIB
+from deployments.engine.vital import Vital, dying_with_the_engine
+from deployments.engine_args import DRAFTING_WORKERS, MIB, PLAIN_CPU_WORKER
 from deployments.specs import CaptureSpec
 from drafters.capture import TrafficCapture
 from drafters.redaction import Redactor
 
+RESUMING_SCHEDULERS = {
+    False: "deployments.engine.said.ResumingScheduler",
+    True: "deployments.engine.said.ResumingAsyncScheduler",
+}
+
+OUR_WORKERS = (PLAIN_CPU_WORKER, *DRAFTING_WORKERS.values())
+
+
+def why_not_resuming(config: Any) -> str | None:
+    """Why an engine of this `VllmConfig` cannot take streams up; None when it can."""
+    if not issubclass(config.scheduler_config.get_scheduler_cls(), Resuming):
+        return "the engine's scheduler_cls is not one of deployments.engine.said"
+    if not config.use_v2_model_runner and config.parallel_config.worker_cls not in OUR_WORKERS:
+        return "the engine's worker has vLLM's V1 runner, without our part in it"
+    return None
+
 
 class _Engine(VLLMEngine):  # type: ignore[misc]
-    """Ray 2.60 looks for vLLM's tokenisation under a name that vLLM 0.29 no longer uses.
+    """What all our engines have: streams of lost targets can go on in them, and tokens are told
+    to the seats of their requests.
 
-    Tokens are told to the seats of their requests.
+    Ray 2.60 looks for vLLM's tokenisation under a name that vLLM 0.29 no longer uses.
     """
 
     async def start(self) -> None:
@@ -28,6 +48,19 @@ class _Engine(VLLMEngine):  # type: ignore[misc]
         meter(self._engine_client.output_processor)
         if self._oai_serving_tokenization is None:  # type: ignore[has-type]
             self._oai_serving_tokenization = getattr(self._app_state, "serving_tokenization", None)
+        client = self._engine_client
+        unable = why_not_resuming(client.vllm_config)
+        generate = dying_with_the_engine(client.generate)
+        generate = resuming(generate, client.get_tokenizer(), unable)
+        client.generate = refusing_what_kills(generate, client.vllm_config)
+        self.vital = Vital(client)
+
+    def _prepare_engine_config(self, callback_ctx: Any) -> tuple[Any, Any, Any]:
+        engine_args, frontend_args, config = super()._prepare_engine_config(callback_ctx)
+        scheduler = config.scheduler_config
+        if scheduler.scheduler_cls is None:
+            scheduler.scheduler_cls = RESUMING_SCHEDULERS[bool(scheduler.async_scheduling)]
+        return engine_args, frontend_args, config
 
     @property
     def kv_tokens(self) -> int:

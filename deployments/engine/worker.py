@@ -9,11 +9,13 @@ import vllm.v1.sample.rejection_sampler as rejection_sampler
 import vllm.v1.worker.cpu_worker as cpu_worker
 from vllm.v1.worker.cpu_model_runner import CPUModelRunner
 from vllm.v1.worker.cpu_worker import CPUWorker
+from vllm.v1.worker.gpu_input_batch import InputBatch
 
 from deployments.engine.compat import PROCESSORS
 from deployments.engine.drafting_worker import DraftingWorker, replaced
 from deployments.engine.patches import mend_cpu_rejection_sampler
 from deployments.engine.runner import DraftingRunner
+from deployments.engine.said import take_up_in_worker
 from deployments.engine.seeded import SeededCPUModelRunner
 
 
@@ -32,6 +34,7 @@ class PlainCPUWorker(CPUWorker):  # type: ignore[misc]
     runner_class: type[CPUModelRunner] = SeededCPUModelRunner
 
     def init_device(self) -> None:
+        take_up_in_worker(InputBatch)
         with replaced(cpu_worker, "CPUModelRunner", self.runner_class):
             super().init_device()
 

@@ -9,11 +9,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 import yaml
 
 from tests.integration.demo import DEMO_DRAFTER, DEMO_TARGET
@@ -38,6 +39,13 @@ def serve_command(config: Path, port: int) -> list[str]:
 @contextmanager
 def serving(config: Path, log: Path, **env: str) -> Iterator[str]:
     """The base URL of an application that is up; it is interrupted at the end."""
+    with serving_process(config, log, **env) as (url, _):
+        yield url
+
+
+@contextmanager
+def serving_process(config: Path, log: Path, **env: str) -> Iterator[tuple[str, psutil.Process]]:
+    """The same, with the process that all others of the application descend from."""
     port = free_port()
     with log.open("wb") as out:
         server = subprocess.Popen(
@@ -49,7 +57,7 @@ def serving(config: Path, log: Path, **env: str) -> Iterator[str]:
                 START_TIMEOUT_S,
             )
             assert server.poll() is None, log.read_text()
-            yield f"http://127.0.0.1:{port}"
+            yield f"http://127.0.0.1:{port}", psutil.Process(server.pid)
         finally:
             server.send_signal(signal.SIGINT)
             assert server.wait(STOP_TIMEOUT_S) == 0, log.read_text()
@@ -69,6 +77,26 @@ def wait_for(condition: Callable[[], Any], timeout_s: float = 30) -> Any:
 def fleet(url: str, model: str) -> dict[str, Any]:
     found: dict[str, Any] = httpx.get(f"{url}/fleet").raise_for_status().json()["models"][model]
     return found
+
+
+def processes(server: psutil.Process, title: str) -> list[psutil.Process]:
+    """Those of an application whose title begins so, like `ray::ServeController`."""
+    found = []
+    for child in server.children(recursive=True):
+        with suppress(psutil.NoSuchProcess):
+            if " ".join(child.cmdline()).startswith(title):
+                found.append(child)
+    return found
+
+
+def engine_of(target_pid: int) -> psutil.Process:
+    """The process of a target replica's engine."""
+    (engine,) = [
+        child
+        for child in psutil.Process(target_pid).children()
+        if " ".join(child.cmdline()).startswith("VLLM::EngineCore")
+    ]
+    return engine
 
 
 def demo_config(

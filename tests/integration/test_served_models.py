@@ -3,49 +3,25 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-import torch
 import yaml
-from safetensors.torch import save_file
 from transformers import AutoTokenizer
 
 from loadtest.prompts import PROMPTS
+from tests.integration.adapters import HIDDEN, write_adapter
 from tests.integration.demo import DEMO_TARGET
 from tests.integration.served import demo_config, fleet, serving, wait_for
 
-HIDDEN, LAYERS, RANK = 384, 8, 4
 CHAT = [{"role": "user", "content": PROMPTS[0]}]
 TEMPLATE = "{% for m in messages %}[{{ m.content }}]{% endfor %}{{ extra | default('') }}"
-
-
-def write_adapter(directory: Path) -> Path:
-    """A LoRA adapter of the demo target that changes what it says."""
-    config = json.loads(Path("models/demo-target/config.json").read_text())
-    assert (config["hidden_size"], config["num_hidden_layers"]) == (HIDDEN, LAYERS)
-    width = config["num_attention_heads"] * config["head_dim"]
-    random = torch.Generator().manual_seed(3)
-    weights = {}
-    for layer in range(LAYERS):
-        name = f"base_model.model.model.layers.{layer}.self_attn.q_proj"
-        weights[f"{name}.lora_A.weight"] = torch.randn(RANK, HIDDEN, generator=random)
-        weights[f"{name}.lora_B.weight"] = torch.randn(width, RANK, generator=random)
-    directory.mkdir()
-    save_file(weights, directory / "adapter_model.safetensors")
-    fields = {
-        "peft_type": "LORA",
-        "task_type": "CAUSAL_LM",
-        "r": RANK,
-        "lora_alpha": RANK,
-        "target_modules": ["q_proj"],
-        "bias": "none",
-    }
-    (directory / "adapter_config.json").write_text(json.dumps(fields))
-    return directory
 
 
 @pytest.fixture(scope="module")
@@ -131,6 +107,12 @@ def test_a_requests_own_template_and_its_arguments_reach_the_prompt(url):
     assert changed != said(url, "plain", chat_template=TEMPLATE)
 
 
+def test_prompt_log_probabilities_that_would_end_the_engine_are_refused(url):
+    body = {"model": "split", "prompt": "x", "max_tokens": 1, "prompt_logprobs": 1}
+    reply = httpx.post(f"{url}/v1/completions", json=body)
+    assert (reply.status_code, "LoRA" in reply.json()["error"]["message"]) == (400, True)
+
+
 TOOL = {
     "type": "function",
     "function": {
@@ -163,3 +145,19 @@ def test_tool_choices_give_the_same_message_as_without_speculation(url, choice):
     if must_call and reason != "length":  # a call that is cut off is none
         assert [call["name"] for call in calls] == ["add"]
         assert json.loads(calls[0]["arguments"]).keys() == {"a", "b"}
+
+
+def test_whatever_is_asked_the_answer_is_no_server_error(url, tmp_path):
+    options = {"seed": 7, "max-examples": 25, "max-time": 40, "workers": 2, "request-timeout": 60}
+    command = [
+        *(sys.executable, "-m", "schemathesis.cli", "run", f"{url}/openapi.json"),
+        *(f"--{name}={value}" for name, value in options.items()),
+        *("--checks=not_a_server_error", "--phases=fuzzing", "--no-shrink"),
+        *("--report=json", f"--report-json-path={tmp_path / 'report.json'}"),
+    ]
+    hooks = {"SCHEMATHESIS_HOOKS": "tests.integration.fuzzed_bodies"}
+    done = subprocess.run(
+        command, env=os.environ | hooks, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout[-8000:]
+    assert said(url, "split") == said(url, "plain")

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
+from copy import deepcopy
 from dataclasses import dataclass, field
+from itertools import chain, repeat
 from typing import Any
 
 import pytest
@@ -103,7 +105,22 @@ def assembled(
     sizes: Iterator[int],
     stop: list[str] | None = None,
 ) -> Message:
-    """`stop` strings, where given, never come: the engine holds text back in case they do."""
+    """What a stream cut like this has said at its end."""
+    *_, message = said_along(cls, tokenizer, token_ids, sizes, stop)
+    return message
+
+
+def said_along(
+    cls: Any,
+    tokenizer: Any,
+    token_ids: list[int],
+    sizes: Iterator[int],
+    stop: list[str] | None = None,
+) -> Iterator[Message]:
+    """What has been said after every chunk.
+
+    `stop` strings, where given, never come: the engine holds text back in case they do.
+    """
     asked = request(stop)
     held = max(map(len, stop)) - 1 if stop else 0
     parser = cls(tokenizer, asked.tools)
@@ -117,7 +134,7 @@ def assembled(
         text = until[max(0, len(before) - held) : max(0, len(until) - kept)]
         done = after
         message.add(parser.parse_delta(text, chunk, asked, [1], finished=done == len(token_ids)))
-    return message
+        yield deepcopy(message)
 
 
 def text_of(tokenizer: Any, token_ids: list[int]) -> str:
@@ -149,6 +166,18 @@ def test_text_held_back_beside_stop_strings_comes_as_without_speculation(parsers
     for size in range(2, 9):
         cut = assembled(cls, tokenizer, token_ids, iter(lambda size=size: size, 0), stop)
         assert cut == single, f"chunks of {size}"
+
+
+@pytest.mark.parametrize("parsers", PARSERS, ids=lambda p: "+".join(str(n) for n in p))
+@pytest.mark.parametrize("name", CONVERSATIONS)
+def test_a_stream_that_is_taken_up_anywhere_goes_on_with_what_is_new(parsers, name, tokenizer):
+    """Another target's parser gets all that was said at once, and stands where the first stood."""
+    cls = parser_class(*parsers)
+    token_ids = tokenizer.encode(CONVERSATIONS[name], add_special_tokens=False)
+    undisturbed = list(said_along(cls, tokenizer, token_ids, repeat(1)))
+    for k in range(1, len(token_ids), 3):
+        resumed = list(said_along(cls, tokenizer, token_ids, chain([k], repeat(1))))
+        assert resumed == undisturbed[k - 1 :], f"taken up after {k} tokens"
 
 
 def test_what_is_parsed_is_what_was_said(tokenizer):

@@ -14,7 +14,7 @@ from cluster.controller import (
     FleetController,
     speculation_totals,
 )
-from cluster.messages import DrafterReport, TargetReport
+from cluster.messages import DrafterReport, IngressReport, TargetReport
 from profiles.provenance import DraftingPair
 
 
@@ -222,6 +222,19 @@ def test_what_is_learned_of_a_pair_is_in_its_targets_plans_and_shown(clock):
     assert learned["acceptance"] == {"collapsed": True}
     assert models["n"]["learned"] == []
     assert "outcomes" not in models["m"]["targets"][0]
+
+
+def test_what_became_of_lost_targets_is_summed_over_all_ingresses_there_were(fleet, clock):
+    fleet.report_ingress(IngressReport("i1", 7, continued=2, restarted=1))
+    fleet.report_ingress(IngressReport("i1", 7, continued=3, restarted=1))
+    clock.now += EXPIRY_S + 1
+    fleet.report_ingress(IngressReport("i2", 8, continued=1, given_up=1))
+    assert fleet.snapshot()["lost_targets"] == {
+        "continued": 4,
+        "restarted": 1,
+        "given_up": 1,
+        "ingresses": [{"replica_id": "i2", "pid": 8}],
+    }
 
 
 LOAD = ReplicaLoad(

@@ -208,6 +208,7 @@ def test_our_adapter_asks_for_the_v1_runner_and_the_fabric_is_named():
     assert env == {
         "OMP_NUM_THREADS": "1",
         "VLLM_NO_USAGE_STATS": "1",
+        "VLLM_MAX_N_SEQUENCES": "32",
         "VLLM_USE_V2_MODEL_RUNNER": "0",
         "NCCL_IB_HCA": "rocep1s0f1,roceP2p1s0f1",
         "NCCL_SOCKET_IFNAME": "enp1s0f1np1",

@@ -1,0 +1,235 @@
+"""Every kind of process killed, stopped or starved while 500 greedy requests come in.
+
+Run by `make test-long`. The counts it prints are in the README; what must hold is asserted.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+import yaml
+
+from loadtest.prompts import PROMPTS
+from tests.integration.served import (
+    demo_config,
+    engine_of,
+    fleet,
+    processes,
+    serving_process,
+    wait_for,
+)
+
+pytestmark = pytest.mark.long
+
+NUM_REQUESTS = 500
+PER_S = 2.5  # half of what one target of the demo does on two cores: one may be away
+MAX_TOKENS = 40
+RIGHT, REFUSED, FAILED, BROKEN, WRONG = "right", "429", "5xx", "broken stream", "wrong"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of request `i`, sent `sent_s` and ended `ended_s` after the beginning."""
+
+    i: int
+    kind: str
+    sent_s: float
+    ended_s: float
+    longest_gap_s: float
+
+
+@contextmanager
+def full_disk(directory: Path) -> Iterator[Path]:
+    """A file system of 64 KiB without a byte to spare; skips where none can be mounted."""
+    directory.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(directory)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        yield directory  # an ordinary disk: this fault is left out
+        return
+    try:
+        (directory / "ballast").write_bytes(bytes(64 << 10))
+        yield directory
+    finally:
+        subprocess.run(["umount", "-l", str(directory)], check=False)
+
+
+def send(url: str, i: int, began_s: float, right: dict[int, str]) -> Outcome:
+    """Every second request is streamed. `right` are the answers by prompt."""
+    body = {
+        "model": "split",
+        "messages": [{"role": "user", "content": PROMPTS[i // 2 % len(PROMPTS)]}],
+        "temperature": 0,
+        "max_tokens": MAX_TOKENS,
+        "stream": i % 2 == 0,
+    }
+    sent_s = last_s = time.monotonic()
+    gap_s, text, kind = 0.0, "", BROKEN
+    try:
+        with httpx.stream("POST", f"{url}/v1/chat/completions", json=body, timeout=200) as reply:
+            if reply.status_code != 200:
+                kind = REFUSED if reply.status_code == 429 else FAILED
+                assert reply.status_code == 429 or reply.status_code >= 500, reply.read()
+            elif not body["stream"]:
+                text = json.loads(reply.read())["choices"][0]["message"]["content"]
+                kind = RIGHT
+            else:
+                for line in reply.iter_lines():
+                    now_s = time.monotonic()
+                    gap_s, last_s = max(gap_s, now_s - last_s), now_s
+                    if line == "data: [DONE]":
+                        kind = RIGHT
+                    elif line.startswith("data: "):
+                        chunk = json.loads(line[6:])
+                        for choice in chunk.get("choices", []):
+                            text += choice["delta"].get("content") or ""
+                        if "error" in chunk:
+                            kind = FAILED
+                            break
+    except httpx.ConnectError:
+        kind = FAILED  # nothing was taken
+    except httpx.RemoteProtocolError:
+        kind = BROKEN
+    if kind == RIGHT and text != right.setdefault(i // 2 % len(PROMPTS), text):
+        kind = WRONG
+    return Outcome(i, kind, sent_s - began_s, time.monotonic() - began_s, gap_s)
+
+
+class Load:
+    """Requests at a steady rate, and what became of them."""
+
+    def __init__(self, url: str, right: dict[int, str]) -> None:
+        self.outcomes: list[Outcome] = []
+        self._url, self._right = url, right
+        self._began_s = time.monotonic()
+        self._pool = ThreadPoolExecutor(128)
+        self._thread = threading.Thread(target=self._send_all)
+        self._thread.start()
+
+    @property
+    def now_s(self) -> float:
+        return time.monotonic() - self._began_s
+
+    def _send_all(self) -> None:
+        for i in range(NUM_REQUESTS):
+            time.sleep(max(0.0, i / PER_S - self.now_s))
+            future = self._pool.submit(send, self._url, i, self._began_s, self._right)
+            future.add_done_callback(lambda done: self.outcomes.append(done.result()))
+
+    def join(self) -> None:
+        self._thread.join()
+        self._pool.shutdown()
+
+
+def targets(url: str) -> list[int]:
+    """The process ids of the targets that report; none while nobody answers."""
+    try:
+        return [target["pid"] for target in fleet(url, "split")["targets"]]
+    except (httpx.HTTPError, KeyError):
+        return []
+
+
+def test_whatever_dies_the_answers_are_right(tmp_path: Path) -> None:
+    with full_disk(tmp_path / "state") as state:
+        config = demo_config(
+            tmp_path / "serve.yaml", models={"split": "split"}, replicas=2, stall_limit_s=8
+        )
+        document = yaml.safe_load(config.read_text())
+        document["applications"][0]["args"] |= {"state_dir": str(state)}
+        config.write_text(yaml.safe_dump(document))
+        with serving_process(config, tmp_path / "log") as (url, server):
+            run(url, server, tmp_path / "chaos.json")
+
+
+def run(url: str, server: psutil.Process, results: Path) -> None:
+    right: dict[int, str] = {}
+    began_s = time.monotonic()
+    with ThreadPoolExecutor(8) as pool:  # undisturbed, none streamed
+        odd = range(1, 2 * len(PROMPTS), 2)
+        undisturbed = pool.map(lambda i: send(url, i, began_s, right).kind, odd)
+        assert set(undisturbed) == {RIGHT}
+    assert len(right) == len(PROMPTS)
+    load = Load(url, right)
+    faults: list[tuple[str, float, float]] = []  # what, when, whole again
+
+    def cause(name: str, fault: Callable[[], None], whole: Callable[[], Any]) -> None:
+        at_s = load.now_s
+        fault()
+        wait_for(whole, 200)
+        faults.append((name, round(at_s, 1), round(load.now_s, 1)))
+        time.sleep(3)
+
+    def kill(title: str) -> Callable[[], None]:
+        def now() -> None:
+            found = processes(server, title)
+            assert found, title
+            for process in found:
+                process.kill()
+
+        return now
+
+    def of(title: str) -> set[int]:
+        return {process.pid for process in processes(server, title)}
+
+    def another(title: str) -> Callable[[], bool]:
+        before = of(title)
+        return lambda: bool(of(title) - before)
+
+    def two_targets_without(pid: int) -> Callable[[], bool]:
+        return lambda: len(set(targets(url)) - {pid}) == 2
+
+    (drafter,) = processes(server, "ray::ServeReplica:test:Drafter:split")
+    cause("drafter kill -9", drafter.kill, another("ray::ServeReplica:test:Drafter:split"))
+    (drafter,) = wait_for(lambda: processes(server, "ray::ServeReplica:test:Drafter:split"))
+    cause("drafter stopped", drafter.suspend, lambda: load.now_s > faults[-1][2] + 8)
+    cause("drafter goes on", drafter.resume, lambda: True)
+    cause("controller kill -9", kill("ray::ControllerActor"), lambda: len(targets(url)) == 2)
+    before_targets = load.now_s
+    pid = targets(url)[0]
+    cause("target kill -9", psutil.Process(pid).kill, two_targets_without(pid))
+    cause("Serve controller kill -9", kill("ray::ServeController"), another("ray::ServeController"))
+    pid = targets(url)[0]
+    cause("engine stopped", engine_of(pid).suspend, two_targets_without(pid))
+    title = "ray::ServeReplica:test:Ingress"
+    cause("ingress kill -9", kill(title), another(title))
+    wait_for(lambda: len(targets(url)) == 2, 60)
+    pid = targets(url)[0]
+    cause("target stopped", lambda: psutil.Process(pid).send_signal(signal.SIGSTOP),
+          two_targets_without(pid))  # fmt: skip
+    load.join()
+
+    outcomes = load.outcomes
+    kinds = Counter(outcome.kind for outcome in outcomes)
+    longest = max(o.longest_gap_s for o in outcomes if o.kind == RIGHT)
+    lost = httpx.get(f"{url}/fleet").json()["lost_targets"]
+    report = {
+        "requests": NUM_REQUESTS,
+        "outcomes": dict(kinds),
+        "faults": [{"what": what, "at_s": at, "whole_after_s": round(end - at, 1)}
+                   for what, at, end in faults],
+        "longest_gap_s": round(longest, 2),
+        "ended_badly": [[o.kind, round(o.sent_s, 1), round(o.ended_s, 1)]
+                        for o in outcomes if o.kind != RIGHT],
+        "lost_targets": lost,
+    }  # fmt: skip
+    results.write_text(json.dumps(report, indent=1))
+    print(results.read_text(), flush=True)
+
+    assert len(outcomes) == NUM_REQUESTS
+    assert kinds[WRONG] == 0
+    assert kinds[RIGHT] >= 0.98 * NUM_REQUESTS
+    assert all(o.kind == RIGHT for o in outcomes if o.ended_s < before_targets)
+    assert lost["given_up"] == 0

@@ -1,0 +1,210 @@
+import asyncio
+import json
+from dataclasses import asdict, dataclass, field, replace
+
+import pytest
+from ray.exceptions import ActorDiedError
+from ray.serve.exceptions import BackPressureError
+
+from deployments import failover
+from deployments.continuation import DONE, CannotContinueError, Delivered
+from deployments.failover import MAX_TARGETS, FailoverCounts, NoTargetError, answered, streamed
+from deployments.resumption import RESUME, Resumption, SaidChoice
+
+
+@dataclass(frozen=True)
+class Body:
+    """What the ingress reads of a request."""
+
+    n: int | None = 1
+    stream: bool = True
+    return_token_ids: bool = False
+    include_reasoning: bool = True
+    vllm_xargs: dict | None = field(default=None)
+
+    def model_copy(self, update):
+        return replace(self, **update)
+
+
+def event(**chunk):
+    return "data: " + json.dumps({"id": "a", "created": 1} | chunk) + "\n\n"
+
+
+def role(**chunk):
+    choice = {"index": 0, "delta": {"role": "assistant", "content": ""}}
+    return event(choices=[choice], **({"prompt_token_ids": [9, 8]} | chunk))
+
+
+def said(text, *tokens, reason=None, index=0):
+    choice = {"index": index, "delta": {"content": text}, "token_ids": list(tokens)}
+    return event(choices=[choice | {"finish_reason": reason}])
+
+
+class Targets:
+    """One list of events per target; an exception in it is raised."""
+
+    def __init__(self, *events):
+        self._events = list(events)
+        self.asked = []
+
+    async def __call__(self, body):
+        self.asked.append(body)
+        for item in self._events.pop(0):
+            if isinstance(item, Exception):
+                raise item
+            yield [item] if isinstance(item, str) else item
+
+
+def collect(outlive, targets, body=None):
+    counts, events = FailoverCounts(), []
+
+    async def run():
+        events.extend([item async for item in outlive(targets, body or Body(), counts)])
+
+    asyncio.run(run())
+    return events, asdict(counts)
+
+
+def text_of(events):
+    chunks = [json.loads(e[6:]) for e in events if isinstance(e, str) and e != DONE]
+    choices = [choice for chunk in chunks for choice in chunk.get("choices", [])]
+    return "".join(choice["delta"].get("content", "") for choice in choices)
+
+
+@pytest.fixture(autouse=True)
+def without_pauses(monkeypatch):
+    monkeypatch.setattr(failover, "_PAUSE_S", 0)
+
+
+def test_a_stream_goes_on_from_its_tokens_and_says_nothing_twice():
+    targets = Targets(
+        [role(), said("one ", 1, 2), said("two ", 3), ActorDiedError()],
+        [role(id="b"), said("one two ", 1, 2, 3), said("three", 4, reason="stop"), DONE],
+    )
+    events, counts = collect(streamed, targets)
+    assert text_of(events) == "one two three"
+    assert len(events) == 5
+    assert {json.loads(e[6:])["id"] for e in events[:-1]} == {"a"}
+    assert targets.asked[0].return_token_ids
+    assert targets.asked[1].vllm_xargs == {
+        RESUME: Resumption((9, 8), (SaidChoice((1, 2, 3), None, None),))
+    }
+    assert counts == {"continued": 1, "restarted": 0, "given_up": 0}
+
+
+def test_token_ids_are_for_clients_that_ask():
+    targets = Targets([role(), said("one", 1, reason="stop"), DONE])
+    events, _ = collect(streamed, targets)
+    assert not any("token_ids" in e for e in events)
+    targets = Targets([role(), said("one", 1, reason="stop"), DONE])
+    events, _ = collect(streamed, targets, Body(return_token_ids=True))
+    assert ["token_ids" in e for e in events] == [True, True, False]
+
+
+def test_a_stream_that_has_said_nothing_begins_anew_under_its_first_name():
+    targets = Targets(
+        [role(), ActorDiedError()], [role(id="b"), said("one", 1, reason="stop"), DONE]
+    )
+    events, counts = collect(streamed, targets)
+    assert targets.asked[1].vllm_xargs is None
+    assert [json.loads(e[6:])["id"] for e in events[:-1]] == ["a", "a"]
+    assert counts == {"continued": 0, "restarted": 1, "given_up": 0}
+
+
+def test_a_stream_cut_short_or_aborted_goes_on_too():
+    for end in ([], [said("", reason="abort"), DONE]):
+        targets = Targets(
+            [role(), said("one ", 1), *end],
+            [role(), said("one ", 1), said("two", 2, reason="stop"), DONE],
+        )
+        events, counts = collect(streamed, targets)
+        assert text_of(events) == "one two"
+        assert counts["continued"] == 1
+
+
+def test_choices_go_on_each_from_its_own_tokens():
+    targets = Targets(
+        [role(), said("a", 1), said("b", 2, index=1, reason="stop"), ActorDiedError()],
+        [
+            *(role(), said("a", 1), said("b", 2, index=1, reason="stop")),
+            *(said("c", 3, reason="stop"), DONE),
+        ],
+    )
+    events, _ = collect(streamed, targets, Body(n=2))
+    assert text_of(events) == "abc"
+    resumption = targets.asked[1].vllm_xargs[RESUME]
+    assert resumption.choices == (SaidChoice((1,)), SaidChoice((2,), "stop"))
+
+
+def test_what_cannot_go_on_ends_with_an_error_event():
+    targets = Targets([role(), event(choices=[{"index": 0, "delta": {"content": "x"}}]),
+                       ActorDiedError()])  # fmt: skip
+    events, counts = collect(streamed, targets, Body(include_reasoning=False))
+    *_, last = events
+    error, done, _ = last.split("\n\n")
+    assert "include_reasoning" in json.loads(error[6:])["error"]["message"]
+    assert done == "data: [DONE]"
+    assert counts == {"continued": 0, "restarted": 0, "given_up": 1}
+
+
+def test_a_request_is_tried_on_few_targets_as_it_may_be_what_they_die_of():
+    targets = Targets(*[[ActorDiedError()]] * 9)
+    with pytest.raises(NoTargetError):
+        collect(streamed, targets)
+    assert len(targets.asked) == MAX_TARGETS
+    targets = Targets(*[[ActorDiedError()]] * 9)
+    with pytest.raises(NoTargetError):
+        collect(answered, targets)
+    assert len(targets.asked) == MAX_TARGETS
+
+
+def test_a_full_fleet_refuses_new_requests_and_keeps_begun_streams():
+    full = BackPressureError(num_queued_requests=1, max_queued_requests=1)
+    with pytest.raises(BackPressureError):
+        collect(streamed, Targets([full]))
+    targets = Targets(
+        [role(), said("one ", 1), ActorDiedError()],
+        [full],
+        [role(), said("one ", 1), said("two", 2, reason="stop"), DONE],
+    )
+    events, counts = collect(streamed, targets)
+    assert text_of(events) == "one two"
+    assert counts == {"continued": 1, "restarted": 0, "given_up": 0}
+
+
+def test_a_begun_stream_waits_for_a_target_no_longer_than_its_patience(monkeypatch):
+    monkeypatch.setattr(failover, "PATIENCE_S", 0.05)
+
+    async def ask(body):
+        if RESUME in (body.vllm_xargs or {}):
+            await asyncio.sleep(60)
+        yield [role()]
+        yield [said("one", 1)]
+        raise ActorDiedError
+
+    events, counts = collect(streamed, ask)
+    assert "no target is left" in events[-1]
+    assert counts == {"continued": 1, "restarted": 0, "given_up": 1}
+
+
+def test_a_whole_answer_begins_anew_until_it_is_there():
+    targets = Targets([ActorDiedError()], [{"answer": 1}])
+    events, counts = collect(answered, targets)
+    assert events == [{"answer": 1}]
+    assert counts == {"continued": 0, "restarted": 1, "given_up": 0}
+
+
+def test_the_chunks_of_a_parser_that_says_nothing_stay_behind_but_are_known():
+    silent = event(choices=[{"index": 0, "delta": {}, "token_ids": [1], "finish_reason": None}])
+    delivered = Delivered(Body())
+    assert delivered.take(role()) is not None
+    assert delivered.take(silent) is None
+    said_so_far = delivered.next_request().vllm_xargs[RESUME]
+    assert said_so_far.choices == (SaidChoice((1,)),)
+
+
+def test_without_token_ids_nothing_can_go_on():
+    delivered = Delivered(Body())
+    delivered.take(event(choices=[{"index": 0, "delta": {"content": "x"}, "token_ids": [1]}]))
+    with pytest.raises(CannotContinueError, match="which tokens were said is not known"):
+        delivered.next_request()
