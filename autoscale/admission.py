@@ -139,6 +139,7 @@ class Admission:
         Where there is room nobody is refused, whatever is expected of the replica: how else
         would it be found out that it has recovered?
         """
+        self._seen[ticket.service_class] = now_s
         if not self._queue and not self._class_is_full(ticket) and self._can_sit(ticket, now_s):
             self._queue.push(ticket)
             self._seat(ticket, now_s)
