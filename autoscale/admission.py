@@ -204,6 +204,7 @@ class Admission:
 
     def drain_per_s(self, now_s: float) -> float | None:
         """Work per second with every seat taken; None while nothing is known."""
+        self._tell_drain(now_s)
         return self._drain.per_s(self.seats(now_s), now_s)
 
     def wait_s(self, ticket: Ticket, now_s: float) -> float:

@@ -43,7 +43,6 @@ def full(*, work_per_s: float | None = None) -> Admission:
             for one in seated:
                 admission.record_tokens(one, round(work_per_s / 10 / LIMITS.seats), now_s)
             admission.advance(now_s)
-            admission.leave(ticket(), now_s)  # of nobody: tells the drain rate
     return admission
 
 
