@@ -136,6 +136,7 @@ class Admission:
         Where there is room nobody is refused, whatever is expected of the replica: how else
         would it be found out that it has recovered?
         """
+        self._seen[ticket.service_class] = now_s
         if not self._queue and not self._class_is_full(ticket) and self._can_sit(ticket, now_s):
             self._queue.push(ticket)
             self._seat(ticket, now_s)
@@ -200,6 +201,7 @@ class Admission:
 
     def drain_per_s(self, now_s: float) -> float | None:
         """Work per second with every seat taken; None while nothing is known."""
+        self._tell_drain(now_s)
         return self._drain.per_s(self.seats(now_s), now_s)
 
     def wait_s(self, ticket: Ticket, now_s: float) -> float:

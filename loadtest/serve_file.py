@@ -23,9 +23,8 @@ _MIN_CPUS = 16
 
 def main(config: Path, port: int) -> None:
     (application,) = yaml.safe_load(config.read_text())["applications"]
-    stop = threading.Event()
     for signum in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(signum, lambda *_: stop.set())
+        signal.signal(signum, lambda *_: sys.exit(0))  # also while replicas start
     module, _, builder = application["import_path"].partition(":")
     ray.init(
         num_cpus=max(_MIN_CPUS, os.cpu_count() or 1),
@@ -37,7 +36,7 @@ def main(config: Path, port: int) -> None:
         app = getattr(import_module(module), builder)(application["args"])
         serve.start(http_options={"host": "127.0.0.1", "port": port})
         serve.run(app, name=application["name"], route_prefix=application["route_prefix"])
-        stop.wait()
+        threading.Event().wait()
     finally:
         serve.shutdown()
         ray.shutdown()

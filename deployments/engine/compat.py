@@ -55,6 +55,7 @@ DRAFTING = "drafting in the model runner"
 SAMPLING = "exact verification of sampled drafts"
 FRONTEND = "text of tokens committed together"
 METERING = "tokens told to their requests' seats"
+PREFILL = "prompts within bounds"
 PROCESSORS = "workers on processors"
 GPUS = "workers on GPUs"
 NATIVE = "vLLM's own method: dspark"
@@ -117,6 +118,10 @@ CAPABILITIES: Mapping[str, tuple[Hook, ...]] = {
             "OutputProcessor.process_outputs",
             ("self", "engine_core_outputs", "engine_core_timestamp", "iteration_stats"),
         ),
+    ),
+    PREFILL: (
+        Hook("vllm.v1.core.sched.scheduler", "Scheduler.schedule", ("self", "throttle_prefills")),
+        Hook("vllm.v1.core.sched.async_scheduler", "AsyncScheduler"),
     ),
     PROCESSORS: (
         Hook("vllm.v1.worker.cpu_worker", "CPUModelRunner"),

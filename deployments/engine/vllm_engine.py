@@ -9,9 +9,9 @@ from typing import Any
 from ray.llm._internal.serve.engines.vllm.vllm_engine import VLLMEngine
 
 from deployments.engine.frontend import mend_frontend, mend_native_frontend, refusing_what_kills
-from deployments.engine.metering import meter
 from deployments.engine.resume import resuming
 from deployments.engine.said import Resuming
+from deployments.engine.seat_tokens import tell_seats
 from deployments.engine.traffic import observed
 from deployments.engine.vital import Vital, dying_with_the_engine
 from deployments.engine_args import DRAFTING_WORKERS, MIB, PLAIN_CPU_WORKER
@@ -45,7 +45,7 @@ class _Engine(VLLMEngine):  # type: ignore[misc]
 
     async def start(self) -> None:
         await super().start()
-        meter(self._engine_client.output_processor)
+        tell_seats(self._engine_client.output_processor)
         if self._oai_serving_tokenization is None:  # type: ignore[has-type]
             self._oai_serving_tokenization = getattr(self._app_state, "serving_tokenization", None)
         client = self._engine_client

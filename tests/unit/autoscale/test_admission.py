@@ -43,7 +43,6 @@ def full(*, work_per_s: float | None = None) -> Admission:
             for one in seated:
                 admission.record_tokens(one, round(work_per_s / 10 / LIMITS.seats), now_s)
             admission.advance(now_s)
-            admission.leave(ticket(), now_s)  # of nobody: tells the drain rate
     return admission
 
 
@@ -221,6 +220,15 @@ def test_a_tight_promise_leaves_fewer_seats_to_its_own_and_to_those_below():
     admission.leave(one_of(admission), 20.0)
     admission.offer(below, 20.0)
     assert below.seated_s is None
+
+
+def test_a_promise_limits_seats_for_a_while_after_it_was_asked_for():
+    admission = decoding(tpot_s=0.04, running=16)
+    fast = ticket(FAST, 20.0)
+    admission.offer(fast, 20.0)
+    admission.leave(fast, 20.0)
+    assert admission.seats(49.0) == 20
+    assert admission.seats(51.0) == 32
 
 
 def test_the_plan_says_how_many_seats():

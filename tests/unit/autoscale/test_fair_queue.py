@@ -101,5 +101,11 @@ def test_a_newcomer_waits_for_no_more_of_others_than_their_share():
     assert queue.work_ahead(Item("new", GOLD, work=6.0)) == 2.0
 
 
+def test_a_class_with_more_tenants_is_not_waited_for_longer():
+    queue = queue_of(*(Item("g", GOLD, tenant=t, work=100.0) for t in "bcd"))
+    # Three times the own work by weight, among all three of them.
+    assert queue.work_ahead(Item("new", work=4.0)) == 12.0
+
+
 def test_nobody_waits_for_lower_priorities():
     assert queue_of(Item("p", work=5.0)).work_ahead(Item("U", URGENT)) == 0.0

@@ -85,6 +85,12 @@ def test_prefixes_are_known_by_whole_chunks_from_the_beginning():
     assert chunk_keys("short") == []
 
 
+def test_a_chunk_stands_for_all_before_it():
+    memory = PrefixMemory()
+    memory.remember(chunk_keys("a" * CHUNK_CHARS + "b" * CHUNK_CHARS))
+    assert memory.known_chars(chunk_keys("b" * CHUNK_CHARS)) == 0
+
+
 def test_of_forgotten_prompts_the_beginning_is_forgotten_last():
     memory = PrefixMemory(most_chunks=4)
     old, new = ("".join(c * CHUNK_CHARS for c in word) for word in ("abcd", "wx"))

@@ -142,6 +142,18 @@ def test_a_request_that_is_cancelled_as_it_is_called_passes_its_seat_on():
     play(story)
 
 
+def test_a_request_that_is_cancelled_just_before_it_is_called_passes_its_seat_on():
+    async def story(scene: Scene) -> None:
+        for name in "abcd":
+            await scene.enter(name)
+        scene._ends["a"].set()
+        scene._tasks["c"].cancel()  # a leaves first, and calls c
+        await turns()
+        assert scene.seated == ["b", "d"]
+
+    play(story)
+
+
 def test_a_request_whose_time_is_up_is_refused():
     async def story(scene: Scene) -> None:
         for name in "ab":

@@ -13,7 +13,7 @@ from deployments.replica_gate import Seat
 from deployments.seated_requests import SEAT
 
 
-def meter(output_processor: Any) -> None:
+def tell_seats(output_processor: Any) -> None:
     """Let vLLM's `OutputProcessor` tell the seat in whose context a request was added."""
     seats: WeakValueDictionary[str, Seat] = WeakValueDictionary()
     add_request, process_outputs = output_processor.add_request, output_processor.process_outputs

@@ -6,7 +6,7 @@ import contextvars
 from types import SimpleNamespace
 from typing import Any
 
-from deployments.engine.metering import meter
+from deployments.engine.seat_tokens import tell_seats
 from deployments.seated_requests import SEAT
 
 
@@ -36,7 +36,7 @@ class FakeSeat:
 
 def metered() -> Processor:
     processor = Processor()
-    meter(processor)
+    tell_seats(processor)
     return processor
 
 
