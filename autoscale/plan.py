@@ -21,6 +21,8 @@ _MIN_OUTCOMES = 20.0  # requests of a class that ended lately, before its attain
 _MAX_RELATIVE_COST = 8.0
 _MIN_DRAFTS = 256  # of the fleet, before their acceptance says how long to wait for them
 _WAIT_SHARE = 0.8  # of the wait at which drafting would just break even
+_MAX_PER_STEP = 16.0  # tokens that a request can commit
+_PATIENCE = 4.0  # times the usual wait
 _SHED_SHARE = 0.9  # of the promised time to the first token, that a request may wait for a seat
 
 
@@ -115,15 +117,21 @@ def expected_prefill_tokens(fleet: FleetLoad, load: ReplicaLoad, share: float) -
 
 
 def draft_wait_s(fleet: FleetLoad, load: ReplicaLoad) -> float | None:
-    """How long a step may wait for drafts: what a draft saves, and a little less.
+    """How long a step may wait for drafts: what they save, and a little less.
 
     With a tokens accepted per draft, waiting w in a step of T pays while (1 + a) / (T + w)
-    exceeds 1 / T, that is for w below a * T. Acceptance is the fleet's: a replica that no
+    exceeds 1 / T, that is for w below a * T. That is said of the wait on average: while this
+    replica's is below it, an answer that is late by chance is worth some more patience, as
+    what was waited so far is spent either way. Acceptance is the fleet's: a replica that no
     longer waits for drafts would never learn that they are worth it.
     """
     if fleet.num_drafts < _MIN_DRAFTS or load.step_s <= 0:
         return None
-    return _WAIT_SHARE * fleet.accepted_tokens / fleet.num_drafts * load.step_s
+    saved_s = fleet.accepted_tokens / fleet.num_drafts * load.step_s
+    limit_s = _WAIT_SHARE * saved_s
+    if 0 < load.draft_wait_s < limit_s:
+        limit_s = max(limit_s, _PATIENCE * load.draft_wait_s)
+    return limit_s
 
 
 def seats(
@@ -134,9 +142,8 @@ def seats(
     """Per replica, as many requests as decode together within the tightest promised time per
     token; None where all may.
 
-    Without drafts, which cannot be counted on when all seats are taken, on a node as slow as
-    that one is. Half of the seats at least: a promise that a machine cannot keep is none to
-    idle for.
+    On a node as slow as that one is, each step committing what it commits there now. Half of
+    the seats at least: a promise that a machine cannot keep is none to idle for.
     """
     if not classes or not loads:
         return [None] * len(loads)
@@ -153,7 +160,8 @@ def seats(
         if table is None:
             found.append(None)
             continue
-        limit_s = tightest_s / _bounded_cost(load)
+        per_step = load.tokens_per_s * load.step_s / max(load.running, 1)
+        limit_s = tightest_s * min(max(per_step, 1.0), _MAX_PER_STEP) / _bounded_cost(load)
         fitting = min(int(costs_s[id(table)].searchsorted(limit_s, "right")), load.seats)
         found.append(max(fitting, -(-load.seats // 2)))
     return found

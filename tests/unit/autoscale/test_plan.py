@@ -95,6 +95,14 @@ def test_waiting_for_drafts_ends_before_it_costs_more_than_they_save():
     assert draft_wait_s(fleet_load([replace(LOAD, num_drafts=10)]), LOAD) is None
 
 
+def test_while_drafts_pay_a_late_one_is_waited_for():
+    usual, slow = (replace(LOAD, draft_wait_s=wait_s) for wait_s in (0.05, 0.17))
+    fleet = fleet_load([usual, slow])
+    assert draft_wait_s(fleet, usual) == pytest.approx(0.2)  # four times what it takes
+    assert draft_wait_s(fleet, replace(LOAD, draft_wait_s=0.01)) == pytest.approx(0.16)
+    assert draft_wait_s(fleet, slow) == pytest.approx(0.16)  # no longer worth it on average
+
+
 def test_every_replica_gets_a_plan_and_none_gets_none():
     assert make_plans([], CLASSES) == []
     plans = make_plans([LOAD] * 3, CLASSES)
