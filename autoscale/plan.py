@@ -6,6 +6,7 @@ nothing, and bounded ones always: a replica that follows a bad plan is slower, n
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -173,4 +174,4 @@ def _bounded_cost(load: ReplicaLoad) -> float:
 
 def shed_after_s(classes: Sequence[ServiceClass]) -> dict[str, float]:
     """How long a request may wait for a seat before its promise is past keeping."""
-    return {one.name: _SHED_SHARE * one.ttft_s for one in classes}
+    return {one.name: _SHED_SHARE * one.ttft_s for one in classes if math.isfinite(one.ttft_s)}

@@ -49,9 +49,7 @@ def build_app(args: dict[str, Any]) -> Application:
     }
     configs = {model.id: _llm_config(model, shapes[model.id]) for model in settings.models}
     targets = {
-        model.id: _bind_target(
-            model, configs[model.id], pairs.get(model.id), settings.promised_classes()
-        )
+        model.id: _bind_target(model, configs[model.id], pairs.get(model.id), settings.promises)
         for model in settings.models
     }
     cards = {id_: to_model_metadata(id_, config) for id_, config in configs.items()}
@@ -92,7 +90,7 @@ def _controller_settings(
         rate = promised_rate(model, shape.block_size) if shape else None
         if rate is not None:
             promised[pairs[model.id]] = rate
-    classes = {model.id: settings.promised_classes() for model in settings.models}
+    classes = {model.id: tuple(settings.promises.values()) for model in settings.models}
     return ControllerSettings(settings.state_dir, promised, classes)
 
 
@@ -100,7 +98,7 @@ def _bind_target(
     model: ModelSpec,
     config: LLMConfig,
     pair: DraftingPair | None,
-    classes: tuple[ServiceClass, ...],
+    promises: Mapping[str, ServiceClass],
 ) -> Any:
     engine = NativeEngine if model.placement == "native" else TargetEngine
     return build_llm_deployment(
@@ -109,7 +107,7 @@ def _bind_target(
         bind_kwargs={
             "placement": model.placement,
             "pair": pair,
-            "classes": classes,
+            "promises": promises,
             "steering": native_steering(model),
             "engine_cls": engine,
             "capture": model.target.capture,

@@ -8,13 +8,13 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from autoscale.policy_settings import check_policy
 from autoscale.service_class import ServiceClass
+from deployments.class_specs import ClassSpec
 from deployments.errors import ConfigError
 from deployments.specs import (
     DrafterSpec,
     NativeSpec,
     NgramDrafterSpec,
     RandomDrafterSpec,
-    ServiceClassSpec,
     Settings,
     TargetSpec,
 )
@@ -22,6 +22,7 @@ from deployments.specs import (
 __all__ = [
     "DRAFTED_BY_US",
     "AppSpec",
+    "ClassSpec",
     "DrafterSpec",
     "ModelSpec",
     "NativeSpec",
@@ -106,26 +107,27 @@ class AppSpec(Settings):
 
     `state_dir` is a directory of the controller's node where what the fleet learned of its
     drafters and engines is kept (calibration and step-cost profiles); without one it is lost
-    with the last replica. `service_classes` are promises by name; a request names its own in
+    with the last replica. `classes` are promises; a request names its own in
     `vllm_xargs: {dspark_class: NAME}`.
     """
 
     models: tuple[ModelSpec, ...] = Field(min_length=1)
     state_dir: str | None = None
-    service_classes: dict[str, ServiceClassSpec] = Field(default_factory=dict, max_length=16)
+    classes: tuple[ClassSpec, ...] = Field(default=(), max_length=16)
 
-    def promised_classes(self) -> tuple[ServiceClass, ...]:
-        """What is promised, as the fleet plans for it."""
-        return tuple(
-            ServiceClass(name, one.ttft_ms / 1000, one.tpot_ms / 1000, one.attainment)
-            for name, one in self.service_classes.items()
-        )
+    @property
+    def promises(self) -> dict[str, ServiceClass]:
+        """The classes by name."""
+        return {one.name: one.promise() for one in self.classes}
 
     @model_validator(mode="after")
-    def _distinct_ids(self) -> Self:
-        ids = [model.id for model in self.models]
-        if len(set(ids)) != len(ids):
-            raise ValueError(f"model ids must differ, found {ids}")
+    def _distinct_names(self) -> Self:
+        for what, names in (
+            ("model ids", [model.id for model in self.models]),
+            ("names of classes", [one.name for one in self.classes]),
+        ):
+            if len(set(names)) != len(names):
+                raise ValueError(f"{what} must differ, found {names}")
         return self
 
 

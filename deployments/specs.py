@@ -36,15 +36,6 @@ class ReplicaSpec(Settings):
         return value
 
 
-class ServiceClassSpec(Settings):
-    """A promise: the first token within `ttft_ms`, then one every `tpot_ms` on average, for a
-    share `attainment` of the requests."""
-
-    ttft_ms: float = Field(gt=0)
-    tpot_ms: float = Field(gt=0)
-    attainment: float = Field(default=0.95, gt=0, le=1)
-
-
 class CaptureSpec(Settings):
     """What of the served traffic is kept to train a drafter on: nothing unless this is given.
 

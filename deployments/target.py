@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import random
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -39,8 +40,8 @@ logger = logging.getLogger(__name__)
 class TargetServer(LLMServer):  # type: ignore[misc]
     """Serves one model. Reports its load and what speculation did, and goes by the plan.
 
-    `pair` is what it drafts with, None where our adapter does not draft; `classes` are what
-    is promised of its requests. With `steering` vLLM drafts and verifies adaptively, and the
+    `pair` is what it drafts with, None where our adapter does not draft; `promises` are
+    the service classes by name. With `steering` vLLM drafts and verifies adaptively, and the
     plan reaches its verification.
     """
 
@@ -50,7 +51,7 @@ class TargetServer(LLMServer):  # type: ignore[misc]
         *,
         placement: str,
         pair: DraftingPair | None,
-        classes: tuple[ServiceClass, ...] = (),
+        promises: Mapping[str, ServiceClass],
         steering: Steering | None = None,
         capture: CaptureSpec | None = None,
         **kwargs: Any,
@@ -67,7 +68,7 @@ class TargetServer(LLMServer):  # type: ignore[misc]
         self._replica_id = context.replica_id.unique_id
         self._held = HeldPlan()
         self._metrics = PlanMetrics(llm_config.model_id)
-        self._meter = TrafficMeter(classes)
+        self._meter = TrafficMeter(tuple(promises.values()))
         self._is_new = True
         self._steered_by: WorkerPlan | None = None
         self._step_costs_of: EngineProvenance | None = None

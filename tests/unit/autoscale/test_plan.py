@@ -15,6 +15,7 @@ from autoscale.plan import (
     make_plans,
     routing_weights,
     seats,
+    shed_after_s,
 )
 from autoscale.service_class import ServiceClass
 from autoscale.step_cost import StepCostTable
@@ -101,6 +102,13 @@ def test_while_drafts_pay_a_late_one_is_waited_for():
     assert draft_wait_s(fleet, usual) == pytest.approx(0.2)  # four times what it takes
     assert draft_wait_s(fleet, replace(LOAD, draft_wait_s=0.01)) == pytest.approx(0.16)
     assert draft_wait_s(fleet, slow) == pytest.approx(0.16)  # no longer worth it on average
+
+
+def test_who_was_promised_no_first_token_is_never_shed():
+    assert shed_after_s([*CLASSES, ServiceClass("any", float("inf"), 1.0)]).keys() == {
+        "latency",
+        "batch",
+    }
 
 
 def test_every_replica_gets_a_plan_and_none_gets_none():
