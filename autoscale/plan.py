@@ -10,11 +10,8 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-import numpy as np
-
 from autoscale.fleet_load import ClassOutcomes, FleetLoad, ReplicaLoad, fleet_load
 from autoscale.service_class import ServiceClass
-from autoscale.step_cost import StepCostTable
 
 _WEIGHT_GAIN = 8.0
 _MAX_WEIGHT = 1.5
@@ -22,7 +19,6 @@ _MIN_OUTCOMES = 20.0  # requests of a class that ended lately, before its attain
 _MAX_RELATIVE_COST = 8.0
 _MIN_DRAFTS = 256  # of the fleet, before their acceptance says how long to wait for them
 _WAIT_SHARE = 0.8  # of the wait at which drafting would just break even
-_MAX_PER_STEP = 16.0  # tokens that a request can commit
 _PATIENCE = 4.0  # times the usual wait
 _SHED_SHARE = 0.9  # of the promised time to the first token, that a request may wait for a seat
 
@@ -35,7 +31,8 @@ class ReplicaPlan:
     `class_weights` by service class (missing: 1), `draft_wait_s` the longest wait for drafts
     that can pay, `seats` the requests that may run together, `shed_after_s` by class how long
     a request may wait for a seat, `routing_weight` this replica's share of new requests
-    against the others'. None and empty where local rules are to decide.
+    against the others'. None and empty where local rules are to decide; of `seats` they always
+    do: counts by step cost and the tightest promise lost 7 to 22 % of goodput in simulation.
     """
 
     expected_requests: float | None = None
@@ -50,28 +47,22 @@ class ReplicaPlan:
 NO_PLAN = ReplicaPlan()
 
 
-def make_plans(
-    loads: Sequence[ReplicaLoad],
-    classes: Sequence[ServiceClass],
-    step_costs: Sequence[StepCostTable | None] | None = None,
-) -> list[ReplicaPlan]:
-    """A plan per replica, in their order; `step_costs` are what their engines usually take."""
+def make_plans(loads: Sequence[ReplicaLoad], classes: Sequence[ServiceClass]) -> list[ReplicaPlan]:
+    """A plan per replica, in their order."""
     fleet = fleet_load(loads)
     weights = class_weights(fleet, classes)
     shed_after = shed_after_s(classes)
     shares = routing_weights(loads)
-    most_seats = seats(loads, classes, step_costs or [None] * len(loads))
     return [
         ReplicaPlan(
             expected_requests=expected_requests(fleet, load, share),
             expected_prefill_tokens=expected_prefill_tokens(fleet, load, share),
             class_weights=weights,
             draft_wait_s=draft_wait_s(fleet, load),
-            seats=most,
             shed_after_s=shed_after,
             routing_weight=share,
         )
-        for load, share, most in zip(loads, shares, most_seats, strict=True)
+        for load, share in zip(loads, shares, strict=True)
     ]
 
 
@@ -133,39 +124,6 @@ def draft_wait_s(fleet: FleetLoad, load: ReplicaLoad) -> float | None:
     if 0 < load.draft_wait_s < limit_s:
         limit_s = max(limit_s, _PATIENCE * load.draft_wait_s)
     return limit_s
-
-
-def seats(
-    loads: Sequence[ReplicaLoad],
-    classes: Sequence[ServiceClass],
-    step_costs: Sequence[StepCostTable | None],
-) -> list[int | None]:
-    """Per replica, as many requests as decode together within the tightest promised time per
-    token; None where all may.
-
-    On a node as slow as that one is, each step committing what it commits there now. Half of
-    the seats at least: a promise that a machine cannot keep is none to idle for.
-    """
-    if not classes or not loads:
-        return [None] * len(loads)
-    tightest_s = min(one.tpot_s for one in classes)
-    taken = np.arange(1, max(load.seats for load in loads) + 1)
-    # A few kinds of engine, many replicas: each kind's costs are written out once.
-    tables = {id(table): table for table in step_costs if table is not None}
-    costs_s = {
-        key: np.maximum.accumulate(table.at(taken) + table.request_s * taken)
-        for key, table in tables.items()
-    }
-    found: list[int | None] = []
-    for load, table in zip(loads, step_costs, strict=True):
-        if table is None:
-            found.append(None)
-            continue
-        per_step = load.tokens_per_s * load.step_s / max(load.running, 1)
-        limit_s = tightest_s * min(max(per_step, 1.0), _MAX_PER_STEP) / _bounded_cost(load)
-        fitting = min(int(costs_s[id(table)].searchsorted(limit_s, "right")), load.seats)
-        found.append(max(fitting, -(-load.seats // 2)))
-    return found
 
 
 def _bounded_cost(load: ReplicaLoad) -> float:
