@@ -13,10 +13,10 @@ from ray.serve.config import BackpressureConfig
 from ray.serve.llm import LLMConfig, build_llm_deployment
 
 from autoscale.service_class import ServiceClass
-from deployments.canary import QUIET, bind_drafters
 from deployments.compatibility import accept_software
 from deployments.controller import ControllerKeeper, ControllerSettings
 from deployments.draft_model import DraftShape
+from deployments.drafter_pool import QUIET, bind_drafters
 from deployments.drafting_pair import drafting_pair, promised_rate
 from deployments.engine.vllm_engine import NativeEngine, TargetEngine
 from deployments.engine_args import engine_kwargs, native_steering, target_source
