@@ -10,11 +10,8 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-import numpy as np
-
 from autoscale.fleet_load import ClassOutcomes, FleetLoad, ReplicaLoad, fleet_load
 from autoscale.service_class import ServiceClass
-from autoscale.step_cost import StepCostTable
 
 _WEIGHT_GAIN = 8.0
 _MAX_WEIGHT = 1.5
@@ -22,6 +19,7 @@ _MIN_OUTCOMES = 20.0  # requests of a class that ended lately, before its attain
 _MAX_RELATIVE_COST = 8.0
 _MIN_DRAFTS = 256  # of the fleet, before their acceptance says how long to wait for them
 _WAIT_SHARE = 0.8  # of the wait at which drafting would just break even
+_PATIENCE = 4.0  # times the usual wait
 # Of the promised time to the first token, that a request may wait for a seat: what comes before
 # the gate, and behind the first token, is not seen there and takes its time on busy machines.
 SHED_SHARE = 0.5
@@ -35,7 +33,8 @@ class ReplicaPlan:
     `class_weights` by service class (missing: 1), `draft_wait_s` the longest wait for drafts
     that can pay, `seats` the requests that may run together, `shed_after_s` by class how long
     a request may wait for a seat, `routing_weight` this replica's share of new requests
-    against the others'. None and empty where local rules are to decide.
+    against the others'. None and empty where local rules are to decide; of `seats` they always
+    do: counts by step cost and the tightest promise lost 7 to 22 % of goodput in simulation.
     """
 
     expected_requests: float | None = None
@@ -50,28 +49,22 @@ class ReplicaPlan:
 NO_PLAN = ReplicaPlan()
 
 
-def make_plans(
-    loads: Sequence[ReplicaLoad],
-    classes: Sequence[ServiceClass],
-    step_costs: Sequence[StepCostTable | None] | None = None,
-) -> list[ReplicaPlan]:
-    """A plan per replica, in their order; `step_costs` are what their engines usually take."""
+def make_plans(loads: Sequence[ReplicaLoad], classes: Sequence[ServiceClass]) -> list[ReplicaPlan]:
+    """A plan per replica, in their order."""
     fleet = fleet_load(loads)
     weights = class_weights(fleet, classes)
     shed_after = shed_after_s(classes)
     shares = routing_weights(loads)
-    most_seats = seats(loads, classes, step_costs or [None] * len(loads))
     return [
         ReplicaPlan(
             expected_requests=expected_requests(fleet, load, share),
             expected_prefill_tokens=expected_prefill_tokens(fleet, load, share),
             class_weights=weights,
             draft_wait_s=draft_wait_s(fleet, load),
-            seats=most,
             shed_after_s=shed_after,
             routing_weight=share,
         )
-        for load, share, most in zip(loads, shares, most_seats, strict=True)
+        for load, share in zip(loads, shares, strict=True)
     ]
 
 
@@ -118,48 +111,21 @@ def expected_prefill_tokens(fleet: FleetLoad, load: ReplicaLoad, share: float) -
 
 
 def draft_wait_s(fleet: FleetLoad, load: ReplicaLoad) -> float | None:
-    """How long a step may wait for drafts: what a draft saves, and a little less.
+    """How long a step may wait for drafts: what they save, and a little less.
 
     With a tokens accepted per draft, waiting w in a step of T pays while (1 + a) / (T + w)
-    exceeds 1 / T, that is for w below a * T. Acceptance is the fleet's: a replica that no
+    exceeds 1 / T, that is for w below a * T. That is said of the wait on average: while this
+    replica's is below it, an answer that is late by chance is worth some more patience, as
+    what was waited so far is spent either way. Acceptance is the fleet's: a replica that no
     longer waits for drafts would never learn that they are worth it.
     """
     if fleet.num_drafts < _MIN_DRAFTS or load.step_s <= 0:
         return None
-    return _WAIT_SHARE * fleet.accepted_tokens / fleet.num_drafts * load.step_s
-
-
-def seats(
-    loads: Sequence[ReplicaLoad],
-    classes: Sequence[ServiceClass],
-    step_costs: Sequence[StepCostTable | None],
-) -> list[int | None]:
-    """Per replica, as many requests as decode together within the tightest promised time per
-    token; None where all may.
-
-    Without drafts, which cannot be counted on when all seats are taken, on a node as slow as
-    that one is. Half of the seats at least: a promise that a machine cannot keep is none to
-    idle for.
-    """
-    if not classes or not loads:
-        return [None] * len(loads)
-    tightest_s = min(one.tpot_s for one in classes)
-    taken = np.arange(1, max(load.seats for load in loads) + 1)
-    # A few kinds of engine, many replicas: each kind's costs are written out once.
-    tables = {id(table): table for table in step_costs if table is not None}
-    costs_s = {
-        key: np.maximum.accumulate(table.at(taken) + table.request_s * taken)
-        for key, table in tables.items()
-    }
-    found: list[int | None] = []
-    for load, table in zip(loads, step_costs, strict=True):
-        if table is None:
-            found.append(None)
-            continue
-        limit_s = tightest_s / _bounded_cost(load)
-        fitting = min(int(costs_s[id(table)].searchsorted(limit_s, "right")), load.seats)
-        found.append(max(fitting, -(-load.seats // 2)))
-    return found
+    saved_s = fleet.accepted_tokens / fleet.num_drafts * load.step_s
+    limit_s = _WAIT_SHARE * saved_s
+    if 0 < load.draft_wait_s < limit_s:
+        limit_s = max(limit_s, _PATIENCE * load.draft_wait_s)
+    return limit_s
 
 
 def _bounded_cost(load: ReplicaLoad) -> float:
@@ -168,5 +134,4 @@ def _bounded_cost(load: ReplicaLoad) -> float:
 
 def shed_after_s(classes: Sequence[ServiceClass]) -> dict[str, float]:
     """How long a request may wait for a seat before its promise is past keeping."""
-    promised = (one for one in classes if math.isfinite(one.ttft_s))
-    return {one.name: SHED_SHARE * one.ttft_s for one in promised}
+    return {one.name: SHED_SHARE * one.ttft_s for one in classes if math.isfinite(one.ttft_s)}

@@ -160,7 +160,7 @@ class FleetController:
         self._expire()
         for model_id in list(self._to_assign):
             self._assign(model_id)
-        self._plans.tick(self._step_costs.usual_cost)
+        self._plans.tick()
         reports = [report for report, _ in self._targets.values()]
         self._canaries.judge(reports, self._live_drafters(), self._clock())
 

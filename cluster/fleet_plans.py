@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from autoscale.fleet_load import FleetLoad, ReplicaLoad, fleet_load
 from autoscale.plan import NO_PLAN, ReplicaPlan, make_plans
 from autoscale.service_class import ServiceClass
-from autoscale.step_cost import StepCostTable
-
-UsualCost = Callable[[str], StepCostTable | None]
-"""What steps usually take on such an engine as a replica, by its id, has; None: not known."""
 
 
 class FleetPlans:
@@ -40,11 +36,10 @@ class FleetPlans:
         self._loads.get(model_id, {}).pop(replica_id, None)
         self._plans.pop(replica_id, None)
 
-    def tick(self, usual_cost: UsualCost = lambda replica_id: None) -> None:
+    def tick(self) -> None:
         """Make every replica's plan anew."""
         for model_id, loads in self._loads.items():
-            costs = [usual_cost(replica_id) for replica_id in loads]
-            plans = make_plans(list(loads.values()), self._classes.get(model_id, ()), costs)
+            plans = make_plans(list(loads.values()), self._classes.get(model_id, ()))
             self._plans.update(zip(loads, plans, strict=True))
 
     def of(self, replica_id: str) -> ReplicaPlan:

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from autoscale.fleet_step_cost import FleetStepCost, Merged, StepCostReport, learned_profile
-from autoscale.step_cost import StepCostTable
 from autoscale.step_cost_fit import costs_of
 from profiles.fingerprint import settings_fingerprint
 from profiles.provenance import ProfileError
@@ -46,12 +45,6 @@ class StepCostLearning:
         that it could not measure itself. From any thread."""
         merged = self._merged.get(engine)
         return merged.to_plain() if merged is not None and merged.is_learned else None
-
-    def usual_cost(self, replica_id: str) -> StepCostTable | None:
-        """See `cluster.fleet_plans.UsualCost`. From any thread."""
-        engine = self._engine_of.get(replica_id)
-        merged = self._merged.get(engine) if engine is not None else None
-        return merged.table if merged else None
 
     def relative(self, replica_id: str) -> float:
         """What a replica's steps take over the usual cost: 1 where little is known of it."""

@@ -14,10 +14,10 @@ from ray.serve.llm import LLMConfig, build_llm_deployment
 
 from autoscale.service_class import ServiceClass
 from deployments.callers import Callers
-from deployments.canary import bind_drafters
 from deployments.compatibility import accept_software
 from deployments.controller import ControllerKeeper, ControllerSettings
 from deployments.draft_model import DraftShape
+from deployments.drafter_pool import bind_drafters
 from deployments.drafting_pair import drafting_pair, promised_rate
 from deployments.engine.vllm_engine import NativeEngine, TargetEngine
 from deployments.engine_args import engine_kwargs, native_steering, target_source
@@ -108,8 +108,7 @@ def _controller_settings(
         rate = promised_rate(model, shape.block_size) if shape else None
         if rate is not None:
             promised[pairs[model.id]] = rate
-    promises = tuple(settings.promises.values())
-    classes = {model.id: promises for model in settings.models}
+    classes = {model.id: tuple(settings.promises.values()) for model in settings.models}
     return ControllerSettings(settings.state_dir, promised, classes)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import time
 from dataclasses import dataclass, field
 from functools import partial
@@ -104,7 +105,9 @@ class ControllerActor:
         return self._fleet.stop_canary(model_id)
 
     async def snapshot(self) -> dict[str, Any]:
-        return self._fleet.snapshot()
+        fleet = self._fleet.snapshot()
+        fleet["controller"]["pid"] = os.getpid()
+        return fleet
 
 
 def actor_name(app_name: str) -> str:

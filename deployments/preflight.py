@@ -5,7 +5,7 @@ from __future__ import annotations
 from deployments.checkpoints import read_config
 from deployments.draft_model import DraftShape, check_drafter
 from deployments.drafting_pair import promised_rate, starting_calibrations
-from deployments.engine_args import step_cost_file
+from deployments.engine_args import native_steering, step_cost_file
 from deployments.errors import ConfigError
 from deployments.memory import check_memory
 from deployments.native import speculative_config
@@ -25,6 +25,7 @@ def check_models(settings: AppSpec) -> None:
         step_cost_file(model)
         if model.placement == "native":
             speculative_config(model)
+            native_steering(model)
             continue
         shape = draft_shape(model)
         if shape is not None:

@@ -143,8 +143,8 @@ class TargetServer(LLMServer):  # type: ignore[misc]
         while True:
             try:
                 await self._exchange_once()
-            except (ValueError, ray.exceptions.RayError) as error:
-                logger.info("no controller to report to yet: %s", error)
+            except (ValueError, TimeoutError, ray.exceptions.RayError) as error:
+                logger.info("no controller to report to now: %r", error)
                 self._metrics.failed()
             except Exception:
                 logger.exception("exchange with the controller failed")

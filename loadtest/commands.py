@@ -1,4 +1,5 @@
-"""`dspark bench`: arms side by side. `dspark scenario`: bad days. `dspark divergence`: outputs."""
+"""`dspark bench`: arms side by side. `dspark scenario`: bad days. `dspark budget`: what is
+verified by concurrency. `dspark divergence`: where outputs part."""
 
 from __future__ import annotations
 
@@ -49,6 +50,16 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     scenario.add_argument("--port", type=int, default=8124)
     scenario.add_argument("--output", type=Path, help="also write every run as JSON")
     scenario.set_defaults(run=_scenario)
+    budget = subparsers.add_parser(
+        "budget", help="draft tokens verified per request, by concurrency, on a running server"
+    )
+    budget.add_argument("--url", default="http://127.0.0.1:8000", help="a running server")
+    budget.add_argument("--model", default="demo")
+    budget.add_argument("--concurrency", type=int, nargs="+", default=[1, 2, 4, 8, 16, 32])
+    budget.add_argument("--rounds", type=int, default=3, help="requests of every client")
+    budget.add_argument("--max-tokens", type=int, default=128)
+    budget.add_argument("--output", type=Path, help="also a picture (.png) or the numbers (.json)")
+    budget.set_defaults(run=_budget)
 
     divergence = subparsers.add_parser(
         "divergence", help="where greedy outputs part from those without speculation"
@@ -126,6 +137,33 @@ def _scenario(args: argparse.Namespace) -> int:
     print(f"\ncapacity: {runs[0].capacity_per_s:.1f} requests per second")
     if args.output is not None:
         write_json(runs, args.output)
+    return 0
+
+
+def _budget(args: argparse.Namespace) -> int:
+    """0: measured; 1: a server that refuses, is not there, or does not draft."""
+    import time
+
+    import httpx
+
+    from loadtest.budget import measure_budgets, save_budgets, table_header
+
+    try:
+        print(table_header(), flush=True)
+        points = measure_budgets(
+            args.url,
+            args.model,
+            args.concurrency,
+            max_tokens=args.max_tokens,
+            rounds=args.rounds,
+            sleep=time.sleep,
+            progress=lambda line: print(line, flush=True),
+        )
+        if args.output is not None:
+            save_budgets(points, args.output)
+    except (OSError, ValueError, httpx.HTTPError) as error:
+        print(f"dspark budget: {error}", file=sys.stderr)
+        return 1
     return 0
 
 

@@ -36,7 +36,6 @@ _ABLATED: dict[str, object] = {
     "expected_prefill_tokens": None,
     "class_weights": {},
     "draft_wait_s": None,
-    "seats": None,
     "shed_after_s": {},
     "routing_weight": 1.0,
 }

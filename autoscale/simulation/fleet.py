@@ -178,7 +178,7 @@ class SimulatedFleet:
         """Every replica's load up, every replica's plan down."""
         alive = [i for i, replica in enumerate(self._replicas) if replica.is_alive]
         loads = [self._replicas[i].report(EXCHANGE_S, self._costs.step_s) for i in alive]
-        plans = make_plans(loads, self._classes, [self._costs.told] * len(loads))
+        plans = make_plans(loads, self._classes)
         for i, plan in zip(alive, plans, strict=True):
             self._plans[i] = self._arm.plan_filter(plan)
             self._replicas[i].take_plan(self._plans[i])

@@ -185,8 +185,7 @@ class SimulatedReplica:
 
     def _seat(self, now_s: float) -> None:
         """Waiting requests take free seats; those whose promise is past keeping are refused."""
-        seats = min(self._limits.seats, self.plan.seats or self._limits.seats)
-        while self.waiting and len(self._rows) + len(self._prefills) < seats:
+        while self.waiting and len(self._rows) + len(self._prefills) < self._limits.seats:
             served = self.waiting.popleft()
             arrival = served.arrival
             limit_s = self.plan.shed_after_s.get(arrival.service_class)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from autoscale.policies import StepTerms
 from autoscale.step_terms import request_weights, step_terms
@@ -21,6 +22,7 @@ class StepForecast:
     def __init__(self, max_step_tokens: int) -> None:
         self.advice = AdviceInForce()
         self._max_step_tokens = max_step_tokens
+        self._last: tuple[list[str], dict[str, float], NDArray[np.float64] | None] | None = None
         self._classes: dict[str, str] = {}  # of open requests that name one
         self._prompts: dict[str, int] = {}  # tokens of prompts that are being read ...
         self._unread: dict[str, int] = {}  # ... and what is left of them
@@ -36,6 +38,7 @@ class StepForecast:
             self._classes[request_id] = terms.service_class
 
     def close(self, request_id: str) -> None:
+        self._last = None
         self._classes.pop(request_id, None)
         self._prompts.pop(request_id, None)
         self._unread.pop(request_id, None)
@@ -52,11 +55,9 @@ class StepForecast:
     def terms(self, request_ids: Sequence[str], drafted_ids: Sequence[str]) -> StepTerms:
         """Of a step of `request_ids`, of which `drafted_ids` have drafts, in their order."""
         plan = self.advice.current()
-        weights, drafted = None, np.zeros(0, dtype=np.int64)
-        if plan.class_weights:
-            classes = [self._classes.get(id_, "") for id_ in request_ids]
-            weights = request_weights(plan.class_weights, classes)
-        if weights is not None:
+        weights = self._weights_of(request_ids, plan.class_weights)
+        drafted: slice | NDArray[np.int64] = slice(None)
+        if weights is not None and drafted_ids != request_ids:
             place = {id_: i for i, id_ in enumerate(request_ids)}
             drafted = np.array([place[id_] for id_ in drafted_ids], dtype=np.int64)
         return step_terms(
@@ -67,3 +68,15 @@ class StepForecast:
             weights=weights,
             drafted=drafted,
         )
+
+    def _weights_of(
+        self, request_ids: Sequence[str], class_weights: Mapping[str, float]
+    ) -> NDArray[np.float64] | None:
+        """Weights [R]; the last answer again where nothing has changed, as in most steps."""
+        if not class_weights:
+            return None
+        if self._last is None or self._last[:2] != (request_ids, class_weights):
+            classes = [self._classes.get(id_, "") for id_ in request_ids]
+            weights = request_weights(class_weights, classes)
+            self._last = list(request_ids), dict(class_weights), weights
+        return self._last[2]

@@ -410,3 +410,54 @@ def test_an_evaluation_counts_what_the_service_accepted(url, tmp_path):
         assert cell.reached_by_position[0] == cell.verified_drafts > 0
         assert 1 < cell.acceptance.length < 8
     assert "policy" not in fleet(url, "colocated")["controls"]
+
+
+def controller(url: str) -> dict[str, Any]:
+    found: dict[str, Any] = httpx.get(f"{url}/fleet", timeout=30).raise_for_status().json()
+    return dict(found["controller"])
+
+
+def held_plan(url: str) -> dict[str, Any]:
+    found: dict[str, Any] = fleet(url, "split")["targets"][0]["held_plan"]
+    return found
+
+
+def test_plans_reach_every_target_and_are_shown(url, capsys):
+    before = held_plan(url)["seq"]
+    wait_for(lambda: held_plan(url)["seq"] > before)
+    for model in ("plain", "split", "colocated"):
+        (target,) = fleet(url, model)["targets"]
+        assert target["load"]["seats"] == 8
+        assert target["held_plan"]["refused"] == {}
+    stats = fleet(url, "split")["targets"][0]["stats"]
+    assert (stats["refused_plan_parts"], stats["refused_advice"]) == (0, 0)
+    assert stats["mean_plan_s"] > 0
+    assert main(["status", "--url", url]) == 0
+    shown = capsys.readouterr().out
+    assert "split: 1 replicas" in shown
+    assert "local rules" not in shown
+
+
+def test_a_controller_stopped_killed_and_restarted_costs_nothing(client, url, answers):
+    before = controller(url)
+    os.kill(before["pid"], signal.SIGSTOP)
+    try:  # partitioned from it for longer than plans live
+        assert ask_all(client, "split", first_turns()[:16], 8) == answers[:16]
+        time.sleep(4)
+        assert ask_all(client, "split", first_turns()[16:24], 8) == answers[16:24]
+    finally:
+        os.kill(before["pid"], signal.SIGCONT)
+    wait_for(lambda: not held_plan(url)["is_stale"])
+    os.kill(before["pid"], signal.SIGKILL)
+    assert ask_all(client, "split", first_turns()[:16], 8) == answers[:16]
+
+    def another() -> bool:
+        reply = httpx.get(f"{url}/fleet", timeout=30)
+        return reply.is_success and reply.json()["controller"]["pid"] != before["pid"]
+
+    wait_for(another, 60)
+    wait_for(lambda: fleet(url, "split")["targets"])
+    wait_for(lambda: (held_plan(url)["epoch"] or 0) > before["epoch"])
+    drafted = fleet(url, "split")["speculation"]["verified_drafts"]
+    assert ask_all(client, "split", first_turns()[:16], 8) == answers[:16]
+    wait_for(lambda: fleet(url, "split")["speculation"]["verified_drafts"] > drafted)

@@ -14,10 +14,9 @@ from autoscale.plan import (
     expected_requests,
     make_plans,
     routing_weights,
-    seats,
+    shed_after_s,
 )
 from autoscale.service_class import ServiceClass
-from autoscale.step_cost import StepCostTable
 
 CLASSES = (ServiceClass("latency", 1.0, 0.05, 0.95), ServiceClass("batch", 10.0, 0.5, 0.9))
 LOAD = ReplicaLoad(
@@ -95,20 +94,23 @@ def test_waiting_for_drafts_ends_before_it_costs_more_than_they_save():
     assert draft_wait_s(fleet_load([replace(LOAD, num_drafts=10)]), LOAD) is None
 
 
+def test_while_drafts_pay_a_late_one_is_waited_for():
+    usual, slow = (replace(LOAD, draft_wait_s=wait_s) for wait_s in (0.05, 0.17))
+    fleet = fleet_load([usual, slow])
+    assert draft_wait_s(fleet, usual) == pytest.approx(0.2)  # four times what it takes
+    assert draft_wait_s(fleet, replace(LOAD, draft_wait_s=0.01)) == pytest.approx(0.16)
+    assert draft_wait_s(fleet, slow) == pytest.approx(0.16)  # no longer worth it on average
+
+
+def test_who_was_promised_no_first_token_is_never_shed():
+    assert shed_after_s([*CLASSES, ServiceClass("any", float("inf"), 1.0)]).keys() == {
+        "latency",
+        "batch",
+    }
+
+
 def test_every_replica_gets_a_plan_and_none_gets_none():
     assert make_plans([], CLASSES) == []
     plans = make_plans([LOAD] * 3, CLASSES)
     assert len(plans) == 3
     assert plans[0].shed_after_s == {"latency": 0.5, "batch": 5.0}
-
-
-def test_seats_are_those_that_keep_the_tightest_promise():
-    steps = StepCostTable((1, 101), (0.020, 0.120))  # 50 ms with 31 requests
-    few, slow = replace(LOAD, seats=24), replace(LOAD, relative_step_cost=1.25)  # 40 ms
-    hopeless = replace(LOAD, relative_step_cost=4.0)
-    assert seats([LOAD, few, slow, hopeless], CLASSES, [steps] * 4) == [31, 24, 21, 16]
-
-
-def test_without_promises_or_costs_every_seat_is_taken():
-    assert seats([LOAD], (), [StepCostTable((1, 2), (1.0, 2.0))]) == [None]
-    assert seats([LOAD], CLASSES, [None]) == [None]

@@ -86,3 +86,39 @@ def test_advice_without_a_usable_end_is_not_followed(held, ttl_s):
     assert held.advice == NO_PLAN
     assert held.refused == {"ttl_s": 1}
     assert held.take(plan(seq=2))
+
+
+def test_faults_of_the_exchange_show_in_metrics(monkeypatch, held, clock):
+    import cluster.plan_metrics as metrics
+
+    told = {}
+
+    class Recorded:
+        def __init__(self, name, description, tag_keys=()):
+            self.name = name
+
+        def set(self, value, tags):
+            told[self.name, tags.get("field")] = value
+
+        def inc(self, value, tags):
+            key = (self.name, tags.get("field"))
+            told[key] = told.get(key, 0) + value
+
+    monkeypatch.setattr(metrics, "Gauge", Recorded)
+    monkeypatch.setattr(metrics, "Counter", Recorded)
+    shown = metrics.PlanMetrics("m")
+    shown.show(held)
+    assert told == {("dspark_plan_stale", None): 1.0}
+    held.take(plan(epoch=2, advice=ReplicaPlan(seats=-1)))
+    held.take(plan(epoch=1))
+    clock.now += 1.5
+    for _ in range(2):
+        shown.show(held)
+    shown.failed()
+    assert told == {
+        ("dspark_plan_stale", None): 0.0,
+        ("dspark_plan_age_seconds", None): 1.5,
+        ("dspark_plan_refused_fields", "seats"): 1,
+        ("dspark_plan_outdated", None): 1,
+        ("dspark_exchange_failures", None): 1,
+    }

@@ -47,13 +47,12 @@ def test_a_slow_node_is_known_by_its_steps():
     learning = learned()
     learning.absorb(HERE, "slow", report(0.04, 0.08, 0.16))
     learning.refit()
-    assert learning.usual_cost("slow") == learning.usual_cost("a")
     assert learning.relative("slow") == pytest.approx(2.0)
     assert learning.relative("a") == pytest.approx(1.0)
-    assert (learning.usual_cost("stranger"), learning.relative("stranger")) == (None, 1.0)
+    assert learning.relative("stranger") == 1.0
     learning.forget("slow")
     learning.refit()
-    assert (learning.usual_cost("slow"), learning.relative("slow")) == (None, 1.0)
+    assert learning.relative("slow") == 1.0
 
 
 def test_a_new_controller_goes_on_from_the_directory(tmp_path):

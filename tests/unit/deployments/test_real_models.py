@@ -7,9 +7,10 @@ import re
 import pytest
 
 from deployments.catalog import MODELS, find_checkpoint
-from deployments.engine_args import engine_kwargs
+from deployments.engine_args import engine_kwargs, native_steering
 from deployments.errors import ConfigError
 from deployments.memory import GIB, check_memory
+from deployments.native import Steering
 from deployments.placement import drafter_actor_options, placement_group, target_env
 from deployments.preflight import draft_shape
 from deployments.serve_file import read_serve_file
@@ -131,6 +132,17 @@ def test_native_with_the_drafter_in_the_target(tmp_path):
         "num_speculative_tokens": 5,
     }
     assert (kwargs["block_size"], kwargs["kv_cache_dtype"]) == (256, "fp8")
+
+
+def test_where_vllm_verifies_adaptively_it_can_be_steered(tmp_path):
+    steered = on_disk(real_model("deepseek-v4-pro"), tmp_path / "a")
+    assert engine_kwargs(steered, None)["worker_extension_cls"] == (
+        "deployments.engine.native_extension.AdaptiveVerificationExtension"
+    )
+    assert native_steering(steered) == Steering(nodes=steered.target.nodes)
+    plain = on_disk(real_model("gemma4-12b"), tmp_path / "b")
+    assert "worker_extension_cls" not in engine_kwargs(plain, None)
+    assert native_steering(plain) is None
 
 
 def test_pinned_revisions_reach_the_engine(tmp_path):

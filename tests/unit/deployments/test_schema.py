@@ -2,6 +2,7 @@ import copy
 
 import pytest
 
+from autoscale.service_class import ServiceClass
 from deployments.errors import ConfigError
 from deployments.schema import parse_settings
 
@@ -98,6 +99,14 @@ DRAFTER = {"source": "y", "device": "cuda"}
         ({"target": CUDA | {"resources": {"GPU": 1}}}, "GPU is counted already"),
         ({"target": CUDA | {"resources": {"spark": 0}}}, r"target\.resources\.spark"),
         ({"drafter": {"source": "y", "num_gpus": 1}}, "num_gpus needs device: cuda"),
+        (
+            {
+                "placement": "native",
+                "target": CUDA,
+                "drafter": DRAFTER | {"calibration": "c.parquet"},
+            },
+            "native.adaptive_verification is true; set that",
+        ),
     ],
 )
 def test_devices_and_placements_that_do_not_go_together_are_refused(model, message):
@@ -109,3 +118,15 @@ def test_native_needs_no_drafter_where_the_target_carries_it():
     (model,) = parse_settings(changed(placement="native", target=CUDA, drafter=None)).models
     assert (model.placement, model.drafter) == ("native", None)
     assert not model.native.adaptive_verification
+
+
+def test_promises_are_classes_by_name():
+    settings = parse_settings(
+        changed() | {"classes": [{"name": "latency", "ttft_ms": 500, "tpot_ms": 40}]}
+    )
+    assert settings.promises == {"latency": ServiceClass("latency", 0.5, 0.04, 0.95)}
+
+
+def test_two_classes_of_one_name_are_refused():
+    with pytest.raises(ConfigError, match="names of classes must differ"):
+        parse_settings(changed() | {"classes": [{"name": "a"}, {"name": "a"}]})

@@ -56,6 +56,20 @@ def test_weights_follow_the_classes_of_requests_while_the_advice_holds(forecast,
     assert forecast.terms(["b", "a"], ["a"]) == PLAIN_TERMS
 
 
+def test_weights_follow_requests_that_come_and_go(forecast):
+    forecast.advice.take(asdict(PLAN), 3.0)
+    for name, service_class in (("a", "latency"), ("b", "")):
+        forecast.open(name, RequestTerms(service_class=service_class))
+    for _ in range(2):
+        assert forecast.terms(["a", "b"], ["a", "b"]).weights.tolist() == [1.5, 1.0]
+    assert forecast.terms(["b", "a"], ["b", "a"]).weights.tolist() == [1.0, 1.5]
+    forecast.close("a")
+    forecast.open("a", RequestTerms())  # the same name, of another class
+    assert forecast.terms(["b", "a"], ["b", "a"]).weights is None
+    forecast.advice.take(asdict(ReplicaPlan(class_weights={"": 1.2})), 3.0)
+    assert forecast.terms(["b", "a"], ["b"]).plain_weight == pytest.approx(1.2)
+
+
 def test_whoever_follows_advice_is_told_when_it_ends(clock):
     told = []
     advice = AdviceInForce(told.append, clock)

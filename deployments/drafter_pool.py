@@ -1,0 +1,50 @@
+"""A model's drafter replicas as a Serve deployment."""
+
+from __future__ import annotations
+
+from ray import serve
+from ray.serve import Application
+
+from deployments.drafter import DrafterServer
+from deployments.engine_args import MIB, target_source
+from deployments.placement import QUIET, drafter_actor_options, replica_counts
+from deployments.schema import ModelSpec
+
+
+def bind_drafters(
+    model: ModelSpec,
+    *,
+    app_name: str | None = None,
+    canary: str = "",
+    version: tuple[str, str] | None = None,
+) -> Application:
+    """A model's drafter replicas. Those on trial report to another application, `app_name`, as
+    `canary`; `version` is their id and version."""
+    drafter = model.drafter
+    assert drafter is not None
+    return serve.deployment(
+        DrafterServer,
+        name=f"Drafter:{model.id}",
+        **replica_counts(drafter.replicas, drafter.scaling),
+        health_check_period_s=1,
+        health_check_timeout_s=10,
+        ray_actor_options=drafter_actor_options(drafter),
+        logging_config=QUIET,
+    ).bind(
+        model.id,
+        drafter.threads,
+        {
+            "drafter": drafter.model_dump(),
+            "target_dir": target_source(model),
+            "target_revision": model.target.revision,
+            "dtype": drafter.dtype,
+            "block_tokens": model.target.block_tokens,
+            "num_context_tokens": drafter.num_context_tokens,
+            "context_bytes": drafter.context_mib * MIB,
+        },
+        device=drafter.device,
+        encrypted=drafter.encrypted,
+        app_name=app_name,
+        canary=canary,
+        version=version,
+    )

@@ -1,0 +1,175 @@
+"""The controller's part in a canary: orders, calibration by version, the verdict, a restart."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+
+import pytest
+
+from autoscale.canary import ArmTotals, CanaryRule
+from cluster.controller import EXPIRY_S, TICK_S, FleetController
+from cluster.fleet_bench import target_reports
+from cluster.messages import DrafterReport, TargetReport
+from profiles.provenance import DraftingPair
+
+PAIR = DraftingPair("target", "a1", "old", "v1")
+NEW = replace(PAIR, drafter_id="new", drafter_version="v2")
+NAME = "new:v2"
+
+
+class Clock:
+    def __init__(self):
+        self.now = 100.0
+
+    def __call__(self):
+        return self.now
+
+
+class Learned:
+    """Stands for `FleetLearning`: calibrations of the new pair alone."""
+
+    def plan(self, pair):
+        return {"greedy/0": {"version": 5}} if pair == NEW else {}
+
+    def snapshot(self, pair):
+        return {}
+
+
+@pytest.fixture
+def clock():
+    return Clock()
+
+
+@pytest.fixture
+def fleet(clock):
+    fleet = FleetController(clock, Learned())
+    join(fleet, DrafterReport("d-old", "m", "tcp://old", 1))
+    fleet.report_target(target())
+    return fleet
+
+
+def join(fleet, report):
+    secret = fleet.report_drafter(report).secret
+    fleet.report_drafter(replace(report, secret=secret))
+
+
+def join_new(fleet):
+    report = DrafterReport("d-new", "m", "tcp://new", 2, canary=NAME, drafter=("new", "v2"))
+    join(fleet, report)
+
+
+def target(canary=None, **fields):
+    (report,) = target_reports(1)
+    stats = {"canary": canary} if canary else {}
+    return replace(report, pair=PAIR, stats=stats, **fields)
+
+
+def counted(accepted, share=0.5, num_requests=400):
+    """What a replica has counted: requests of 20 steps, the serving drafter's accepting 2."""
+    arms = {"serving": ArmTotals(), "canary": ArmTotals()}
+    for name, mean in (("serving", 2.0), ("canary", accepted)):
+        for i in range(num_requests):
+            arms[name].end(20, round(20 * mean) + i % 3)
+            arms[name].waited(0.004)
+    return {"name": NAME, "share": share} | {name: asdict(arm) for name, arm in arms.items()}
+
+
+def start(fleet, share=0.05, name=NAME, rule=None):
+    fleet.start_canary("m", name, share, rule or CanaryRule())
+
+
+def test_until_its_drafter_is_up_nothing_is_tried(fleet):
+    start(fleet)
+    assert fleet.report_target(target()).canary is None
+    join_new(fleet)
+    plan = fleet.report_target(target())
+    assert plan.canary == {
+        "name": NAME,
+        "address": "tcp://new",
+        "key": None,
+        "share": 0.05,
+        "calibrations": {"greedy/0": {"version": 5}},
+    }
+    assert plan.drafter_address == "tcp://old"
+    assert plan.calibrations == {}
+
+
+def test_a_drafter_on_trial_serves_nobody_else(fleet):
+    join_new(fleet)
+    plan = fleet.report_target(target())
+    assert (plan.drafter_address, plan.canary) == ("tcp://old", None)
+
+
+def test_outcomes_of_the_canary_belong_to_its_own_pair(fleet):
+    start(fleet)
+    join_new(fleet)
+    assert fleet.canary_pair(target()) == NEW
+
+
+@pytest.mark.parametrize(
+    ("accepted", "decision", "share"), [(2.5, "promote", 1.0), (1.0, "roll back", 0.0)]
+)
+def test_a_verdict_moves_the_share(fleet, clock, accepted, decision, share):
+    start(fleet)
+    join_new(fleet)
+    fleet.report_target(target(counted(accepted)))
+    clock.now += TICK_S
+    fleet.report_target(target(counted(accepted)))
+    shown = fleet.snapshot()["models"]["m"]["canary"]
+    assert (shown["decision"], shown["share"]) == (decision, share)
+    order = fleet.report_target(target()).canary
+    assert (order["share"] if order else 0.0) == share
+
+
+def test_counts_of_another_canary_decide_nothing(fleet, clock):
+    start(fleet)
+    join_new(fleet)
+    clock.now += TICK_S
+    fleet.report_target(target(counted(1.0) | {"name": "one before"}))
+    assert fleet.snapshot()["models"]["m"]["canary"]["decision"] == "wait"
+
+
+def test_stopping_gives_the_sessions_back(fleet):
+    start(fleet)
+    join_new(fleet)
+    assert fleet.stop_canary("m")
+    assert fleet.report_target(target()).canary is None
+    assert not fleet.stop_canary("n")
+
+
+def test_when_a_promoted_drafter_dies_the_old_one_drafts_again(fleet, clock):
+    start(fleet)
+    join_new(fleet)
+    for _ in range(2):
+        clock.now += TICK_S
+        fleet.report_target(target(counted(2.5)))
+    assert fleet.report_target(target()).canary["share"] == 1.0
+    clock.now += EXPIRY_S + 0.1
+    join(fleet, DrafterReport("d-old", "m", "tcp://old", 1))
+    plan = fleet.report_target(target())
+    assert (plan.drafter_address, plan.canary) == ("tcp://old", None)
+
+
+def test_a_new_controller_goes_on_with_what_was_promoted_and_not_with_a_trial(clock):
+    for share, goes_on in ((1.0, True), (0.05, False)):
+        fleet = FleetController(clock, Learned())
+        fleet.report_target(target(counted(2.5, share=share)))
+        join_new(fleet)
+        order = fleet.report_target(target(counted(2.5, share=share))).canary
+        assert (order is not None) is goes_on
+
+
+def test_one_canary_at_a_time(fleet):
+    start(fleet)
+    with pytest.raises(ValueError, match="on trial"):
+        start(fleet, name="another:v9")
+    fleet.stop_canary("m")
+    start(fleet, name="another:v9")
+
+
+def test_a_share_that_is_none_and_a_model_without_drafters_are_refused(fleet):
+    with pytest.raises(ValueError, match="share is 2"):
+        start(fleet, share=2)
+    fleet.report_target(TargetReport("c", "n", "colocated", 1))
+    with pytest.raises(KeyError):
+        fleet.start_canary("n", NAME, 0.05, CanaryRule())
