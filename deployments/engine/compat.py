@@ -54,6 +54,7 @@ RUNNER_HOOKS: dict[str, tuple[str, ...]] = {
 DRAFTING = "drafting in the model runner"
 SAMPLING = "exact verification of sampled drafts"
 FRONTEND = "text of tokens committed together"
+CONTINUATION = "streams of lost targets that go on"
 PROCESSORS = "workers on processors"
 GPUS = "workers on GPUs"
 NATIVE = "vLLM's own method: dspark"
@@ -104,6 +105,20 @@ CAPABILITIES: Mapping[str, tuple[Hook, ...]] = {
             ("self", "speculative_config"),
         ),
     ),
+    CONTINUATION: (
+        Hook("vllm.v1.core.sched.scheduler", "Scheduler.add_request", ("self", "request")),
+        Hook("vllm.v1.core.sched.async_scheduler", "AsyncScheduler"),
+        Hook("vllm.v1.request", "Request.append_output_token_ids", ("self", "token_ids")),
+        Hook("vllm.v1.request", "Request.take_prefill_stats", ("self",)),
+        Hook("vllm.v1.worker.gpu_input_batch", "InputBatch.add_request", ("self", "request")),
+        Hook("vllm.v1.engine.output_processor", "RequestState.from_new_request"),
+        Hook(
+            "vllm.v1.engine.detokenizer",
+            "IncrementalDetokenizer.from_new_request",
+            ("tokenizer", "request"),
+        ),
+        Hook("vllm.v1.engine.core_client", "AsyncMPClient.get_output_async", ("self",)),
+    ),
     PROCESSORS: (
         Hook("vllm.v1.worker.cpu_worker", "CPUModelRunner"),
         Hook("vllm.v1.worker.cpu_worker", "CPUWorker.init_device", ("self",)),
@@ -122,7 +137,7 @@ CAPABILITIES: Mapping[str, tuple[Hook, ...]] = {
     ADAPTIVE: (Hook(_SPECULATIVE, "SpeculativeConfig.enable_adaptive_verification"),),
 }
 # Without these nothing is served; the others are asked for by the placement that needs them.
-NEEDED: tuple[str, ...] = (DRAFTING, SAMPLING, FRONTEND)
+NEEDED: tuple[str, ...] = (DRAFTING, SAMPLING, FRONTEND, CONTINUATION)
 
 
 def probe_engine() -> dict[str, list[str]]:
