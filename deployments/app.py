@@ -33,6 +33,8 @@ from deployments.serve_file import read_serve_file
 from deployments.target import TargetServer
 from profiles.provenance import DraftingPair
 
+# A replica that died is found by the next health check; the default is one in ten seconds.
+PROMPTLY_REPLACED: dict[str, Any] = {"health_check_period_s": 1, "health_check_timeout_s": 10}
 QUIET = {"enable_access_log": False}  # a line per handle call otherwise
 
 
@@ -56,7 +58,11 @@ def build_app(args: dict[str, Any]) -> Application:
     }
     cards = {id_: to_model_metadata(id_, config) for id_, config in configs.items()}
     keeper = serve.deployment(
-        ControllerKeeper, name="Controller", ray_actor_options={"num_cpus": 0}, logging_config=QUIET
+        ControllerKeeper,
+        name="Controller",
+        ray_actor_options={"num_cpus": 0},
+        logging_config=QUIET,
+        **PROMPTLY_REPLACED,
     ).bind(_controller_settings(settings, shapes, pairs))
     ingress = serve.deployment(
         make_ingress(),
@@ -64,6 +70,7 @@ def build_app(args: dict[str, Any]) -> Application:
         max_ongoing_requests=_max_ongoing(settings),
         ray_actor_options={"num_cpus": INGRESS_CPUS},
         logging_config=QUIET,
+        **PROMPTLY_REPLACED,
     )
     drafters = [_bind_drafters(m) for m in settings.models if m.placement == "split"]
     return ingress.bind(
@@ -150,10 +157,9 @@ def _bind_drafters(model: ModelSpec) -> Any:
         DrafterServer,
         name=f"Drafter:{model.id}",
         num_replicas=drafter.replicas,
-        health_check_period_s=1,
-        health_check_timeout_s=10,
         ray_actor_options=drafter_actor_options(drafter),
         logging_config=QUIET,
+        **PROMPTLY_REPLACED,
     ).bind(
         model.id,
         drafter.threads,
