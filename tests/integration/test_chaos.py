@@ -134,6 +134,12 @@ class Load:
         self._pool.shutdown()
 
 
+def longest_gap_s(outcomes: list[Outcome], at_s: float) -> float:
+    """Between events of streams that were under way then and came out right."""
+    gaps = [o.longest_gap_s for o in outcomes if o.kind == RIGHT and o.sent_s < at_s < o.ended_s]
+    return round(max(gaps, default=0.0), 2)
+
+
 def targets(url: str) -> list[int]:
     """The process ids of the targets that report; none while nobody answers."""
     try:
@@ -213,18 +219,24 @@ def run(url: str, server: psutil.Process, results: Path) -> None:
 
     outcomes = load.outcomes
     kinds = Counter(outcome.kind for outcome in outcomes)
-    longest = max(o.longest_gap_s for o in outcomes if o.kind == RIGHT)
     lost = httpx.get(f"{url}/fleet").json()["lost_targets"]
     report = {
         "requests": NUM_REQUESTS,
         "outcomes": dict(kinds),
-        "faults": [{"what": what, "at_s": at, "whole_after_s": round(end - at, 1)}
-                   for what, at, end in faults],
-        "longest_gap_s": round(longest, 2),
-        "ended_badly": [[o.kind, round(o.sent_s, 1), round(o.ended_s, 1)]
-                        for o in outcomes if o.kind != RIGHT],
+        "faults": [
+            {
+                "what": what,
+                "at_s": at_s,
+                "whole_after_s": round(whole_s - at_s, 1),
+                "longest_gap_s": longest_gap_s(outcomes, at_s),
+            }
+            for what, at_s, whole_s in faults
+        ],
+        "ended_badly": [
+            [o.kind, round(o.sent_s, 1), round(o.ended_s, 1)] for o in outcomes if o.kind != RIGHT
+        ],
         "lost_targets": lost,
-    }  # fmt: skip
+    }
     results.write_text(json.dumps(report, indent=1))
     print(results.read_text(), flush=True)
 
