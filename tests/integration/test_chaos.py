@@ -194,6 +194,10 @@ def run(url: str, server: psutil.Process, results: Path) -> None:
         before = of(title)
         return lambda: bool(of(title) - before)
 
+    def both() -> list[int] | None:
+        found = targets(url)
+        return found if len(found) == 2 else None
+
     def two_targets_without(pid: int) -> Callable[[], bool]:
         return lambda: len(set(targets(url)) - {pid}) == 2
 
@@ -202,17 +206,16 @@ def run(url: str, server: psutil.Process, results: Path) -> None:
     (drafter,) = wait_for(lambda: processes(server, "ray::ServeReplica:test:Drafter:split"))
     cause("drafter stopped", drafter.suspend, lambda: load.now_s > faults[-1][2] + 8)
     cause("drafter goes on", drafter.resume, lambda: True)
-    cause("controller kill -9", kill("ray::ControllerActor"), lambda: len(targets(url)) == 2)
+    cause("controller kill -9", kill("ray::ControllerActor"), both)
     before_targets = load.now_s
-    pid = targets(url)[0]
+    pid = wait_for(both, 60)[0]
     cause("target kill -9", psutil.Process(pid).kill, two_targets_without(pid))
     cause("Serve controller kill -9", kill("ray::ServeController"), another("ray::ServeController"))
-    pid = targets(url)[0]
+    pid = wait_for(both, 60)[0]
     cause("engine stopped", engine_of(pid).suspend, two_targets_without(pid))
     title = "ray::ServeReplica:test:Ingress"
     cause("ingress kill -9", kill(title), another(title))
-    wait_for(lambda: len(targets(url)) == 2, 60)
-    pid = targets(url)[0]
+    pid = wait_for(both, 60)[0]
     cause("target stopped", lambda: psutil.Process(pid).send_signal(signal.SIGSTOP),
           two_targets_without(pid))  # fmt: skip
     load.join()
