@@ -25,6 +25,7 @@ from deployments.ingress import make_ingress
 from deployments.loras import adapter_ids
 from deployments.placement import (
     INGRESS_CPUS,
+    PROMPTLY_REPLACED,
     QUIET,
     most_replicas,
     placement_group,
@@ -68,7 +69,11 @@ def build_app(args: dict[str, Any]) -> Application:
     }
     cards = {id_: to_model_metadata(id_, config) for id_, config in configs.items()}
     keeper = serve.deployment(
-        ControllerKeeper, name="Controller", ray_actor_options={"num_cpus": 0}, logging_config=QUIET
+        ControllerKeeper,
+        name="Controller",
+        ray_actor_options={"num_cpus": 0},
+        logging_config=QUIET,
+        **PROMPTLY_REPLACED,
     ).bind(_controller_settings(settings, shapes, pairs))
     ingress = serve.deployment(
         make_ingress(Callers(settings.promises, settings.keys)),
@@ -78,6 +83,7 @@ def build_app(args: dict[str, Any]) -> Application:
         backpressure_config=BUSY,
         ray_actor_options={"num_cpus": INGRESS_CPUS},
         logging_config=QUIET,
+        **PROMPTLY_REPLACED,
     )
     drafters = [bind_drafters(m) for m in settings.models if m.placement == "split"]
     return ingress.bind(

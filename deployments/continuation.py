@@ -77,6 +77,7 @@ class Delivered:
         self._prompt_token_ids: tuple[int, ...] | None = None
         self._id: tuple[str, int] | None = None  # what the first chunk was named and when
         self.has_said = False  # anything that a restart would say again, or differently
+        self._told_usage = False
         self.done = False
 
     def first_request(self) -> Any:
@@ -125,7 +126,8 @@ class Delivered:
         get = chunk.get if self._wants_token_ids else chunk.pop
         self._note_prompt(get("prompt_token_ids", None))
         if not chunk["choices"]:  # the usage
-            return True
+            self._told_usage, is_new = True, not self._told_usage
+            return is_new
         kept = [self._keep_choice(choice) for choice in chunk["choices"]]  # all of them noted
         return all(kept)
 
@@ -158,6 +160,6 @@ class Delivered:
 
 
 def error_event(message: str) -> str:
-    """The end of a stream that cannot go on, as OpenAI's clients understand it."""
+    """The last event of a stream that cannot go on, as OpenAI's clients understand it."""
     error = {"message": message, "type": "ServiceUnavailableError", "param": None, "code": 503}
-    return f"{_DATA}{json.dumps({'error': error})}\n\n{DONE}"
+    return f"{_DATA}{json.dumps({'error': error})}\n\n"

@@ -7,7 +7,7 @@ from ray.serve import Application
 
 from deployments.drafter import DrafterServer
 from deployments.engine_args import MIB, target_source
-from deployments.placement import QUIET, drafter_actor_options, replica_counts
+from deployments.placement import PROMPTLY_REPLACED, QUIET, drafter_actor_options, replica_counts
 from deployments.schema import ModelSpec
 
 
@@ -26,10 +26,9 @@ def bind_drafters(
         DrafterServer,
         name=f"Drafter:{model.id}",
         **replica_counts(drafter.replicas, drafter.scaling),
-        health_check_period_s=1,
-        health_check_timeout_s=10,
         ray_actor_options=drafter_actor_options(drafter),
         logging_config=QUIET,
+        **PROMPTLY_REPLACED,
     ).bind(
         model.id,
         drafter.threads,

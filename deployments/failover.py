@@ -26,6 +26,7 @@ from ray.serve.exceptions import (
 )
 
 from deployments.continuation import (
+    DONE,
     CannotContinueError,
     Delivered,
     StreamBrokenError,
@@ -106,6 +107,7 @@ async def streamed(ask: Ask, body: Any, counts: FailoverCounts) -> AsyncGenerato
                 if not delivered.has_said:
                     raise NoTargetError(str(reason)) from error
                 yield error_event(f"the target was lost and its answer cannot go on: {reason}")
+                yield DONE
                 return
             if is_lost:
                 counts.continued += delivered.has_said

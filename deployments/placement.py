@@ -15,6 +15,8 @@ from deployments.schema import DRAFTED_BY_US, AppSpec, ModelSpec
 from deployments.specs import DrafterSpec, ReplicaSpec, ScalingSpec, TargetSpec
 
 INGRESS_CPUS = 0.1
+# A replica that died is found by the next health check; the default is one in ten seconds.
+PROMPTLY_REPLACED: dict[str, Any] = {"health_check_period_s": 1, "health_check_timeout_s": 10}
 QUIET = {"enable_access_log": False}  # of a deployment: a line per handle call otherwise
 
 

@@ -75,6 +75,12 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     )
     divergence.set_defaults(run=_divergence)
 
+    first = subparsers.add_parser("first-token", help="time to the first token, servers in turn")
+    first.add_argument("servers", nargs="+", metavar="NAME=URL", help="the first is compared with")
+    first.add_argument("--max-tokens", type=int, default=32)
+    first.add_argument("--concurrency", type=int, default=16, help="for the throughput")
+    first.set_defaults(run=_first_token)
+
 
 def _bench(args: argparse.Namespace) -> int:
     import httpx
@@ -197,4 +203,27 @@ def _divergence(args: argparse.Namespace) -> int:
         print(f"dspark divergence: {error}", file=sys.stderr)
         return 1
     print(format_report(reports))
+    return 0
+
+
+def _first_token(args: argparse.Namespace) -> int:
+    """0: measured; 1: a server that refuses or is not there."""
+    import httpx
+
+    from loadtest.first_token import side_by_side, table
+    from loadtest.prompts import PROMPTS
+
+    try:
+        servers = dict(server.split("=", 1) for server in args.servers)
+        times = side_by_side(
+            servers,
+            PROMPTS,
+            max_tokens=args.max_tokens,
+            concurrency=args.concurrency,
+            progress=lambda line: print(line, file=sys.stderr, flush=True),
+        )
+    except (ValueError, httpx.HTTPError) as error:
+        print(f"dspark first-token: {error}", file=sys.stderr)
+        return 1
+    print(table(times))
     return 0

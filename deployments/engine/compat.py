@@ -56,6 +56,7 @@ SAMPLING = "exact verification of sampled drafts"
 FRONTEND = "text of tokens committed together"
 METERING = "tokens told to their requests' seats"
 PREFILL = "prompts within bounds"
+CONTINUATION = "streams of lost targets that go on"
 PROCESSORS = "workers on processors"
 GPUS = "workers on GPUs"
 NATIVE = "vLLM's own method: dspark"
@@ -123,6 +124,20 @@ CAPABILITIES: Mapping[str, tuple[Hook, ...]] = {
         Hook("vllm.v1.core.sched.scheduler", "Scheduler.schedule", ("self", "throttle_prefills")),
         Hook("vllm.v1.core.sched.async_scheduler", "AsyncScheduler"),
     ),
+    CONTINUATION: (
+        Hook("vllm.v1.core.sched.scheduler", "Scheduler.add_request", ("self", "request")),
+        Hook("vllm.v1.core.sched.async_scheduler", "AsyncScheduler"),
+        Hook("vllm.v1.request", "Request.append_output_token_ids", ("self", "token_ids")),
+        Hook("vllm.v1.request", "Request.take_prefill_stats", ("self",)),
+        Hook("vllm.v1.worker.gpu_input_batch", "InputBatch.add_request", ("self", "request")),
+        Hook("vllm.v1.engine.output_processor", "RequestState.from_new_request"),
+        Hook(
+            "vllm.v1.engine.detokenizer",
+            "IncrementalDetokenizer.from_new_request",
+            ("tokenizer", "request"),
+        ),
+        Hook("vllm.v1.engine.core_client", "AsyncMPClient.get_output_async", ("self",)),
+    ),
     PROCESSORS: (
         Hook("vllm.v1.worker.cpu_worker", "CPUModelRunner"),
         Hook("vllm.v1.worker.cpu_worker", "CPUWorker.init_device", ("self",)),
@@ -154,7 +169,7 @@ CAPABILITIES: Mapping[str, tuple[Hook, ...]] = {
     ),
 }
 # Without these nothing is served; the others are asked for by the placement that needs them.
-NEEDED: tuple[str, ...] = (DRAFTING, SAMPLING, FRONTEND, METERING)
+NEEDED: tuple[str, ...] = (DRAFTING, SAMPLING, FRONTEND, METERING, CONTINUATION)
 
 
 def probe_engine() -> dict[str, list[str]]:

@@ -134,6 +134,12 @@ class Load:
         self._pool.shutdown()
 
 
+def longest_gap_s(outcomes: list[Outcome], at_s: float) -> float:
+    """Between events of streams that were under way then and came out right."""
+    gaps = [o.longest_gap_s for o in outcomes if o.kind == RIGHT and o.sent_s < at_s < o.ended_s]
+    return round(max(gaps, default=0.0), 2)
+
+
 def targets(url: str) -> list[int]:
     """The process ids of the targets that report; none while nobody answers."""
     try:
@@ -188,6 +194,10 @@ def run(url: str, server: psutil.Process, results: Path) -> None:
         before = of(title)
         return lambda: bool(of(title) - before)
 
+    def both() -> list[int] | None:
+        found = targets(url)
+        return found if len(found) == 2 else None
+
     def two_targets_without(pid: int) -> Callable[[], bool]:
         return lambda: len(set(targets(url)) - {pid}) == 2
 
@@ -196,35 +206,40 @@ def run(url: str, server: psutil.Process, results: Path) -> None:
     (drafter,) = wait_for(lambda: processes(server, "ray::ServeReplica:test:Drafter:split"))
     cause("drafter stopped", drafter.suspend, lambda: load.now_s > faults[-1][2] + 8)
     cause("drafter goes on", drafter.resume, lambda: True)
-    cause("controller kill -9", kill("ray::ControllerActor"), lambda: len(targets(url)) == 2)
+    cause("controller kill -9", kill("ray::ControllerActor"), both)
     before_targets = load.now_s
-    pid = targets(url)[0]
+    pid = wait_for(both, 60)[0]
     cause("target kill -9", psutil.Process(pid).kill, two_targets_without(pid))
     cause("Serve controller kill -9", kill("ray::ServeController"), another("ray::ServeController"))
-    pid = targets(url)[0]
+    pid = wait_for(both, 60)[0]
     cause("engine stopped", engine_of(pid).suspend, two_targets_without(pid))
     title = "ray::ServeReplica:test:Ingress"
     cause("ingress kill -9", kill(title), another(title))
-    wait_for(lambda: len(targets(url)) == 2, 60)
-    pid = targets(url)[0]
+    pid = wait_for(both, 60)[0]
     cause("target stopped", lambda: psutil.Process(pid).send_signal(signal.SIGSTOP),
           two_targets_without(pid))  # fmt: skip
     load.join()
 
     outcomes = load.outcomes
     kinds = Counter(outcome.kind for outcome in outcomes)
-    longest = max(o.longest_gap_s for o in outcomes if o.kind == RIGHT)
     lost = httpx.get(f"{url}/fleet").json()["lost_targets"]
     report = {
         "requests": NUM_REQUESTS,
         "outcomes": dict(kinds),
-        "faults": [{"what": what, "at_s": at, "whole_after_s": round(end - at, 1)}
-                   for what, at, end in faults],
-        "longest_gap_s": round(longest, 2),
-        "ended_badly": [[o.kind, round(o.sent_s, 1), round(o.ended_s, 1)]
-                        for o in outcomes if o.kind != RIGHT],
+        "faults": [
+            {
+                "what": what,
+                "at_s": at_s,
+                "whole_after_s": round(whole_s - at_s, 1),
+                "longest_gap_s": longest_gap_s(outcomes, at_s),
+            }
+            for what, at_s, whole_s in faults
+        ],
+        "ended_badly": [
+            [o.kind, round(o.sent_s, 1), round(o.ended_s, 1)] for o in outcomes if o.kind != RIGHT
+        ],
         "lost_targets": lost,
-    }  # fmt: skip
+    }
     results.write_text(json.dumps(report, indent=1))
     print(results.read_text(), flush=True)
 

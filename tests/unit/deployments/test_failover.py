@@ -140,10 +140,9 @@ def test_what_cannot_go_on_ends_with_an_error_event():
     targets = Targets([role(), event(choices=[{"index": 0, "delta": {"content": "x"}}]),
                        ActorDiedError()])  # fmt: skip
     events, counts = collect(streamed, targets, Body(include_reasoning=False))
-    *_, last = events
-    error, done, _ = last.split("\n\n")
+    *_, error, done = events
     assert "include_reasoning" in json.loads(error[6:])["error"]["message"]
-    assert done == "data: [DONE]"
+    assert done == DONE
     assert counts == {"continued": 0, "restarted": 0, "given_up": 1}
 
 
@@ -183,8 +182,16 @@ def test_a_begun_stream_waits_for_a_target_no_longer_than_its_patience(monkeypat
         raise ActorDiedError
 
     events, counts = collect(streamed, ask)
-    assert "no target is left" in events[-1]
+    assert "no target is left" in events[-2]
     assert counts == {"continued": 1, "restarted": 0, "given_up": 1}
+
+
+def test_the_usage_is_told_once():
+    usage = event(choices=[], usage={"completion_tokens": 1})
+    end = [said("one", 1, reason="stop"), usage]
+    events, _ = collect(streamed, Targets([role(), *end, ActorDiedError()], [role(), *end, DONE]))
+    assert [json.loads(e[6:])["choices"] for e in events[2:-1]] == [[]]
+    assert events[-1] == DONE
 
 
 def test_a_whole_answer_begins_anew_until_it_is_there():
