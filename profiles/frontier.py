@@ -46,7 +46,7 @@ class Latency:
 def latency(request: RequestRow) -> Latency:
     """From the chunks of a request with at least one."""
     at_s = arrivals_s(request)
-    later_tokens = request.output_tokens - request.chunk_tokens[0]
+    later_tokens = request.output_tokens - 1
     return Latency(
         ttft_s=at_s[0],
         tpot_s=(at_s[-1] - at_s[0]) / later_tokens if later_tokens else math.nan,

@@ -72,13 +72,18 @@ class _Handler(BaseHTTPRequestHandler):
     def _begin(self) -> None:
         self.send_response(200)
         self.send_header("Content-Type", "text/event-stream")
-        self.send_header("Connection", "close")
+        self.send_header("Transfer-Encoding", "chunked")
         self.end_headers()
-        self.close_connection = True
+
+    def _write(self, data: bytes) -> None:
+        self.wfile.write(b"%x\r\n%s\r\n" % (len(data), data))
+
+    def _end(self) -> None:
+        self.wfile.write(b"0\r\n\r\n")
 
     def _event(self, document: dict | str) -> None:
         text = document if isinstance(document, str) else json.dumps(document)
-        self.wfile.write(f"data: {text}\n\n".encode())
+        self._write(f"data: {text}\n\n".encode())
 
     def _chunks(self) -> None:
         time.sleep(self.server.ttft_s)
@@ -88,17 +93,18 @@ class _Handler(BaseHTTPRequestHandler):
             choice = {"index": 0, "delta": {"content": "ab " * num_tokens}}
             if self.server.token_ids:
                 choice["token_ids"] = list(range(num_tokens))
-            self._event({"choices": [choice]})
+            self._event({"object": "chat.completion.chunk", "choices": [choice]})
 
     def _usage(self) -> None:
         usage = {"prompt_tokens": 9, "completion_tokens": sum(self.server.chunks)}
-        self._event({"choices": [], "usage": usage})
+        self._event({"object": "chat.completion.chunk", "choices": [], "usage": usage})
 
     def _well(self) -> None:
         self._begin()
         self._chunks()
         self._usage()
         self._event("[DONE]")
+        self._end()
 
     def _busy(self) -> None:
         self._answer(429, b'{"error": {"message": "too many"}}')
@@ -128,28 +134,34 @@ class _Handler(BaseHTTPRequestHandler):
     def _cut(self) -> None:
         self._begin()
         self._chunks()
+        self._end()
 
     def _garbage(self) -> None:
         self._begin()
-        self.wfile.write(b"\xff\xfe\x00 nothing you know\n\n")
+        self._write(b"\xff\xfe\x00 nothing you know\n\n")
+        self._end()
 
     def _not_json(self) -> None:
         self._begin()
         self._chunks()
         self._event("{'choices'")
+        self._end()
 
     def _wrong_shape(self) -> None:
         self._begin()
         self._event('{"choices": 7}')
+        self._end()
 
     def _error_inside(self) -> None:
         self._begin()
         self._chunks()
         self._event({"error": {"message": "engine died"}})
+        self._end()
 
     def _empty(self) -> None:
         self._begin()
         self._event("[DONE]")
+        self._end()
 
     def log_message(self, *args):
         pass
