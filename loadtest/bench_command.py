@@ -46,6 +46,7 @@ def bench(args: argparse.Namespace, argv: Sequence[str]) -> None:
                 _say(f"starting {server.description} (visit {visit} of {args.visits})")
                 with running(server, args.output / "logs" / f"{number}.log") as one:
                     run_server(plan, one, visit, results, progress)
+    results.close()
     report(args.output, args.slo)
 
 

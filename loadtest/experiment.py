@@ -19,11 +19,11 @@ from loadtest.counters import num_replicas, read_counts
 from loadtest.drive import RunResult, Terms, run_closed, run_open, tree_cpu_s
 from loadtest.servers import Running, model_limit
 from profiles.load_records import (
-    LoadRecords,
     RequestRow,
     RunRow,
+    add_load_run,
     load_load_records,
-    save_load_records,
+    merge_load_requests,
 )
 from profiles.provenance import ProfileError, check_provenance
 
@@ -95,27 +95,26 @@ def tasks(plan: Plan, arms: Sequence[Arm], visit: int) -> Iterator[Task]:
 
 
 class Results:
-    """The records of a directory: what is there already, and what is added, run by run."""
+    """The runs of a directory: what is there already, and what is added, run by run."""
 
-    def __init__(self, directory: Path, metadata: Mapping[str, str], must_match: Sequence[str]):
+    def __init__(
+        self, directory: Path, metadata: Mapping[str, str], must_match: Sequence[str]
+    ) -> None:
         """Raises ProfileError where the directory holds results of something else."""
         self._directory = directory
         self._runs: list[RunRow] = []
-        self._requests: list[RequestRow] = []
         self._metadata = dict(metadata)
-        if (directory / "runs.parquet").exists():
+        path = directory / "runs.parquet"
+        if path.exists():
             found = load_load_records(directory)
             expected = {key: metadata[key] for key in must_match}
             try:
-                check_provenance(directory / "runs.parquet", found.metadata, expected)
+                check_provenance(path, found.metadata, expected)
             except ProfileError as error:
                 raise ProfileError(f"{error}; or write to another --output") from None
-            self._runs, self._requests = list(found.runs), list(found.requests)
+            self._runs = list(found.runs)
             self._metadata = found.metadata | {"commands": _joined(found.metadata, metadata)}
-
-    @property
-    def records(self) -> LoadRecords:
-        return LoadRecords(tuple(self._runs), tuple(self._requests), self._metadata)
+            merge_load_requests(directory)
 
     def has(self, run_id: str) -> bool:
         """Whether a run has been made already."""
@@ -124,8 +123,11 @@ class Results:
     def add(self, run: RunRow, requests: Sequence[RequestRow]) -> None:
         """Write a run down; after that it is not made again."""
         self._runs.append(run)
-        self._requests.extend(requests)
-        save_load_records(self._directory, self._runs, self._requests, self._metadata)
+        add_load_run(self._directory, self._runs, requests, self._metadata)
+
+    def close(self) -> None:
+        """Leave the requests in one file."""
+        merge_load_requests(self._directory)
 
 
 def _joined(found: Mapping[str, str], added: Mapping[str, str]) -> str:

@@ -1,7 +1,9 @@
 """What a load test recorded: a row per request and a row per run, as Parquet.
 
-Two files in one directory, `requests.parquet` and `runs.parquet`. A run counts once its row
-stands in the second: it is written last, and requests without a run are dropped on reading.
+Two files in one directory, `requests.parquet` and `runs.parquet`. While runs are being made
+their requests stand in files of their own, `requests-1.parquet` and so on, which are merged in
+the end. A run counts once its row is written, after its requests: requests without one are
+dropped on reading.
 """
 
 from __future__ import annotations
@@ -12,8 +14,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from profiles.parquet import read_profile, write_profile
+from profiles.parquet import ProfileFile, read_profile, write_profile
 
 OK, REFUSED, RESET, STALLED, TRUNCATED, MALFORMED = STATUSES = (
     "ok",
@@ -119,45 +122,80 @@ class LoadRecords(NamedTuple):
         return tuple(row for row in self.requests if row.run_id == run.run_id)
 
 
-def save_load_records(
+def add_load_run(
     directory: Path,
     runs: Sequence[RunRow],
     requests: Sequence[RequestRow],
     metadata: Mapping[str, str],
 ) -> None:
-    """Write both files, the requests first."""
-    for name, rows, schema in (
-        ("requests", requests, REQUEST_SCHEMA),
-        ("runs", runs, RUN_SCHEMA),
-    ):
-        table = pa.Table.from_pylist([asdict(row) for row in rows], schema=schema)
-        write_profile(
-            directory / f"{name}.parquet",
-            table,
-            kind=f"dspark-load-{name}",
-            format_version=_FORMAT_VERSION,
-            metadata=metadata,
-        )
+    """Write down the last of `runs` with its `requests`; those of the others are there already."""
+    _write(directory / f"requests-{len(runs)}.parquet", "requests", requests, metadata)
+    _write(directory / "runs.parquet", "runs", runs, metadata)
+
+
+def merge_load_requests(directory: Path) -> None:
+    """All requests into one file. Interrupted at any point, nothing is lost or counted twice."""
+    parts = _parts(directory)
+    if not parts:
+        return
+    run_ids = _read(directory / "runs.parquet", "runs", RUN_SCHEMA).table["run_id"]
+    table, metadata = _requests(directory, run_ids)
+    _write_table(directory / "requests.parquet", "requests", table, metadata)
+    for path in parts:
+        path.unlink()
 
 
 def load_load_records(directory: Path) -> LoadRecords:
-    """Both files. Raises ProfileError naming file, field and mend for what cannot be used."""
-    runs, metadata = _rows(directory / "runs.parquet", "runs", RUN_SCHEMA, RunRow)
-    requests, _ = _rows(directory / "requests.parquet", "requests", REQUEST_SCHEMA, RequestRow)
-    known = {run.run_id for run in runs}
-    return LoadRecords(runs, tuple(row for row in requests if row.run_id in known), metadata)
+    """Runs and requests. Raises ProfileError naming file, field and mend for an unusable file."""
+    runs, metadata = _read(directory / "runs.parquet", "runs", RUN_SCHEMA)
+    requests, _ = _requests(directory, runs["run_id"])
+    return LoadRecords(
+        tuple(RunRow(**row) for row in runs.to_pylist()),
+        tuple(_request(**row) for row in requests.to_pylist()),
+        metadata,
+    )
 
 
-def _rows(path: Path, name: str, schema: pa.Schema, row: type) -> tuple[Any, dict[str, str]]:
-    table, metadata = read_profile(
+def _request(gap_us: list[int], chunk_tokens: list[int], **others: Any) -> RequestRow:
+    return RequestRow(**others, gap_us=tuple(gap_us), chunk_tokens=tuple(chunk_tokens))
+
+
+def _parts(directory: Path) -> list[Path]:
+    return sorted(directory.glob("requests-*.parquet"))
+
+
+def _requests(directory: Path, run_ids: pa.ChunkedArray) -> ProfileFile:
+    """The requests of known runs. A part that a merge was to remove adds none of its run again."""
+    merged = directory / "requests.parquet"
+    paths = [merged] if merged.exists() or not _parts(directory) else []
+    tables: list[pa.Table] = []
+    metadata: dict[str, str] = {}
+    for path in [*paths, *_parts(directory)]:
+        table, metadata = _read(path, "requests", REQUEST_SCHEMA)
+        wanted = pc.is_in(table["run_id"], run_ids)
+        for earlier in tables[:1]:
+            wanted = pc.and_not(wanted, pc.is_in(table["run_id"], earlier["run_id"]))
+        tables.append(table.filter(wanted).replace_schema_metadata(None))
+    return ProfileFile(pa.concat_tables(tables), metadata)
+
+
+def _read(path: Path, name: str, schema: pa.Schema) -> ProfileFile:
+    return read_profile(
         path,
         kind=f"dspark-load-{name}",
         format_version=_FORMAT_VERSION,
         schema=lambda _: schema,
     )
-    lists = [field.name for field in schema if pa.types.is_list(field.type)]
-    rows = tuple(
-        row(**item | {column: tuple(item[column]) for column in lists})
-        for item in table.to_pylist()
-    )
-    return rows, metadata
+
+
+def _write(
+    path: Path, name: str, rows: Sequence[RunRow | RequestRow], metadata: Mapping[str, str]
+) -> None:
+    schema = RUN_SCHEMA if name == "runs" else REQUEST_SCHEMA
+    table = pa.Table.from_pylist([asdict(row) for row in rows], schema=schema)
+    _write_table(path, name, table, metadata)
+
+
+def _write_table(path: Path, name: str, table: pa.Table, metadata: Mapping[str, str]) -> None:
+    kind = f"dspark-load-{name}"
+    write_profile(path, table, kind=kind, format_version=_FORMAT_VERSION, metadata=metadata)
