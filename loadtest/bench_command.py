@@ -89,15 +89,20 @@ def _loads(texts: Sequence[str], contexts: Sequence[int]) -> Iterator[LoadPoint]
 
 
 def _servers(args: argparse.Namespace, stack: ExitStack) -> list[Server]:
-    """The application of the Serve file, then peers and endpoints."""
-    servers = []
-    if not args.without_dspark:
-        policies = [parse_policy(text) for text in args.policies]
-        ours = dspark_server(args.config, args.models, policies, args.port)
-        servers.append(stack.enter_context(ours))
-    target = serve_document(args.config)["applications"][0]["args"]["models"][0]["target"]
-    for number, name in enumerate(args.peers, 1):
-        servers.append(stack.enter_context(peer_server(name, target, args.port + number)))
+    """The application of the Serve file (one per model with --apart), peers, endpoints."""
+    models = serve_document(args.config)["applications"][0]["args"]["models"]
+    chosen = args.models or [model["id"] for model in models]
+    groups = [[name] for name in chosen] if args.apart else [chosen]
+    policies = [parse_policy(text) for text in args.policies]
+    contexts = [
+        dspark_server(args.config, group, policies, args.port)
+        for group in ([] if args.without_dspark else groups)
+    ]
+    contexts += [
+        peer_server(name, models[0]["target"], args.port + number)
+        for number, name in enumerate(args.peers, 1)
+    ]
+    servers = [stack.enter_context(context) for context in contexts]
     servers += [endpoint_server(text) for text in args.endpoint]
     names = [arm.name for server in servers for arm in server.arms]
     twice = sorted({name for name in names if names.count(name) > 1})

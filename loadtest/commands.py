@@ -57,6 +57,11 @@ def _add_bench(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         help="servers that run already; their key in DSPARK_BENCH_API_KEY",
     )
     what.add_argument("--without-dspark", action="store_true", help="peers and endpoints alone")
+    what.add_argument(
+        "--apart",
+        action="store_true",
+        help="serve the models one after the other; arms of different ones then take no turns",
+    )
     load = bench.add_argument_group("load")
     load.add_argument(
         "--concurrency",

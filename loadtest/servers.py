@@ -154,23 +154,23 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
 def dspark_server(
     config: Path, models: Sequence[str], policies: Sequence[Mapping[str, Any]], port: int
 ) -> Iterator[Server]:
-    """`dspark serve` with some `models` of a Serve file (all where none are named).
+    """`dspark serve` with some `models` of a Serve file.
 
     Raises OSError, KeyError for a file that is none, ValueError for a model it lacks.
     """
     document = serve_document(config)
     args = document["applications"][0]["args"]
-    known = [arm_id(model) for model in args["models"]]
+    known = [str(model["id"]) for model in args["models"]]
     unknown = [name for name in models if name not in known]
     if unknown:
         raise ValueError(f"{config} has no model {', '.join(unknown)}; it has {', '.join(known)}")
-    args["models"] = [m for m in args["models"] if not models or arm_id(m) in models]
+    args["models"] = [m for m in args["models"] if m["id"] in models]
     arms = tuple(Arm.of_models(args["models"], policies))
     with tempfile.TemporaryDirectory(prefix="dspark-bench-") as directory:
         chosen = Path(directory) / config.name
         chosen.write_text(yaml.safe_dump(document))
         yield Server(
-            description=f"dspark serve --config {config}",
+            description=f"dspark serve --config {config} ({', '.join(models)})",
             url=f"http://127.0.0.1:{port}",
             arms=arms,
             command=(
@@ -191,8 +191,3 @@ def serve_document(config: Path) -> dict[str, Any]:
     except (KeyError, IndexError, TypeError):
         pass
     raise ValueError(f"{config} is no Serve file of ours: applications[0].args.models is missing")
-
-
-def arm_id(model: Mapping[str, Any]) -> str:
-    """A model's id in a Serve file."""
-    return str(model["id"])

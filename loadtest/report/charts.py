@@ -237,5 +237,8 @@ def _distribution(
             shares = [(i + 1) / len(ordered) for i in range(len(ordered))]
             axes.plot(ordered, shares, color=looks[arm]["color"], label=arm)
         axes.set(xlabel=label, ylabel="share of all", ylim=(0, 1), xscale="log")
+        axes.set_xlim(left=1)
 
-    return Chart(name, title, "Share that is at most that long, on a logarithmic axis.", draw)
+    return Chart(
+        name, title, "Share that is at most that long, on a logarithmic axis from 1 ms.", draw
+    )

@@ -16,7 +16,10 @@ from deployments.serve_file import read_serve_file
 from deployments.specs import TargetSpec
 from tests.unit.deployments.real_models import CONFIGS, REAL_FILES, on_disk, real_model
 
-OTHERS = {"bench", "demo", "demo-colocated", "demo-off", "demo-tp2", "demo-tp2-nodes", "bench-tp2"}
+OTHERS = {
+    *("bench", "bench-tp2", "frontier-gpu"),
+    *("demo", "demo-colocated", "demo-off", "demo-tp2", "demo-tp2-nodes"),
+}
 
 
 def test_every_shipped_file_is_a_demo_or_a_real_model():

@@ -165,8 +165,8 @@ def test_some_models_of_a_serve_file_are_served_alone(tmp_path):
         chosen = Path(server.command[server.command.index("--config") + 1])
         assert "other" not in chosen.read_text()
     assert not chosen.exists()
-    with dspark_server(path, [], policies, 8000) as server:
-        assert [arm.name for arm in server.arms][-1] == "other"
+    with dspark_server(path, ["other"], policies, 8000) as server:
+        assert [arm.name for arm in server.arms] == ["other"]
     refused = pytest.raises(ValueError, match="has no model nope; it has plain, drafted, other")
     with refused, dspark_server(path, ["nope"], policies, 8000):
         pass
