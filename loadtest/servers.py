@@ -183,11 +183,11 @@ def dspark_server(
 
 def serve_document(config: Path) -> dict[str, Any]:
     """A Serve file as it is. Raises ValueError where it names no models."""
-    document = yaml.safe_load(config.read_text())
     try:
+        document = yaml.safe_load(config.read_text())
         if document["applications"][0]["args"]["models"]:
             found: dict[str, Any] = document
             return found
-    except (KeyError, IndexError, TypeError):
+    except (yaml.YAMLError, KeyError, IndexError, TypeError):
         pass
     raise ValueError(f"{config} is no Serve file of ours: applications[0].args.models is missing")

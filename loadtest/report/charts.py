@@ -164,11 +164,16 @@ def _against_clients(
 def _tokens_per_chunk(
     records: LoadRecords, name: str, title: str, group: Callable[[RequestRow], str]
 ) -> Chart:
-    """As the client saw them: with one chunk per target step this is the acceptance length."""
-    arm_of = {run.run_id: run.arm for run in records.runs}
+    """As the client saw them: with one chunk per target step this is the acceptance length.
+
+    At the lightest load, where a scheduler drafts most.
+    """
+    lightest = min((run.load_value for run in _closed(records)), default=math.nan)
+    arm_of = {run.run_id: run.arm for run in _closed(records) if run.load_value == lightest}
     tokens: dict[tuple[str, str], list[int]] = defaultdict(list)
     for row in records.requests:
-        tokens[arm_of[row.run_id], group(row)].extend(row.chunk_tokens[1:])
+        if row.run_id in arm_of:
+            tokens[arm_of[row.run_id], group(row)].extend(row.chunk_tokens[1:])
     groups = sorted({one for _, one in tokens}, key=_bucket_order)
     means = {cell: sum(n) / len(n) for cell, n in tokens.items() if n}
 
@@ -184,9 +189,15 @@ def _tokens_per_chunk(
     return Chart(
         f"tokens-per-chunk-{name}",
         f"Tokens per chunk {title}",
-        f"Mean tokens that arrive together, {title}, over all loads: what a target step committed.",
+        f"Mean tokens that arrive together, {title}, at the lightest load: what a target step "
+        "committed.",
         draw,
     )
+
+
+def _closed(records: LoadRecords) -> list[RunRow]:
+    """Runs of closed loops; of whatever there is without one."""
+    return [run for run in records.runs if run.load == "closed"] or list(records.runs)
 
 
 def _bucket(prompt_tokens: int) -> str:
@@ -199,8 +210,8 @@ def _bucket_order(name: str) -> tuple[float, str]:
 
 
 def _distributions(records: LoadRecords) -> list[Chart]:
-    """Of the closed load with most clients; of whatever there is without one."""
-    closed = [run for run in records.runs if run.load == "closed"] or list(records.runs)
+    """Of the heaviest load."""
+    closed = _closed(records)
     if not closed:
         return []
     most = max(run.load_value for run in closed)

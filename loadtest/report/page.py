@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from html import escape
 from pathlib import Path
 
 from loadtest.report.charts import DARK, LIGHT, THEMES, Chart, charts
 from loadtest.report.tables import (
+    WIDEST,
     Table,
     matched_table,
     metrics_table,
     reference_arm,
     regressions,
     speed_table,
+    unsteady,
 )
-from profiles.frontier import Slo, by_arm, points
+from profiles.frontier import Point, Slo, by_arm, points
 from profiles.load_records import LoadRecords
 
 _STYLE = Path(__file__).with_name("style.css")
@@ -61,6 +63,7 @@ def write_page(
             + _table("At matched throughput", matched_table(records, slo)),
         ),
         _section("Every metric", _table("Every metric", metrics_table(found))),
+        _section("How steady it is", _steadiness(found)),
         _section("How it was measured", _provenance(records, slo)),
     ]
     path = directory / "report.html"
@@ -138,6 +141,13 @@ def _comparison(records: LoadRecords, before: LoadRecords | None, slo: Slo) -> l
         _table("Before", speed_table(before, slo)),
     ]
     return [_section("Against the earlier result", "\n".join(parts))]
+
+
+def _steadiness(found: Sequence[Point]) -> str:
+    loose = unsteady(found)
+    if not loose:
+        return f"<p>Every speed is known to within {WIDEST:.0%}.</p>"
+    return f"<p>Known less well than to within {WIDEST:.0%}; run more rounds:</p>{_list(loose)}"
 
 
 def _list(texts: Iterable[str]) -> str:

@@ -136,6 +136,28 @@ def _estimate_text(one: Estimate, scale: float) -> str:
     return number(one.mean * scale) + ("" if math.isnan(interval) else f" ± {number(interval)}")
 
 
+WIDEST = 0.05
+"""Half of an interval over its mean, beyond which a speed says little."""
+
+
+def unsteady(some: Sequence[Point]) -> list[str]:
+    """Points whose speed is not known to within `WIDEST`, with how well it is."""
+    found = [
+        (point, metric, point.of(metric))
+        for point in some
+        for metric in _SPEEDS
+        if not point.of(metric).relative <= WIDEST
+    ]
+    return [
+        f"{point.arm} at {point.label}: {_SPEEDS[metric]} {_spread(one)}"
+        for point, metric, one in found
+    ]
+
+
+def _spread(one: Estimate) -> str:
+    return "from one run" if math.isnan(one.half_width) else f"within {one.relative:.0%}"
+
+
 def regressions(after: Sequence[Point], before: Sequence[Point]) -> list[str]:
     """Points whose speed fell by more than both intervals together, the worst first."""
     then = {(point.arm, point.label): point for point in before}
