@@ -73,14 +73,19 @@ def _vllm(name: str, target: Mapping[str, Any], port: int) -> Server:
 
 
 def _ray_serve_llm(name: str, target: Mapping[str, Any], port: int, path: Path) -> Server:
-    config = {
+    config: dict[str, Any] = {
         "model_loading_config": {"model_id": name, "model_source": str(_source(target))},
         "deployment_config": {"num_replicas": 1},
         "engine_kwargs": _limits(target),
         "runtime_env": {"env_vars": _env(target)},
     }
     if target.get("device", "cpu") == "cpu":
-        config["accelerator_config"] = {"kind": "cpu"}
+        # Half a logical processor each, so that Ray places replica and ingress on two cores.
+        config |= {
+            "accelerator_config": {"kind": "cpu"},
+            "placement_group_config": {"bundles": [{"CPU": 0.5}]},
+            "deployment_config": {"num_replicas": 1, "ray_actor_options": {"num_cpus": 0.5}},
+        }
     application = {
         "name": name,
         "route_prefix": "/",
@@ -119,7 +124,10 @@ def _limits(target: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _env(target: Mapping[str, Any]) -> dict[str, str]:
-    return {"OMP_NUM_THREADS": str(target["threads"])} if "threads" in target else {}
+    """As many threads as our target's; bound to cores, vLLM would choose their number itself."""
+    if "threads" not in target:
+        return {}
+    return {"OMP_NUM_THREADS": str(target["threads"]), "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
 
 
 def _flag(key: str) -> str:
