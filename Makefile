@@ -19,7 +19,7 @@ WHEEL_FLAGS = $(if $(WHEELS),--find-links $(WHEELS),--torch-backend $(TORCH_BACK
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready-$(EXTRA)
 
-.PHONY: serve test test-long check bench clean setup
+.PHONY: serve test test-long check bench frontier frontier-gpu clean setup
 .DEFAULT_GOAL := help
 
 help:
@@ -51,9 +51,22 @@ check: setup ## ruff, mypy --strict, import-linter
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: setup ## measure this machine: parts of a step, then speed against speculation off (half an hour)
+bench: setup ## measure this machine: parts of a step, then arms side by side (half an hour)
 	$(BIN)/dspark measure
-	$(BIN)/dspark bench --output bench.json
+	$(BIN)/dspark bench --models off control split colocated --output bench
+
+# The demo's curves and the peers', repeated until intervals are narrow; goes on where it stopped.
+FRONTIER ?= profiles/demo-frontier
+ROUNDS ?= 5
+frontier: setup ## the demo's throughput-latency frontiers, hours; the same command resumes
+	$(BIN)/dspark bench --policies fixed:3 fixed:5 fixed:7 causal lookahead \
+		--peers vllm vllm-ngram ray-serve-llm --open poisson:0.25 poisson:1 \
+		--rounds $(ROUNDS) --output $(FRONTIER)
+
+frontier-gpu: setup ## the same of Qwen3 4B, with EXTRA=cuda on two Hopper GPUs (not run yet)
+	$(BIN)/dspark bench --config deployments/configs/frontier-gpu.yaml --apart \
+		--policies fixed:7 causal --peers vllm vllm-ngram --concurrency 1 2 4 8 16 \
+		--max-tokens 256 --rounds $(ROUNDS) --output profiles/gpu-frontier
 
 clean: ## remove the environment and every cache
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,34 +14,38 @@ _SWITCH_TIMEOUT_S = 30.0
 
 @dataclass(frozen=True, slots=True)
 class Arm:
-    """A model id and a policy; None where the model does not draft."""
+    """A model id and a policy; None where the model does not draft, or by a policy of its own.
+
+    `label` names it where the model's id does not. `speaks_vllm`: its server takes vLLM's own
+    request fields, which the API of others does not have.
+    """
 
     model: str
-    policy: dict[str, Any] | None = None
+    policy: Mapping[str, Any] | None = None
+    label: str = ""
+    speaks_vllm: bool = True
 
     @property
     def name(self) -> str:
         """`split fixed 3`, `split causal`, `off`."""
-        return " ".join([self.model, *map(str, (self.policy or {}).values())])
+        return " ".join([self.label or self.model, *map(str, (self.policy or {}).values())])
+
+    @classmethod
+    def of_models(
+        cls, models: Sequence[Mapping[str, Any]], policies: Sequence[Mapping[str, Any]]
+    ) -> Iterator[Arm]:
+        """The models of a Serve file: those of our drafting once with every policy."""
+        for model in models:
+            if model.get("placement", "split") in ("split", "colocated"):
+                yield from (cls(model["id"], policy) for policy in policies)
+            else:
+                yield cls(model["id"])
 
 
 def parse_policy(text: str) -> dict[str, Any]:
     """`causal` or `fixed:3` as the policy setting it stands for. Raises ValueError."""
     kind, _, k = text.partition(":")
     return {"kind": kind, "k": int(k)} if k else {"kind": kind}
-
-
-def arms_of(models: Sequence[dict[str, Any]], policies: Sequence[dict[str, Any]]) -> list[Arm]:
-    """The models that do not draft, and the others once with every policy."""
-    return [
-        arm
-        for model in models
-        for arm in (
-            [Arm(model["id"])]
-            if model.get("placement") in ("off", False)
-            else [Arm(model["id"], policy) for policy in policies]
-        )
-    ]
 
 
 def switch_to(url: str, arm: Arm) -> None:

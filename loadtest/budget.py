@@ -4,7 +4,6 @@ paper's figure 8, on a live server."""
 from __future__ import annotations
 
 import json
-import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,8 +11,8 @@ from typing import Any
 
 import httpx
 
-from loadtest.closed_loop import Load, run_closed_loop
-from loadtest.side_by_side import mixed_prompts
+from loadtest.prompts import mixed_prompts
+from loadtest.throughput import closed_loop_tokens_per_s
 
 _SETTLE_S = 1.5  # three exchanges, until `GET /fleet` has counted a run
 
@@ -113,5 +112,4 @@ def save_budgets(points: Sequence[BudgetPoint], path: Path) -> None:
 
 
 def _run(url: str, model: str, prompts: Sequence[str], max_tokens: int, concurrency: int) -> float:
-    load = Load(prompts, max_tokens, 0.0, secrets.token_hex(8))
-    return run_closed_loop(url, model, load, concurrency).tokens_per_s
+    return closed_loop_tokens_per_s(url, model, prompts, max_tokens=max_tokens, clients=concurrency)

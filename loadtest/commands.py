@@ -1,5 +1,5 @@
-"""`dspark bench`: arms side by side. `dspark scenario`: bad days. `dspark budget`: what is
-verified by concurrency. `dspark divergence`: where outputs part."""
+"""`dspark bench`: arms, load points, frontiers. `dspark scenario`: bad days. `dspark budget`: what
+is verified by concurrency. `dspark divergence`: outputs side by side."""
 
 from __future__ import annotations
 
@@ -9,29 +9,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from profiles.frontier import Slo
+
 
 def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add this package's commands to the `dspark` parser."""
-    bench = subparsers.add_parser("bench", help="tokens per second, the arms side by side")
-    bench.add_argument(
-        "--config",
-        type=Path,
-        default=Path("deployments/configs/bench.yaml"),
-        help="a Serve file; its first model is compared with",
-    )
-    bench.add_argument(
-        "--policies",
-        nargs="+",
-        default=["fixed:3", "fixed:7", "causal"],
-        help="every model that drafts is an arm with each of these",
-    )
-    bench.add_argument("--port", type=int, default=8123)
-    bench.add_argument("--concurrency", type=int, nargs="+", default=[1, 2, 4, 8, 16, 32])
-    bench.add_argument("--rounds", type=int, default=3)
-    bench.add_argument("--max-tokens", type=int, default=128)
-    bench.add_argument("--temperature", type=float, default=0.0)
-    bench.add_argument("--output", type=Path, help="also write every run as JSON")
-    bench.set_defaults(run=_bench)
+    _add_bench(subparsers)
 
     configs = Path(__file__).parent / "configs"
     scenario = subparsers.add_parser("scenario", help="bad days: promises kept, arm by arm")
@@ -82,33 +65,124 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     first.set_defaults(run=_first_token)
 
 
+def _add_bench(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    bench = subparsers.add_parser(
+        "bench", help="throughput against latency: arms, load points, frontiers, a report"
+    )
+    bench.add_argument(
+        "--config",
+        type=Path,
+        default=Path("deployments/configs/bench.yaml"),
+        help="a Serve file; its first model is compared with",
+    )
+    what = bench.add_argument_group("arms")
+    what.add_argument("--models", nargs="+", default=[], help="of the file; default: all")
+    what.add_argument(
+        "--policies",
+        nargs="+",
+        default=["fixed:3", "fixed:7", "causal"],
+        help="every model that drafts is an arm with each of these",
+    )
+    what.add_argument(
+        "--peers", nargs="+", default=[], help="vllm, vllm-ngram, ray-serve-llm: the same target"
+    )
+    what.add_argument(
+        "--endpoint",
+        nargs="+",
+        default=[],
+        metavar="NAME=URL#MODEL",
+        help="servers that run already; their key in DSPARK_BENCH_API_KEY",
+    )
+    what.add_argument("--without-dspark", action="store_true", help="peers and endpoints alone")
+    what.add_argument(
+        "--apart",
+        action="store_true",
+        help="serve the models one after the other; arms of different ones then take no turns",
+    )
+    load = bench.add_argument_group("load")
+    load.add_argument(
+        "--concurrency",
+        type=int,
+        nargs="*",
+        default=[1, 2, 4, 8, 16, 32],
+        help="clients of closed loops",
+    )
+    load.add_argument(
+        "--open",
+        nargs="+",
+        default=[],
+        metavar="KIND:RATE",
+        help="open loops: poisson:2.5, bursts:2.5, ramp:4 (requests per second), trace:FILE",
+    )
+    load.add_argument("--duration-s", type=float, default=60.0, help="of an open loop")
+    load.add_argument("--prompts", type=Path, help="a directory of JSONL; default: the bundled")
+    load.add_argument("--mix", nargs="+", default=[], metavar="DOMAIN=N", help="default: evenly")
+    load.add_argument("--turns", type=int, default=1, help="of a conversation, at most")
+    load.add_argument(
+        "--context-tokens",
+        type=int,
+        nargs="+",
+        default=[],
+        help="fill prompts up to about this length, clipped to the model's",
+    )
+    load.add_argument("--max-tokens", type=int, default=128)
+    load.add_argument("--temperature", type=float, default=0.0)
+    load.add_argument("--seed", type=int, default=0, help="of the prompts' order and of arrivals")
+    load.add_argument("--stall-s", type=float, default=60.0, help="without a byte: a failure")
+    how = bench.add_argument_group("how")
+    how.add_argument("--rounds", type=int, default=3, help="runs per arm and load, taking turns")
+    how.add_argument("--visits", type=int, default=1, help="times that every server is started")
+    how.add_argument("--quick", action="store_true", help="a look within five minutes")
+    how.add_argument("--port", type=int, default=8123, help="peers take the ones that follow")
+    how.add_argument(
+        "--output",
+        type=Path,
+        default=Path("bench"),
+        help="results and report; what is there already is not measured again",
+    )
+    how.add_argument(
+        "--slo", type=_slo, default="1000:50", metavar="TTFT:TPOT", help="in ms; default 1000:50"
+    )
+    how.add_argument(
+        "--compare", type=Path, nargs=2, metavar=("A", "B"), help="measure nothing: B beside A"
+    )
+    bench.set_defaults(run=_bench)
+
+
+def _slo(text: str) -> Slo:
+    ttft_ms, tpot_ms = map(float, text.split(":"))
+    return Slo(ttft_ms / 1000, tpot_ms / 1000)
+
+
+_QUICK: dict[str, Any] = {
+    "models": ["off", "colocated"],
+    "policies": ["causal"],
+    "concurrency": [1, 4, 16],
+    "rounds": 2,
+    "max_tokens": 64,
+}
+
+
 def _bench(args: argparse.Namespace) -> int:
+    """0: measured; 1: what a user can mend; 130: interrupted, to be gone on with."""
     import httpx
-    import yaml
 
-    from loadtest.arms import arms_of, parse_policy
-    from loadtest.side_by_side import compare, serving, table_header, write_json
+    from loadtest.bench_command import bench, report
 
+    if args.quick:
+        vars(args).update(_QUICK)
     try:
-        document = yaml.safe_load(args.config.read_text())
-        models = document["applications"][0]["args"]["models"]
-        arms = arms_of(models, [parse_policy(text) for text in args.policies])
-        with serving(args.config, args.port) as url:
-            print(table_header(arms), flush=True)
-            cells = compare(
-                url,
-                arms,
-                args.concurrency,
-                rounds=args.rounds,
-                max_tokens=args.max_tokens,
-                temperature=args.temperature,
-                progress=lambda line: print(line, flush=True),
-            )
+        if args.compare:
+            before, after = args.compare
+            report(after, args.slo, before)
+        else:
+            bench(args, sys.argv[1:])
     except (OSError, KeyError, ValueError, RuntimeError, httpx.HTTPError) as error:
         print(f"dspark bench: {error}", file=sys.stderr)
         return 1
-    if args.output is not None:
-        write_json(cells, args.output)
+    except KeyboardInterrupt:
+        print(f"dspark bench: stopped; the same command goes on in {args.output}", file=sys.stderr)
+        return 130
     return 0
 
 
@@ -178,7 +252,7 @@ def _divergence(args: argparse.Namespace) -> int:
     import httpx
 
     from loadtest.divergence import compare_traces, format_report, greedy_traces
-    from loadtest.side_by_side import mixed_prompts
+    from loadtest.prompts import mixed_prompts
 
     prompts = mixed_prompts(args.prompts)
 

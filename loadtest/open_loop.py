@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import httpx
 
-from loadtest.arrivals import Request
+from loadtest.phases import Request
 
 _TIMEOUT_S = 300.0
 _TAIL_BYTES = 8192  # of a stream: the last event, with the usage, lies within

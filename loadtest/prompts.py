@@ -76,3 +76,9 @@ SECOND_TURNS = [
     "Are you sure? Please check every step and say what could go wrong.",
     "Good. Give me another one like it, but a little harder than before.",
 ]
+
+
+def mixed_prompts(count: int) -> list[str]:
+    """`count` prompts, the three domains taking turns."""
+    mixed = [prompt for trio in zip(MATH, CODE, CHAT, strict=True) for prompt in trio]
+    return [mixed[i % len(mixed)] for i in range(count)]

@@ -18,11 +18,11 @@ from typing import Any
 import httpx
 import yaml
 
-from loadtest.closed_loop import Load, run_closed_loop
 from loadtest.open_loop import Outcome, run_open_loop
 from loadtest.promises import Promise, Summary, summarise
 from loadtest.scenarios import Scenario, usual
 from loadtest.throttle import throttled
+from loadtest.throughput import closed_loop_tokens_per_s
 
 _START_TIMEOUT_S = 600.0
 _STOP_TIMEOUT_S = 60.0
@@ -107,8 +107,11 @@ def measure_capacity(url: str, model: str) -> float:
     requests = usual([0.0] * (3 * _CAPACITY_CONCURRENCY))
     max_tokens = requests[0].max_tokens
     prompts = [request.prompt for request in requests]
-    load = Load(prompts, max_tokens, 0.0, secrets.token_hex(8))
-    return run_closed_loop(url, model, load, _CAPACITY_CONCURRENCY).tokens_per_s / max_tokens
+    clients = _CAPACITY_CONCURRENCY
+    return (
+        closed_loop_tokens_per_s(url, model, prompts, max_tokens=max_tokens, clients=clients)
+        / max_tokens
+    )
 
 
 def run_scenario(

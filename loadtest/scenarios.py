@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from loadtest.arrivals import Phase, Request, poisson_times
+from loadtest.phases import Phase, Request, poisson_times
 from loadtest.prompts import PROMPTS
 
 SHORT, LONG = "interactive", "batch"

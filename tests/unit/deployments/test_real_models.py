@@ -18,14 +18,8 @@ from deployments.specs import TargetSpec
 from tests.unit.deployments.real_models import CONFIGS, REAL_FILES, on_disk, real_model
 
 OTHERS = {
-    "bench",
-    "demo",
-    "demo-autoscaling",
-    "demo-colocated",
-    "demo-off",
-    "demo-tp2",
-    "demo-tp2-nodes",
-    "bench-tp2",
+    *("bench", "bench-tp2", "frontier-gpu"),
+    *("demo", "demo-autoscaling", "demo-colocated", "demo-off", "demo-tp2", "demo-tp2-nodes"),
 }
 
 

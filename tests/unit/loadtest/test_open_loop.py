@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from loadtest.arrivals import Request
 from loadtest.open_loop import run_open_loop
+from loadtest.phases import Request
 
 
 class Handler(BaseHTTPRequestHandler):

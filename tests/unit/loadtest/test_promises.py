@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from loadtest.arrivals import Phase, Request, poisson_times
 from loadtest.open_loop import Outcome
+from loadtest.phases import Phase, Request, poisson_times
 from loadtest.promises import Promise, quantile, summarise, table_row
 from loadtest.scenarios import LONG, SCENARIOS, SHORT
 

@@ -1,0 +1,129 @@
+"""`dspark bench`: from the command line to results, table and report."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from loadtest.arms import parse_policy
+from loadtest.arrivals import LoadPoint, parse_load
+from loadtest.conversations import bundled, parse_mix, read_conversations
+from loadtest.experiment import Plan, Progress, Results, run_server, tasks
+from loadtest.peers import endpoint_server, peer_server
+from loadtest.provenance import provenance
+from loadtest.report.tables import matched_table, speed_table
+from loadtest.servers import Server, dspark_server, running, serve_document
+from profiles.frontier import Slo
+
+_API_KEY = "DSPARK_BENCH_API_KEY"
+_MUST_MATCH = ("hardware", "versions")
+
+
+def bench(args: argparse.Namespace, argv: Sequence[str]) -> None:
+    """Measure, and write results, figures and the page. Raises what a user can mend."""
+    plan = _plan(args)
+    metadata = provenance(argv) | plan.as_metadata()
+    results = Results(args.output, metadata, (*_MUST_MATCH, *plan.as_metadata()))
+    with _interrupted_by_terminate(), ExitStack() as stack:
+        servers = _servers(args, stack)
+        left = sum(
+            not results.has(task.run_id)
+            for visit in range(1, args.visits + 1)
+            for server in servers
+            for task in tasks(plan, server.arms, visit)
+        )
+        progress = Progress(left, _say)
+        for visit in range(1, args.visits + 1):
+            for number, server in enumerate(servers):
+                todo = tasks(plan, server.arms, visit)
+                if all(results.has(task.run_id) for task in todo):
+                    continue
+                _say(f"starting {server.description} (visit {visit} of {args.visits})")
+                with running(server, args.output / "logs" / f"{number}.log") as one:
+                    run_server(plan, one, visit, results, progress)
+    results.close()
+    report(args.output, args.slo)
+
+
+def report(directory: Path, slo: Slo, others: Path | None = None) -> None:
+    """Print the table of a result and write its page, beside `others` where they are given."""
+    from loadtest.report.page import write_page
+    from profiles.load_records import load_load_records
+
+    records = load_load_records(directory)
+    print(speed_table(records, slo).markdown())
+    print()
+    print(matched_table(records, slo).markdown(), flush=True)
+    page = write_page(directory, records, slo, load_load_records(others) if others else None)
+    _say(f"report: {page}")
+
+
+def _plan(args: argparse.Namespace) -> Plan:
+    conversations = (
+        read_conversations(args.prompts, args.turns) if args.prompts else bundled(args.turns)
+    )
+    texts = [*(f"closed:{n}" for n in args.concurrency), *args.open]
+    return Plan(
+        loads=tuple(_loads(texts, args.context_tokens)),
+        rounds=args.rounds,
+        max_tokens=args.max_tokens,
+        temperature=args.temperature,
+        seed=args.seed,
+        duration_s=args.duration_s,
+        stall_s=args.stall_s,
+        conversations=tuple(conversations),
+        mix=parse_mix(args.mix),
+        api_key=os.environ.get(_API_KEY),
+    )
+
+
+def _loads(texts: Sequence[str], contexts: Sequence[int]) -> Iterator[LoadPoint]:
+    for context_tokens in contexts or [0]:
+        for text in texts:
+            yield parse_load(text, context_tokens)
+
+
+def _servers(args: argparse.Namespace, stack: ExitStack) -> list[Server]:
+    """The application of the Serve file (one per model with --apart), peers, endpoints."""
+    models = serve_document(args.config)["applications"][0]["args"]["models"]
+    chosen = args.models or [model["id"] for model in models]
+    groups = [[name] for name in chosen] if args.apart else [chosen]
+    policies = [parse_policy(text) for text in args.policies]
+    contexts = [
+        dspark_server(args.config, group, policies, args.port)
+        for group in ([] if args.without_dspark else groups)
+    ]
+    contexts += [
+        peer_server(name, models[0]["target"], args.port + number)
+        for number, name in enumerate(args.peers, 1)
+    ]
+    servers = [stack.enter_context(context) for context in contexts]
+    servers += [endpoint_server(text) for text in args.endpoint]
+    names = [arm.name for server in servers for arm in server.arms]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice or not names:
+        raise ValueError(f"arms need names of their own: {', '.join(twice) or 'there is none'}")
+    return servers
+
+
+@contextmanager
+def _interrupted_by_terminate() -> Iterator[None]:
+    """SIGTERM ends us as Ctrl-C does: what was started is stopped."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)

@@ -1,0 +1,250 @@
+"""Arms times load points: interleaved rounds, every run written down as it ends, resumable."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import time
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from loadtest.arms import Arm, switch_to
+from loadtest.arrivals import LoadPoint, arrival_offsets_s
+from loadtest.conversations import Conversation, filled, mixed
+from loadtest.counters import num_replicas, read_counts
+from loadtest.drive import RunResult, Terms, run_closed, run_open, tree_cpu_s
+from loadtest.servers import Running, model_limit
+from profiles.load_records import (
+    RequestRow,
+    RunRow,
+    add_load_run,
+    load_load_records,
+    merge_load_requests,
+)
+from profiles.provenance import ProfileError, check_provenance
+
+_WARM_UP_ROUND = 0
+_SLACK_TOKENS = 64  # of a chat template, and of the guess at a prompt's length
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is measured, the same for every arm. `mix` is empty for domains taken evenly."""
+
+    loads: tuple[LoadPoint, ...]
+    rounds: int
+    max_tokens: int
+    temperature: float
+    seed: int
+    duration_s: float
+    stall_s: float
+    conversations: tuple[Conversation, ...]
+    mix: Mapping[str, int]
+    api_key: str | None = None
+
+    def as_metadata(self) -> dict[str, str]:
+        """What two runs have to share to stand in one result; `loads` and `rounds` may grow."""
+        texts = json.dumps([[c.id, c.turns] for c in self.conversations])
+        return {
+            "max_tokens": str(self.max_tokens),
+            "temperature": str(self.temperature),
+            "seed": str(self.seed),
+            "duration_s": str(self.duration_s),
+            "prompts": f"{len(self.conversations)} ({zlib.crc32(texts.encode()):08x})",
+            "mix": json.dumps(dict(self.mix), sort_keys=True),
+        }
+
+    def conversations_of(self, load: LoadPoint, count: int, round_: int) -> list[Conversation]:
+        """The same for every arm: decided by load, round and seed alone."""
+        seed = zlib.crc32(f"{self.seed} {load.kind} {load.value} {round_}".encode())
+        chosen = mixed(self.conversations, count, mix=self.mix, seed=seed)
+        return filled(chosen, load.context_tokens, seed=seed) if load.context_tokens else chosen
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One run that is to be made."""
+
+    arm: Arm
+    load: LoadPoint
+    round: int
+    visit: int
+
+    @property
+    def run_id(self) -> str:
+        load = self.load
+        return (
+            f"{self.arm.name}|{load.kind}:{load.value:g}@{load.context_tokens}"
+            f"|visit {self.visit}|round {self.round}"
+        )
+
+
+def tasks(plan: Plan, arms: Sequence[Arm], visit: int) -> Iterator[Task]:
+    """In the order in which they are run: at a load point the arms take turns, round by round.
+
+    Every other round goes backwards, so that no arm always follows the same one.
+    """
+    for load in plan.loads:
+        for round_ in range(1, plan.rounds + 1):
+            for arm in arms if round_ % 2 else reversed(arms):
+                yield Task(arm, load, round_, visit)
+
+
+class Results:
+    """The runs of a directory: what is there already, and what is added, run by run."""
+
+    def __init__(
+        self, directory: Path, metadata: Mapping[str, str], must_match: Sequence[str]
+    ) -> None:
+        """Raises ProfileError where the directory holds results of something else."""
+        self._directory = directory
+        self._runs: list[RunRow] = []
+        self._metadata = dict(metadata)
+        path = directory / "runs.parquet"
+        if path.exists():
+            found = load_load_records(directory)
+            expected = {key: metadata[key] for key in must_match}
+            try:
+                check_provenance(path, found.metadata, expected)
+            except ProfileError as error:
+                raise ProfileError(f"{error}; or write to another --output") from None
+            self._runs = list(found.runs)
+            self._metadata = found.metadata | {"commands": _joined(found.metadata, metadata)}
+            merge_load_requests(directory)
+
+    def has(self, run_id: str) -> bool:
+        """Whether a run has been made already."""
+        return any(run.run_id == run_id for run in self._runs)
+
+    def add(self, run: RunRow, requests: Sequence[RequestRow]) -> None:
+        """Write a run down; after that it is not made again."""
+        self._runs.append(run)
+        add_load_run(self._directory, self._runs, requests, self._metadata)
+
+    def close(self) -> None:
+        """Leave the requests in one file."""
+        merge_load_requests(self._directory)
+
+
+def _joined(found: Mapping[str, str], added: Mapping[str, str]) -> str:
+    """Commands of all sittings, one a line, each once."""
+    lines = [*found.get("commands", "").splitlines(), *added.get("commands", "").splitlines()]
+    return "\n".join(dict.fromkeys(lines))
+
+
+class Progress:
+    """Says after every run what came out, and how long the others will take."""
+
+    def __init__(self, num_runs: int, say: Callable[[str], None]) -> None:
+        self._left = num_runs
+        self._num_runs = num_runs
+        self._say = say
+        self._spent_s: list[float] = []
+
+    def done(self, task: Task, requests: Sequence[RequestRow], spent_s: float) -> None:
+        self._left -= 1
+        self._spent_s.append(spent_s)
+        failed = [row for row in requests if row.status != "ok"]
+        tokens = sum(row.output_tokens for row in requests)
+        left_min = self._left * sum(self._spent_s) / len(self._spent_s) / 60
+        self._say(
+            f"[{self._num_runs - self._left}/{self._num_runs}] {task.run_id}: {tokens} tokens in "
+            f"{spent_s:.1f} s, {len(failed)} of {len(requests)} failed"
+            + (f" ({failed[0].status}: {failed[0].error[:80]})" if failed else "")
+            + f"; about {left_min:.0f} min left"
+        )
+
+
+def run_server(
+    plan: Plan, running: Running, visit: int, results: Results, progress: Progress
+) -> None:
+    """Make every run of a server's arms that is not in the results yet.
+
+    Each arm is warmed up once per load point. Raises `httpx.HTTPError`, RuntimeError where the
+    server refuses a policy; what befalls requests is in their rows.
+    """
+    warm: set[tuple[str, LoadPoint]] = set()
+    for task in tasks(plan, running.server.arms, visit):
+        if results.has(task.run_id):
+            continue
+        switch_to(running.server.url, task.arm)
+        if (task.arm.name, task.load) not in warm:
+            warm.add((task.arm.name, task.load))
+            _load(plan, running, replace(task, round=_WARM_UP_ROUND))
+        began = time.monotonic()
+        run, requests = measure(plan, running, task)
+        results.add(run, requests)
+        progress.done(task, requests, time.monotonic() - began)
+
+
+def measure(plan: Plan, running: Running, task: Task) -> tuple[RunRow, list[RequestRow]]:
+    """One run between two readings of the server's counts and processor time."""
+    server, load, arm = running.server, task.load, task.arm
+    started_at = datetime.now(UTC).isoformat(timespec="seconds")
+    replicas = num_replicas(server, arm.model)
+    counts = read_counts(server, arm.model)
+    cpu_s = tree_cpu_s(running.pid) if running.pid else -1.0
+    result = _load(plan, running, task)
+    if running.pid:
+        cpu_s = tree_cpu_s(running.pid) - cpu_s
+    counted = read_counts(server, arm.model).since(counts)
+    run = RunRow(
+        run_id=task.run_id,
+        arm=arm.name,
+        model=arm.model,
+        policy=json.dumps(dict(arm.policy)) if arm.policy else "",
+        served_by=server.description,
+        num_replicas=replicas,
+        load=load.kind,
+        load_value=load.value,
+        context_tokens=load.context_tokens,
+        round=task.round,
+        visit=task.visit,
+        started_at=started_at,
+        window_s=result.window_s,
+        wall_s=result.wall_s,
+        cpu_s=cpu_s,
+        client_cpu_s=result.client_cpu_s,
+        **counted._asdict(),
+    )
+    return run, result.rows(task.run_id)
+
+
+def _load(plan: Plan, running: Running, task: Task) -> RunResult:
+    """Put the load on the arm; a warm-up is one request per client, three of an open loop."""
+    url, load = running.server.url, task.load
+    warms_up = task.round == _WARM_UP_ROUND
+    load = _clipped(load, plan.max_tokens, model_limit(url, task.arm.model))
+    terms = Terms(
+        model=task.arm.model,
+        max_tokens=plan.max_tokens,
+        temperature=plan.temperature,
+        stall_s=plan.stall_s,
+        extras=_vllm_fields() if task.arm.speaks_vllm else {},
+        api_key=plan.api_key,
+    )
+    if load.clients is not None:
+        count = load.clients if warms_up else load.num_requests
+        conversations = plan.conversations_of(load, count, task.round)
+        return run_closed(url, terms, conversations, load.clients)
+    offsets_s = arrival_offsets_s(load, plan.duration_s, plan.seed + task.round)
+    offsets_s = offsets_s[:3] if warms_up else offsets_s
+    conversations = plan.conversations_of(load, len(offsets_s), task.round)
+    return run_open(url, terms, conversations, offsets_s)
+
+
+def _vllm_fields() -> dict[str, Any]:
+    """Full-length answers, token ids in every chunk, and no prefix hits from earlier runs."""
+    return {"ignore_eos": True, "return_token_ids": True, "cache_salt": secrets.token_hex(8)}
+
+
+def _clipped(load: LoadPoint, max_tokens: int, limit: int | None) -> LoadPoint:
+    """A prompt that leaves room for its answer in the model's context."""
+    if not load.context_tokens or limit is None:
+        return load
+    room = max(1, limit - max_tokens - _SLACK_TOKENS)
+    return replace(load, context_tokens=min(load.context_tokens, room))

@@ -1,0 +1,134 @@
+"""Servers of others, given the same target: vLLM itself, `ray.serve.llm`, any endpoint."""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from loadtest.arms import Arm
+from loadtest.servers import Server
+
+_MIB = 1 << 20
+_NGRAM = {
+    "method": "ngram",
+    "num_speculative_tokens": 5,
+    "prompt_lookup_max": 4,
+    "prompt_lookup_min": 2,
+}
+_SPECULATION: dict[str, dict[str, Any] | None] = {"vllm": None, "vllm-ngram": _NGRAM}
+PEERS = (*_SPECULATION, "ray-serve-llm")
+"""`vllm`: `vllm serve` as it is; `vllm-ngram`: with its n-gram speculation; `ray-serve-llm`:
+the stock application, unmodified. All with their own defaults but for the target's limits."""
+
+
+@contextmanager
+def peer_server(name: str, target: Mapping[str, Any], port: int) -> Iterator[Server]:
+    """One of `PEERS` with the `target` of a Serve file. Raises ValueError for another name."""
+    if name in _SPECULATION:
+        yield _vllm(name, target, port)
+    elif name == "ray-serve-llm":
+        with tempfile.TemporaryDirectory(prefix="dspark-bench-") as directory:
+            yield _ray_serve_llm(name, target, port, Path(directory) / "serve.yaml")
+    else:
+        raise ValueError(f"no peer {name!r}; there are {', '.join(PEERS)}")
+
+
+def endpoint_server(text: str) -> Server:
+    """`NAME=URL#MODEL`: a server that runs already, at its address without `/v1`.
+
+    Raises ValueError where it is written otherwise.
+    """
+    name, _, rest = text.partition("=")
+    url, _, model = rest.partition("#")
+    if not (name and model and url.startswith(("http://", "https://"))):
+        raise ValueError(f"{text!r}: write NAME=URL#MODEL, as in other=http://10.0.0.7:8000#qwen3")
+    url = url.rstrip("/").removesuffix("/v1")
+    return Server(url, url, (Arm(model, label=name, speaks_vllm=False),))
+
+
+def _vllm(name: str, target: Mapping[str, Any], port: int) -> Server:
+    """By its module: the console script of the processors' build lacks its metadata."""
+    arguments = [
+        *("--model", str(target["source"]), "--served-model-name", name),
+        *("--host", "127.0.0.1", "--port", str(port)),
+        *(part for key, value in _limits(target).items() for part in (_flag(key), str(value))),
+    ]
+    speculation = _SPECULATION[name]
+    if speculation is not None:
+        arguments += ["--speculative-config", json.dumps(speculation)]
+    return Server(
+        description=" ".join(["vllm serve", *arguments]),
+        url=f"http://127.0.0.1:{port}",
+        arms=(Arm(name),),
+        command=(sys.executable, "-m", "vllm.entrypoints.openai.api_server", *arguments),
+        env=_env(target),
+    )
+
+
+def _ray_serve_llm(name: str, target: Mapping[str, Any], port: int, path: Path) -> Server:
+    config: dict[str, Any] = {
+        "model_loading_config": {"model_id": name, "model_source": str(_source(target))},
+        "deployment_config": {"num_replicas": 1},
+        "engine_kwargs": _limits(target),
+        "runtime_env": {"env_vars": _env(target)},
+    }
+    if target.get("device", "cpu") == "cpu":
+        # Half a logical processor each, so that Ray places replica and ingress on two cores.
+        config |= {
+            "accelerator_config": {"kind": "cpu"},
+            "placement_group_config": {"bundles": [{"CPU": 0.5}]},
+            "deployment_config": {"num_replicas": 1, "ray_actor_options": {"num_cpus": 0.5}},
+        }
+    application = {
+        "name": name,
+        "route_prefix": "/",
+        "import_path": "ray.serve.llm:build_openai_app",
+        "args": {"llm_configs": [config]},
+    }
+    http = {"host": "127.0.0.1", "port": port}
+    path.write_text(yaml.safe_dump({"http_options": http, "applications": [application]}))
+    return Server(
+        description=f"serve run ray.serve.llm:build_openai_app {json.dumps(_limits(target))}",
+        url=f"http://127.0.0.1:{port}",
+        arms=(Arm(name),),
+        command=(str(Path(sys.executable).with_name("serve")), "run", str(path)),
+        env=_env(target),
+    )
+
+
+def _source(target: Mapping[str, Any]) -> str:
+    """A local checkpoint by its absolute path, as replicas run elsewhere."""
+    source = Path(str(target["source"]))
+    return str(source.resolve()) if source.exists() else str(source)
+
+
+def _limits(target: Mapping[str, Any]) -> dict[str, Any]:
+    """What a target's settings bound in every server alike."""
+    limits = {
+        "dtype": target.get("dtype", "auto"),
+        "max_model_len": target.get("max_model_len"),
+        "max_num_seqs": target.get("max_num_seqs"),
+        "kv_cache_memory_bytes": target["kv_cache_mib"] * _MIB
+        if "kv_cache_mib" in target
+        else None,
+        "tensor_parallel_size": target.get("tensor_parallel"),
+    }
+    return {key: value for key, value in limits.items() if value is not None}
+
+
+def _env(target: Mapping[str, Any]) -> dict[str, str]:
+    """As many threads as our target's; bound to cores, vLLM would choose their number itself."""
+    if "threads" not in target:
+        return {}
+    return {"OMP_NUM_THREADS": str(target["threads"]), "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
+
+
+def _flag(key: str) -> str:
+    return "--" + key.replace("_", "-")

@@ -1,0 +1,193 @@
+"""What answers: servers that are started for a while, and those that run already."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import httpx
+import yaml
+
+from loadtest.arms import Arm
+
+_START_TIMEOUT_S = 600.0
+_STOP_TIMEOUT_S = 60.0
+_POLL_S = 1.0
+
+
+class ServerError(RuntimeError):
+    """A server that does not start, or that serves something else than its arms say."""
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """One process tree behind one address, with the arms it serves.
+
+    `command` starts it with `env` on top of ours; without one it runs already. `description`
+    names it in results. `has_fleet` is ours: `GET /fleet` knows its replicas and counts.
+    """
+
+    description: str
+    url: str
+    arms: tuple[Arm, ...]
+    command: tuple[str, ...] = ()
+    env: Mapping[str, str] = field(default_factory=dict)
+    has_fleet: bool = False
+
+
+class Running(NamedTuple):
+    """A server that is up; `pid` is the root of its processes, None where it is not ours."""
+
+    server: Server
+    pid: int | None
+
+
+@contextmanager
+def running(server: Server, log: Path) -> Iterator[Running]:
+    """Start a server, wait until it serves every arm, and stop it in every case.
+
+    Its output goes to `log`. Raises ServerError when it does not come up, or serves another
+    model than an arm says.
+    """
+    if not server.command:
+        check_models(server)
+        yield Running(server, None)
+        return
+    if _listed(server.url) is not None:
+        raise ServerError(f"something serves {server.url} already; stop it, or give another --port")
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("wb") as out:
+        process = subprocess.Popen(
+            server.command,
+            stdout=out,
+            stderr=out,
+            env=os.environ | server.env,
+            start_new_session=True,  # an interrupt is ours, and stops it through `_stop`
+        )
+    try:
+        _wait_until_up(process, server, log)
+        check_models(server)
+        yield Running(server, process.pid)
+    finally:
+        _stop(process)
+
+
+def check_models(server: Server) -> None:
+    """Raises ServerError unless the address lists the model of every arm."""
+    listed = _listed(server.url)
+    if listed is None:
+        raise ServerError(f"nothing serves {server.url}/v1/models")
+    for arm in server.arms:
+        if arm.model not in listed:
+            there = ", ".join(sorted(listed)) or "nothing"
+            raise ServerError(
+                f"{server.url} serves {there}, not {arm.model!r} of the arm {arm.name!r}"
+            )
+
+
+def model_limit(url: str, model: str) -> int | None:
+    """The model's longest context in tokens, where its server says so."""
+    limit = (_listed(url) or {}).get(model, {}).get("max_model_len")
+    return int(limit) if limit else None
+
+
+def _listed(url: str) -> dict[str, dict[str, Any]] | None:
+    """Models by id; None where nothing answers."""
+    try:
+        reply = httpx.get(f"{url}/v1/models", timeout=5)
+        models = reply.raise_for_status().json()["data"]
+        return {model["id"]: model for model in models}
+    except (httpx.HTTPError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _is_up(server: Server) -> bool:
+    """Whether it lists models, and ours a target of each: the list alone comes earlier."""
+    listed = _listed(server.url)
+    if not listed or not server.has_fleet:
+        return bool(listed)
+    try:
+        models = httpx.get(f"{server.url}/fleet", timeout=5).raise_for_status().json()["models"]
+    except (httpx.HTTPError, ValueError, KeyError):
+        return False
+    return all(models.get(arm.model, {}).get("targets") for arm in server.arms)
+
+
+def _wait_until_up(process: subprocess.Popen[bytes], server: Server, log: Path) -> None:
+    deadline = time.monotonic() + _START_TIMEOUT_S
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            last = "\n".join(log.read_text(errors="replace").splitlines()[-8:])
+            raise ServerError(
+                f"{server.description} ended with status {process.returncode}; "
+                f"{log} ends with\n{last}"
+            )
+        if _is_up(server):
+            return
+        time.sleep(_POLL_S)
+    raise ServerError(f"{server.description} is not up after {_START_TIMEOUT_S:.0f} s; see {log}")
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    """Interrupt it, and kill what it left behind."""
+    if process.poll() is None:
+        process.send_signal(signal.SIGINT)
+        try:
+            process.wait(_STOP_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+
+
+@contextmanager
+def dspark_server(
+    config: Path, models: Sequence[str], policies: Sequence[Mapping[str, Any]], port: int
+) -> Iterator[Server]:
+    """`dspark serve` with some `models` of a Serve file.
+
+    Raises OSError, KeyError for a file that is none, ValueError for a model it lacks.
+    """
+    document = serve_document(config)
+    args = document["applications"][0]["args"]
+    known = [str(model["id"]) for model in args["models"]]
+    unknown = [name for name in models if name not in known]
+    if unknown:
+        raise ValueError(f"{config} has no model {', '.join(unknown)}; it has {', '.join(known)}")
+    args["models"] = [m for m in args["models"] if m["id"] in models]
+    arms = tuple(Arm.of_models(args["models"], policies))
+    with tempfile.TemporaryDirectory(prefix="dspark-bench-") as directory:
+        chosen = Path(directory) / config.name
+        chosen.write_text(yaml.safe_dump(document))
+        yield Server(
+            description=f"dspark serve --config {config} ({', '.join(models)})",
+            url=f"http://127.0.0.1:{port}",
+            arms=arms,
+            command=(
+                *(sys.executable, "-m", "cluster.cli", "serve"),
+                *("--config", str(chosen), "--port", str(port)),
+            ),
+            has_fleet=True,
+        )
+
+
+def serve_document(config: Path) -> dict[str, Any]:
+    """A Serve file as it is. Raises ValueError where it names no models."""
+    try:
+        document = yaml.safe_load(config.read_text())
+        if document["applications"][0]["args"]["models"]:
+            found: dict[str, Any] = document
+            return found
+    except (yaml.YAMLError, KeyError, IndexError, TypeError):
+        pass
+    raise ValueError(f"{config} is no Serve file of ours: applications[0].args.models is missing")

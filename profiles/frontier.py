@@ -1,0 +1,321 @@
+"""Throughput against latency: what a run's timestamps say, and which runs nobody beats.
+
+Times are in seconds from when a request was sent. A token is where its chunk arrived; the gaps
+between chunks are what a reader sees (`itl_s`), the time per token is a request's mean
+(`tpot_s`). Pure: everything is computed from the rows of `profiles.load_records`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from statistics import fmean, stdev
+from typing import NamedTuple, Protocol
+
+import numpy as np
+
+from profiles.load_records import OK, LoadRecords, RequestRow, RunRow
+
+_MICRO = 1e-6
+
+
+class Slo(NamedTuple):
+    """What a request is promised: its first token, and every later one on average."""
+
+    ttft_s: float
+    tpot_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Latency:
+    """One answered request. `tpot_s` is NaN for a single token; `itl_s` gaps between chunks."""
+
+    ttft_s: float
+    tpot_s: float
+    itl_s: tuple[float, ...]
+    e2e_s: float
+
+    def meets(self, slo: Slo) -> bool:
+        """Whether both promises are kept; an answer of one token has the first alone."""
+        return self.ttft_s <= slo.ttft_s and not self.tpot_s > slo.tpot_s
+
+
+def latency(request: RequestRow) -> Latency:
+    """From the chunks of a request with at least one."""
+    at_s = arrivals_s(request)
+    later_tokens = request.output_tokens - 1
+    return Latency(
+        ttft_s=at_s[0],
+        tpot_s=(at_s[-1] - at_s[0]) / later_tokens if later_tokens else math.nan,
+        itl_s=tuple(gap * _MICRO for gap in request.gap_us[1:]),
+        e2e_s=at_s[-1],
+    )
+
+
+def arrivals_s(request: RequestRow) -> list[float]:
+    """When each chunk arrived, from when the request was sent."""
+    return [us * _MICRO for us in accumulate(request.gap_us)]
+
+
+@dataclass(frozen=True, slots=True)
+class RunMetrics:
+    """One run in numbers; NaN where nothing was answered or the server does not count.
+
+    `tokens_per_s_per_user` are tokens after the first over the time they took, of all requests
+    together; `tokens_per_s_per_replica` all tokens. Both look at the time of full load alone:
+    what comes after is another, falling load. `acceptance_length` is tokens committed per
+    verified draft, the bonus token included; `budget_tokens` draft tokens verified per verified
+    draft, `wasted_tokens` those of the run that were rejected.
+    """
+
+    num_requests: int
+    error_rate: float
+    ttft_s: float
+    ttft_p99_s: float
+    tpot_s: float
+    itl_p50_s: float
+    itl_p99_s: float
+    tokens_per_s_per_user: float
+    tokens_per_s_per_replica: float
+    goodput_per_s: float
+    acceptance_length: float
+    verified_tokens: float
+    wasted_tokens: float
+    budget_tokens: float
+    cpu_s_per_million_tokens: float
+    client_cpu_share: float
+
+
+METRICS = tuple(RunMetrics.__slots__)
+
+
+def run_metrics(run: RunRow, requests: Sequence[RequestRow], slo: Slo) -> RunMetrics:
+    """The metrics of one run from its requests.
+
+    Tokens of requests that ended in an error count until then for throughput, as the server
+    computed and the user saw them; latencies are of answered requests.
+    """
+    answered = [latency(row) for row in requests if row.status == OK and row.gap_us]
+    tokens = sum(_tokens_until(row, run.window_s) for row in requests)
+    later_tokens, later_s = _decoding_until(requests, run.window_s)
+    counted = run.verified_drafts > 0
+    accepted = run.accepted_tokens
+    all_tokens = sum(row.output_tokens for row in requests)
+    return RunMetrics(
+        num_requests=len(requests),
+        error_rate=sum(row.status != OK for row in requests) / max(len(requests), 1),
+        ttft_s=_mean([one.ttft_s for one in answered]),
+        ttft_p99_s=_percentile([one.ttft_s for one in answered], 99),
+        tpot_s=_mean([one.tpot_s for one in answered if not math.isnan(one.tpot_s)]),
+        itl_p50_s=_percentile([gap for one in answered for gap in one.itl_s], 50),
+        itl_p99_s=_percentile([gap for one in answered for gap in one.itl_s], 99),
+        tokens_per_s_per_user=_ratio(later_tokens, later_s),
+        tokens_per_s_per_replica=_ratio(tokens, run.window_s * run.num_replicas),
+        goodput_per_s=_ratio(sum(one.meets(slo) for one in answered), run.wall_s),
+        acceptance_length=1 + accepted / run.verified_drafts if counted else math.nan,
+        verified_tokens=run.draft_tokens if run.draft_tokens >= 0 else math.nan,
+        wasted_tokens=run.draft_tokens - accepted if run.draft_tokens >= 0 else math.nan,
+        budget_tokens=run.draft_tokens / run.verified_drafts if counted else math.nan,
+        cpu_s_per_million_tokens=_ratio(run.cpu_s * 1e6, all_tokens)
+        if run.cpu_s >= 0
+        else math.nan,
+        client_cpu_share=_ratio(run.client_cpu_s, run.wall_s),
+    )
+
+
+def _tokens_until(request: RequestRow, time_s: float) -> int:
+    """Tokens that had arrived `time_s` after the run's start."""
+    pairs = zip(arrivals_s(request), request.chunk_tokens, strict=True)
+    return sum(n for at_s, n in pairs if request.sent_s + at_s <= time_s)
+
+
+def _decoding_until(requests: Iterable[RequestRow], time_s: float) -> tuple[int, float]:
+    """Tokens after the first chunk until `time_s`, and the seconds from first to last of them."""
+    tokens, seconds = 0, 0.0
+    for row in requests:
+        at_s = [at for at in arrivals_s(row) if row.sent_s + at <= time_s]
+        if len(at_s) > 1:
+            tokens += sum(row.chunk_tokens[1 : len(at_s)])
+            seconds += at_s[-1] - at_s[0]
+    return tokens, seconds
+
+
+def _mean(values: Sequence[float]) -> float:
+    return fmean(values) if values else math.nan
+
+
+def _percentile(values: Sequence[float], percent: float) -> float:
+    return float(np.percentile(values, percent)) if values else math.nan
+
+
+def _ratio(above: float, below: float) -> float:
+    return above / below if below > 0 else math.nan
+
+
+class Estimate(NamedTuple):
+    """A mean over runs and half the width of its 95 % interval; NaN for a single run."""
+
+    mean: float
+    half_width: float
+
+    @property
+    def relative(self) -> float:
+        """The half width over the mean."""
+        return _ratio(self.half_width, abs(self.mean))
+
+
+# Student's t for 97.5 %, by degrees of freedom; beyond these the normal value is close enough.
+_T = (math.nan, 12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
+_NORMAL = 1.96
+
+
+def estimate(values: Sequence[float]) -> Estimate:
+    """Mean and interval of repetitions, by Student's t; NaN among them is left out."""
+    known = [value for value in values if not math.isnan(value)]
+    if len(known) < 2:
+        return Estimate(_mean(known), math.nan)
+    freedom = len(known) - 1
+    t = _T[freedom] if freedom < len(_T) else _NORMAL
+    return Estimate(fmean(known), t * stdev(known) / math.sqrt(len(known)))
+
+
+class _Loaded(Protocol):
+    @property
+    def load(self) -> str: ...
+    @property
+    def load_value(self) -> float: ...
+    @property
+    def context_tokens(self) -> int: ...
+
+
+def load_label(one: _Loaded) -> str:
+    """`closed:8`, `poisson:2.5`; with prompts of a set length `closed:8@1024`."""
+    context = f"@{one.context_tokens}" if one.context_tokens else ""
+    return f"{one.load}:{one.load_value:g}{context}"
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """An arm at a load point: its runs, and the estimate of every metric over them."""
+
+    arm: str
+    load: str
+    load_value: float
+    context_tokens: int
+    runs: tuple[RunMetrics, ...]
+
+    @property
+    def label(self) -> str:
+        """See `load_label`."""
+        return load_label(self)
+
+    def of(self, metric: str) -> Estimate:
+        """The estimate of one of `METRICS`."""
+        return estimate([getattr(run, metric) for run in self.runs])
+
+    @property
+    def user(self) -> float:
+        """Tokens per second a user sees."""
+        return self.of("tokens_per_s_per_user").mean
+
+    @property
+    def replica(self) -> float:
+        """Tokens per second a replica gives."""
+        return self.of("tokens_per_s_per_replica").mean
+
+
+def by_run(records: LoadRecords) -> dict[str, list[RequestRow]]:
+    """The requests of every run."""
+    requests: dict[str, list[RequestRow]] = defaultdict(list)
+    for row in records.requests:
+        requests[row.run_id].append(row)
+    return requests
+
+
+def points(records: LoadRecords, slo: Slo) -> list[Point]:
+    """Every arm at every load point, in the order in which they were first run."""
+    requests = by_run(records)
+    cells: dict[tuple[str, str, float, int], list[RunMetrics]] = defaultdict(list)
+    for run in records.runs:
+        key = (run.arm, run.load, run.load_value, run.context_tokens)
+        cells[key].append(run_metrics(run, requests[run.run_id], slo))
+    return [Point(*key, tuple(runs)) for key, runs in cells.items()]
+
+
+def by_arm(some: Iterable[Point]) -> dict[str, list[Point]]:
+    """Points grouped by arm, in order."""
+    arms: dict[str, list[Point]] = defaultdict(list)
+    for point in some:
+        arms[point.arm].append(point)
+    return dict(arms)
+
+
+def pareto(some: Iterable[Point]) -> list[Point]:
+    """Points that none beats in user and in replica speed at once, by rising replica speed.
+
+    Points without either speed are left out.
+    """
+    known = [p for p in some if not (math.isnan(p.user) or math.isnan(p.replica))]
+    best: list[Point] = []
+    for point in sorted(known, key=lambda p: (-p.replica, -p.user)):
+        if not best or point.user > best[-1].user:
+            best.append(point)
+    return best[::-1]
+
+
+def user_speed_at(some: Iterable[Point], tokens_per_s_per_replica: float) -> float:
+    """A user's speed where a replica gives that many tokens per second, along the frontier.
+
+    Linear between neighbours; NaN outside of what was measured: nothing is extrapolated.
+    """
+    frontier = pareto(some)
+    if not frontier:
+        return math.nan
+    x = [point.replica for point in frontier]
+    if not x[0] <= tokens_per_s_per_replica <= x[-1]:
+        return math.nan
+    return float(np.interp(tokens_per_s_per_replica, x, [point.user for point in frontier]))
+
+
+class Matched(NamedTuple):
+    """User speed of an arm over the reference's where both replicas give as much."""
+
+    tokens_per_s_per_replica: float
+    user: float
+    reference_user: float
+
+    @property
+    def ratio(self) -> float:
+        return self.user / self.reference_user
+
+
+def matched(arm: Sequence[Point], reference: Sequence[Point]) -> list[Matched]:
+    """At every throughput of the reference's frontier that the arm's frontier spans too."""
+    pairs = [Matched(p.replica, user_speed_at(arm, p.replica), p.user) for p in pareto(reference)]
+    return [pair for pair in pairs if not math.isnan(pair.user)]
+
+
+def paired_ratios(
+    records: LoadRecords, metric: str, reference: str, slo: Slo
+) -> dict[tuple[str, str], Estimate]:
+    """Per arm and load point (`Point.label`) an arm's metric over the reference's.
+
+    Runs of the same round are paired: interleaved, they share what the machine was doing, so
+    the mean of their ratios is steadier than the ratio of means.
+    """
+    requests = by_run(records)
+    values = {
+        (run.arm, load_label(run), run.visit, run.round): getattr(
+            run_metrics(run, requests[run.run_id], slo), metric
+        )
+        for run in records.runs
+    }
+    ratios: dict[tuple[str, str], list[float]] = defaultdict(list)
+    for (arm, load, visit, round_), value in values.items():
+        base = values.get((reference, load, visit, round_))
+        if base is not None:
+            ratios[arm, load].append(_ratio(value, base))
+    return {cell: estimate(pairs) for cell, pairs in ratios.items()}

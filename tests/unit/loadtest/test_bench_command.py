@@ -1,0 +1,90 @@
+import argparse
+import sys
+
+import pytest
+
+from loadtest.commands import register
+from tests.unit.loadtest.scripted_endpoint import scripted_endpoint
+
+
+def dspark(*arguments: str) -> int:
+    parser = argparse.ArgumentParser()
+    register(parser.add_subparsers())
+    args = parser.parse_args(["bench", *arguments])
+    return int(args.run(args))
+
+
+def measure(directory, *endpoints: str) -> int:
+    few = ("--concurrency", "1", "--rounds", "2", "--without-dspark")
+    return dspark(*few, "--output", str(directory), "--endpoint", *endpoints)
+
+
+def test_endpoints_side_by_side_end_in_a_table_and_a_page(tmp_path, capsys):
+    with scripted_endpoint(gap_s=0.01) as one, scripted_endpoint(gap_s=0.01) as two:
+        assert measure(tmp_path, f"one={one.url}#demo", f"two={two.url}#demo") == 0
+    said = capsys.readouterr()
+    assert said.out.startswith("| load | one | two |\n")
+    assert "| closed:1 |" in said.out
+    assert "errors 0.0%" in said.out
+    assert "[4/4]" in said.err
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {"figures", "report.html", "requests.parquet", "runs.parquet"}
+
+
+def test_a_second_call_measures_nothing_and_reports_again(tmp_path, capsys):
+    with scripted_endpoint() as server:
+        assert measure(tmp_path, f"one={server.url}#demo") == 0
+        asked = len(server.asked)
+        (tmp_path / "report.html").unlink()
+        assert measure(tmp_path, f"one={server.url}#demo") == 0
+        assert len(server.asked) == asked
+    assert (tmp_path / "report.html").exists()
+
+
+def test_two_results_are_compared_without_a_server(tmp_path, capsys):
+    before, after = tmp_path / "a", tmp_path / "b"
+    for directory in (before, after):
+        with scripted_endpoint() as server:
+            measure(directory, f"one={server.url}#demo")
+    assert dspark("--compare", str(before), str(after)) == 0
+    assert "Against the earlier result" in (after / "report.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--open", "flood:3"], "'flood:3' is no load"),
+        (["--mix", "math"], "whole number"),
+        (["--prompts", "nowhere"], "nowhere has no *.jsonl file"),
+        (["--peers", "nobody"], "no peer 'nobody'"),
+        (["--models", "nobody"], "has no model nobody; it has off, control"),
+        (["--config", "Makefile"], "Makefile is no Serve file of ours"),
+        (["--compare", "nowhere", "nowhere"], "runs.parquet: there is no such file"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_anything_starts(tmp_path, capsys, arguments, message):
+    assert dspark("--output", str(tmp_path), *arguments) == 1
+    assert message in capsys.readouterr().err
+
+
+def test_an_arm_needs_a_name_of_its_own(tmp_path, capsys):
+    with scripted_endpoint() as server:
+        assert measure(tmp_path, *[f"one={server.url}#demo"] * 2) == 1
+    assert "arms need names of their own: one" in capsys.readouterr().err
+
+
+def test_another_model_than_the_arms_is_refused(tmp_path, capsys):
+    with scripted_endpoint() as server:
+        assert measure(tmp_path, f"one={server.url}#qwen") == 1
+    assert "serves demo, not 'qwen'" in capsys.readouterr().err
+
+
+def test_an_interrupted_run_can_be_gone_on_with(tmp_path, capsys, monkeypatch):
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("loadtest.bench_command.run_server", interrupt)
+    monkeypatch.setattr(sys, "argv", ["dspark", "bench"])
+    with scripted_endpoint() as server:
+        assert measure(tmp_path, f"one={server.url}#demo") == 130
+    assert f"goes on in {tmp_path}" in capsys.readouterr().err

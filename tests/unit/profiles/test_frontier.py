@@ -1,0 +1,211 @@
+import math
+from itertools import accumulate
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from profiles.frontier import (
+    Estimate,
+    Point,
+    RunMetrics,
+    Slo,
+    estimate,
+    latency,
+    matched,
+    paired_ratios,
+    pareto,
+    points,
+    run_metrics,
+    user_speed_at,
+)
+from profiles.load_records import LoadRecords
+from tests.unit.profiles.load_rows import request_row, run_row
+
+SLO = Slo(ttft_s=0.2, tpot_s=0.1)
+
+
+def point(replica: float, user: float, arm: str = "a") -> Point:
+    """A point of one run with these speeds."""
+    metrics = dict.fromkeys(RunMetrics.__slots__, math.nan)
+    metrics |= {"tokens_per_s_per_user": user, "tokens_per_s_per_replica": replica}
+    return Point(arm, "closed", 1.0, 0, (RunMetrics(**metrics),))
+
+
+def test_chunks_of_several_tokens_have_one_gap_and_count_in_full():
+    one = latency(request_row())
+    assert one.ttft_s == pytest.approx(0.1)
+    assert one.itl_s == pytest.approx((0.2, 0.1))
+    assert one.tpot_s == pytest.approx(0.3 / 5)
+    assert one.e2e_s == pytest.approx(0.4)
+
+
+def test_a_single_token_has_no_time_per_token_and_keeps_that_promise():
+    one = latency(request_row(gap_us=(150_000,), chunk_tokens=(1,)))
+    assert math.isnan(one.tpot_s)
+    assert one.meets(SLO)
+
+
+def test_an_slo_needs_both_promises():
+    assert latency(request_row()).meets(SLO)
+    assert not latency(request_row()).meets(Slo(0.09, 0.1))
+    assert not latency(request_row()).meets(Slo(0.2, 0.05))
+
+
+def test_one_run_by_hand():
+    rows = [
+        request_row(),
+        request_row(number=1, sent_s=0.5),
+        request_row(number=2, sent_s=0.9, status="reset", gap_us=(50_000,), chunk_tokens=(2,)),
+        request_row(number=3, status="refused", gap_us=(), chunk_tokens=()),
+    ]
+    metrics = run_metrics(run_row(window_s=0.85, wall_s=2.0), rows, SLO)
+    assert metrics.num_requests == 4
+    assert metrics.error_rate == 0.5
+    # Until 0.85 s: all six of the first, and of the second the chunks at 0.6 and 0.8 s.
+    assert metrics.tokens_per_s_per_replica == pytest.approx((6 + 4) / 0.85)
+    assert metrics.tokens_per_s_per_user == pytest.approx((5 + 3) / (0.3 + 0.2))
+    assert metrics.goodput_per_s == 2 / 2.0
+    assert metrics.acceptance_length == 1 + 3 / 2
+    assert (metrics.verified_tokens, metrics.wasted_tokens, metrics.budget_tokens) == (6, 3, 3)
+    assert metrics.cpu_s_per_million_tokens == pytest.approx(3e6 / 14)
+    assert metrics.client_cpu_share == pytest.approx(0.05)
+
+
+def test_replicas_share_the_throughput_and_not_the_users_speed():
+    one, two = (run_metrics(run_row(num_replicas=n), [request_row()], SLO) for n in (1, 2))
+    assert two.tokens_per_s_per_replica == one.tokens_per_s_per_replica / 2
+    assert two.tokens_per_s_per_user == one.tokens_per_s_per_user
+
+
+def test_what_a_server_does_not_count_is_unknown():
+    run = run_row(verified_drafts=-1, draft_tokens=-1, accepted_tokens=-1, cpu_s=-1.0)
+    metrics = run_metrics(run, [request_row()], SLO)
+    names = ("acceptance_length", "verified_tokens", "wasted_tokens", "budget_tokens")
+    for name in (*names, "cpu_s_per_million_tokens"):
+        assert math.isnan(getattr(metrics, name)), name
+
+
+def test_a_run_without_an_answer_has_errors_and_no_speed():
+    rows = [request_row(status="refused", gap_us=(), chunk_tokens=())]
+    metrics = run_metrics(run_row(), rows, SLO)
+    assert (metrics.error_rate, metrics.tokens_per_s_per_replica, metrics.goodput_per_s) == (
+        1,
+        0,
+        0,
+    )
+    assert math.isnan(metrics.ttft_s)
+    assert math.isnan(metrics.tokens_per_s_per_user)
+
+
+chunks = st.lists(st.tuples(st.integers(1, 500_000), st.integers(1, 8)), min_size=1, max_size=20)
+
+
+@given(
+    st.lists(st.tuples(st.floats(0, 3, allow_nan=False), chunks), min_size=1, max_size=6),
+    st.floats(0.1, 12),
+)
+def test_metrics_agree_with_tokens_laid_out_one_by_one(requests, window_s):
+    """Another way to the same numbers: every token with its own time, in flat arrays."""
+    rows = [
+        request_row(
+            number=i,
+            sent_s=sent_s,
+            gap_us=tuple(gap for gap, _ in parts),
+            chunk_tokens=tuple(n for _, n in parts),
+        )
+        for i, (sent_s, parts) in enumerate(requests)
+    ]
+    metrics = run_metrics(run_row(window_s=window_s, wall_s=20.0), rows, SLO)
+
+    seen = later = spent = 0.0
+    ttft, tpot, itl = [], [], []
+    for sent_s, parts in requests:
+        ends = np.array(list(accumulate(gap for gap, _ in parts))) / 1e6
+        token_at = np.repeat(ends, [n for _, n in parts])
+        inside = token_at[sent_s + token_at <= window_s]
+        seen += len(inside)
+        behind_first_chunk = inside[inside > ends[0]]
+        if len(behind_first_chunk):
+            later += len(behind_first_chunk)
+            spent += behind_first_chunk[-1] - ends[0]
+        ttft.append(token_at[0])
+        itl.extend(np.diff(np.unique(ends)))
+        if len(token_at) > 1:
+            tpot.append(np.diff(token_at).mean())
+    assert metrics.tokens_per_s_per_replica == pytest.approx(seen / window_s)
+    assert metrics.ttft_s == pytest.approx(np.mean(ttft))
+    if spent:
+        assert metrics.tokens_per_s_per_user == pytest.approx(later / spent)
+    if tpot:
+        assert metrics.tpot_s == pytest.approx(np.mean(tpot))
+    if itl:
+        assert metrics.itl_p50_s == pytest.approx(np.median(itl), abs=1e-9)
+
+
+def test_an_interval_is_students():
+    assert estimate([1.0, 2.0, 3.0]) == Estimate(2.0, pytest.approx(4.303 / math.sqrt(3)))
+    assert estimate([1.0, 3.0]).half_width == pytest.approx(12.706)
+    assert estimate([2.0, math.nan]).mean == 2.0
+    assert math.isnan(estimate([2.0]).half_width)
+    assert math.isnan(estimate([]).mean)
+    assert estimate([2.0, 2.0]).relative == 0
+
+
+def test_a_frontier_keeps_what_nobody_beats_in_both():
+    best = [point(10, 9), point(20, 7), point(30, 1)]
+    beaten = [point(9, 9), point(20, 6), point(15, 7)]
+    assert pareto([*beaten, *reversed(best)]) == best
+
+
+def test_equal_points_stand_once():
+    assert len(pareto([point(10, 5), point(10, 5)])) == 1
+
+
+def test_an_unknown_speed_is_on_no_frontier():
+    assert pareto([point(math.nan, 5), point(5, math.nan)]) == []
+
+
+def test_between_points_is_a_line_and_beyond_them_nothing():
+    arm = [point(10, 100), point(20, 60)]
+    assert user_speed_at(arm, 15) == 80
+    assert user_speed_at(arm, 10) == 100
+    assert math.isnan(user_speed_at(arm, 9.9))
+    assert math.isnan(user_speed_at(arm, 20.1))
+    assert math.isnan(user_speed_at([], 1))
+
+
+def test_speeds_are_matched_only_where_both_were_measured():
+    reference = [point(5, 50), point(15, 40), point(30, 20)]
+    pairs = matched([point(10, 100), point(20, 60)], reference)
+    assert [(p.tokens_per_s_per_replica, p.user, p.reference_user) for p in pairs] == [(15, 80, 40)]
+    assert pairs[0].ratio == 2
+
+
+def test_rounds_are_paired_by_their_number_and_not_by_their_place():
+    """The arm's third round failed: its ratio is not taken to another round's."""
+    speeds = {"off": (10, 20, 40), "on": (11, 22, None)}
+    runs, requests = [], []
+    for arm, tokens in speeds.items():
+        for round_, n in enumerate(tokens, 1):
+            if n is None:
+                continue
+            run_id = f"{arm}{round_}"
+            runs.append(run_row(run_id, arm=arm, round=round_))
+            requests.append(request_row(run_id, gap_us=(1, 1), chunk_tokens=(1, n - 1)))
+    records = LoadRecords(tuple(reversed(runs)), tuple(requests), {})
+    ratios = paired_ratios(records, "tokens_per_s_per_replica", "off", SLO)
+    assert ratios["on", "closed:1"].mean == pytest.approx(1.1)
+    assert ratios["on", "closed:1"].half_width == pytest.approx(0, abs=1e-9)
+    assert ratios["off", "closed:1"].mean == 1
+
+
+def test_runs_of_an_arm_at_a_load_are_one_point():
+    runs = [run_row(f"{i}", round=i, load_value=v) for i, v in enumerate((1.0, 1.0, 8.0))]
+    requests = [request_row(f"{i}") for i in range(3)]
+    found = points(LoadRecords(tuple(runs), tuple(requests), {}), SLO)
+    assert [(p.label, len(p.runs)) for p in found] == [("closed:1", 2), ("closed:8", 1)]
+    assert (
+        points(LoadRecords((run_row(context_tokens=512),), (), {}), SLO)[0].label == "closed:1@512"
+    )
