@@ -96,8 +96,10 @@ def test_until_its_drafter_is_up_nothing_is_tried(fleet):
 
 def test_a_drafter_on_trial_serves_nobody_else(fleet):
     join_new(fleet)
-    plan = fleet.report_target(target())
-    assert (plan.drafter_address, plan.canary) == ("tcp://old", None)
+    fleet.report_target(replace(target(), replica_id="another"))  # an even share would be one each
+    for name in ("t0", "another"):
+        plan = fleet.report_target(replace(target(), replica_id=name))
+        assert (plan.drafter_address, plan.canary) == ("tcp://old", None)
 
 
 def test_outcomes_of_the_canary_belong_to_its_own_pair(fleet):
