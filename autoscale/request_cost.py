@@ -7,6 +7,7 @@ from dataclasses import dataclass
 PREFILL_WORK = 0.2  # of a prompt token, in output tokens: prompts are read many at a time
 _NEW = 0.05  # weight of one more request in what is learned
 _CHARS_PER_TOKEN = 4.0
+_OUTPUT_TOKENS = 512.0  # before anything is known: a request that may say all may not do so
 _BOUNDS = (0.5, 16.0)  # characters per token that are believed
 
 
@@ -41,8 +42,8 @@ class CostModel:
         return num_chars / self._chars_per_token
 
     def output_tokens(self, class_name: str, max_tokens: int) -> float:
-        """The mean of its class; `max_tokens` while nothing is known, and never more."""
-        return min(float(max_tokens), self._output_tokens.get(class_name, float(max_tokens)))
+        """The mean of its class, and never more than `max_tokens`."""
+        return min(float(max_tokens), self._output_tokens.get(class_name, _OUTPUT_TOKENS))
 
     def record_prompt(self, num_chars: int, num_tokens: int) -> None:
         if num_chars <= 0 or num_tokens <= 0:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import math
 from pathlib import Path
 from typing import Any
 
@@ -63,10 +64,11 @@ class _Engine(VLLMEngine):  # type: ignore[misc]
         return engine_args, frontend_args, config
 
     @property
-    def kv_tokens(self) -> int:
-        """Tokens of context that the KV cache holds, of all requests together."""
+    def kv_tokens(self) -> float:
+        """Tokens of context that the KV cache holds, of all requests together; infinite for a
+        model without one, as some that embed are."""
         cache = self._engine_client.vllm_config.cache_config
-        return int(cache.num_gpu_blocks or 0) * int(cache.block_size)
+        return (cache.num_gpu_blocks or math.inf) * int(cache.block_size)
 
     @property
     def max_model_len(self) -> int:

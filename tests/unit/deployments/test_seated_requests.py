@@ -179,5 +179,6 @@ def test_lengths_are_learned():
         assert one.costs.output_tokens("any", 100) == pytest.approx(3.0)
         assert one.costs.output_tokens("any", 2) == 2.0
         assert one.costs.output_tokens("soon", 100) == 100.0
+        assert one.costs.output_tokens("soon", 40960) == 512.0
 
     asyncio.run(run())
