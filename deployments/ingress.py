@@ -22,6 +22,7 @@ from autoscale.controls import Controls
 from cluster.messages import IngressReport
 from deployments.controller import INTERVAL_S, find_controller
 from deployments.failover import FailoverCounts, NoTargetError, answered, streamed
+from deployments.plain_bodies import read_out
 from deployments.resumption import RESUME
 
 logger = logging.getLogger(__name__)
@@ -80,6 +81,10 @@ class FleetIngress(OpenAiIngress):  # type: ignore[misc]
         """What a target answers, and when it is lost the next one (`deployments.failover`)."""
         if RESUME in (getattr(body, "vllm_xargs", None) or {}):
             raise HTTPException(400, f"vllm_xargs: {RESUME} is not for requests; leave it out")
+        try:
+            body = read_out(body)
+        except ValueError as error:
+            raise HTTPException(400, str(error)) from None
         ask_target = super()._get_response
 
         def ask(request: Any) -> AsyncGenerator[Any, None]:
