@@ -84,9 +84,10 @@ def target_replicas(pool: TargetPool, demand_seats: float) -> int:
         return pool.bounds.clamp(pool.bounds.least if demand_seats == 0 else pool.current)
     if not pool.seats_per_replica > 0:  # nothing known of what a replica can do
         return pool.bounds.clamp(max(pool.current, 1))
-    wanted = math.ceil(demand_seats / (_SEATS_IN_USE * pool.seats_per_replica))
-    surviving = math.ceil(pool.demand_seats / pool.seats_per_replica) + 1
-    return pool.bounds.clamp(max(wanted, surviving))
+    wanted = demand_seats / (_SEATS_IN_USE * pool.seats_per_replica)
+    surviving = pool.demand_seats / pool.seats_per_replica + 1
+    # Bounded before it is an integer: a replica of hardly any seats would need endlessly many.
+    return pool.bounds.clamp(math.ceil(min(max(wanted, surviving), pool.bounds.most)))
 
 
 def drafter_replicas(pool: DrafterPool, targets: TargetPool, wanted_targets: int) -> int:

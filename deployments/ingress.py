@@ -35,6 +35,7 @@ from deployments.controller import INTERVAL_S, find_controller
 from deployments.errors import ConfigError
 from deployments.failover import FailoverCounts, NoTargetError, answered, streamed
 from deployments.openai_errors import error_response
+from deployments.plain_bodies import read_out
 from deployments.pools import POOLS, all_full
 from deployments.refusal import RefusedByAllError, RefuseWhenFull, TryLater
 from deployments.resumption import RESUME
@@ -111,6 +112,11 @@ class FleetIngress(OpenAiIngress):  # type: ignore[misc]
             raise HTTPException(400, f"vllm_xargs: {RESUME} is not for requests; leave it out")
         pool = await self._pool(body.model)
         class_name = raw_request.headers[CLASS_HEADER] if raw_request is not None else ""
+        try:
+            body = read_out(body)
+        except ValueError as error:
+            raise HTTPException(400, str(error)) from None
+        ask_target = super()._get_response
 
         def ask(request: Any) -> AsyncGenerator[Any, None]:
             return self._ask(request, call_method, raw_request, pool, class_name)

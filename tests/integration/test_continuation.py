@@ -139,6 +139,7 @@ class Answer:
     names: set[tuple[str, int]] = field(default_factory=set)
     error: str | None = None
     num_events: int = 0
+    num_lost: int = 0  # targets; none where results came together and the stream was short
 
     def add(self, event: str) -> None:
         self.num_events += 1
@@ -192,7 +193,7 @@ async def run(engine: Any, row: Row, cut: int | None) -> Answer:
         async for event in events:
             assert isinstance(event, str), event
             answer.add(event)
-    assert counts.continued + counts.restarted + counts.given_up == (cut is not None)
+    answer.num_lost = counts.continued + counts.restarted + counts.given_up
     return answer
 
 
@@ -246,7 +247,8 @@ def answers(
 @pytest.mark.parametrize("row", [r for r in ROWS if r.outcome == EXACT], ids=lambda r: r.feature)
 def test_a_lost_targets_stream_goes_on_to_the_token(row, answers):
     undisturbed, *others = answers[row.feature].values()
-    assert len(others) > 2
+    assert undisturbed.num_lost == 0
+    assert sum(answer.num_lost for answer in others) > 2
     for answer in others:
         assert answer.error is None
         assert answer.choices == undisturbed.choices
@@ -258,8 +260,8 @@ def test_a_lost_targets_stream_goes_on_to_the_token(row, answers):
 def test_what_cannot_go_on_ends_with_an_error_that_says_why(row, answers):
     found = answers[row.feature]
     assert found[None].error is None
-    begun = [answer for cut, answer in found.items() if cut is not None and cut > 1]
-    assert len(begun) > 2
+    begun = [answer for cut, answer in found.items() if (cut or 0) > 1 and answer.num_lost]
+    assert len(begun) > 1
     for answer in begun:
         assert answer.error is not None
         assert row.outcome in answer.error

@@ -1,0 +1,26 @@
+"""Request bodies that can be sent to a target: pydantic leaves iterators in them that cannot.
+
+Fields typed `Iterable[...]` in OpenAI's messages are validated as they are read. Ray's ingress
+reads the two it knows of; any other is a 500 when the request is pickled.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def read_out(body: Any) -> Any:
+    """`body` with every such iterator of its messages read into a list.
+
+    Raises ValueError (pydantic's) for items that are not what they should be.
+    """
+    messages = getattr(body, "messages", None)
+    return body if messages is None else body.model_copy(update={"messages": _plain(messages)})
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _plain(item) for name, item in value.items()}
+    if isinstance(value, list) or type(value).__name__ == "ValidatorIterator":
+        return [_plain(item) for item in value]
+    return value

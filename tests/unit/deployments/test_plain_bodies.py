@@ -1,0 +1,37 @@
+import pickle
+from collections.abc import Iterable
+
+import pytest
+from pydantic import BaseModel
+from typing_extensions import TypedDict
+
+from deployments.plain_bodies import read_out
+
+
+class Message(TypedDict):
+    content: str | Iterable[Iterable[int]]
+
+
+class Body(BaseModel):
+    messages: list[Message]
+
+
+def test_iterators_in_messages_become_lists_that_can_be_sent():
+    body = Body(messages=[{"content": "x"}, {"content": [[1, 2], [3]]}])
+    with pytest.raises(TypeError, match="ValidatorIterator"):
+        pickle.dumps(body)
+    sent = pickle.loads(pickle.dumps(read_out(body)))
+    assert sent.messages == [{"content": "x"}, {"content": [[1, 2], [3]]}]
+
+
+def test_what_they_should_not_hold_is_a_value_error():
+    with pytest.raises(ValueError, match="valid integer"):
+        read_out(Body(messages=[{"content": [["no number"]]}]))
+
+
+def test_a_body_without_messages_stays_as_it_is():
+    class Completion(BaseModel):
+        prompt: str
+
+    body = Completion(prompt="x")
+    assert read_out(body) is body
