@@ -116,9 +116,13 @@ def _llama_cpp(name: str, target: Mapping[str, Any], port: int, path: Path) -> S
     export_gguf(Path(str(target["source"])), path)
     threads = target.get("threads", 1)
     options = {
-        "model": path, "model_alias": name, "host": "127.0.0.1", "port": port,
+        "model": path,
+        "model_alias": name,
+        "host": "127.0.0.1",
+        "port": port,
         "n_ctx": target.get("max_model_len", 2048),
-        "n_threads": threads, "n_threads_batch": threads,
+        "n_threads": threads,
+        "n_threads_batch": threads,
     }
     arguments = [part for key, value in options.items() for part in (f"--{key}", str(value))]
     return Server(
