@@ -116,7 +116,6 @@ class FleetIngress(OpenAiIngress):  # type: ignore[misc]
             body = read_out(body)
         except ValueError as error:
             raise HTTPException(400, str(error)) from None
-        ask_target = super()._get_response
 
         def ask(request: Any) -> AsyncGenerator[Any, None]:
             return self._ask(request, call_method, raw_request, pool, class_name)

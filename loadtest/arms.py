@@ -9,6 +9,9 @@ from typing import Any
 
 import httpx
 
+VLLM, LLAMA_CPP, OPENAI = "vllm", "llama.cpp", "openai"
+"""Whose request fields a server takes beside the API's own."""
+
 _SWITCH_TIMEOUT_S = 30.0
 
 
@@ -16,14 +19,14 @@ _SWITCH_TIMEOUT_S = 30.0
 class Arm:
     """A model id and a policy; None where the model does not draft, or by a policy of its own.
 
-    `label` names it where the model's id does not. `speaks_vllm`: its server takes vLLM's own
-    request fields, which the API of others does not have.
+    `label` names it where the model's id does not. `dialect` is one of `VLLM`, `LLAMA_CPP` and
+    `OPENAI`, which has nothing of its own.
     """
 
     model: str
     policy: Mapping[str, Any] | None = None
     label: str = ""
-    speaks_vllm: bool = True
+    dialect: str = VLLM
 
     @property
     def name(self) -> str:

@@ -84,7 +84,7 @@ def _add_bench(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         help="every model that drafts is an arm with each of these",
     )
     what.add_argument(
-        "--peers", nargs="+", default=[], help="vllm, vllm-ngram, ray-serve-llm: the same target"
+        "--peers", nargs="+", default=[], help="vllm, vllm-ngram, ray-serve-llm, llama-cpp"
     )
     what.add_argument(
         "--endpoint",

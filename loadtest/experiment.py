@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from loadtest.arms import Arm, switch_to
+from loadtest.arms import LLAMA_CPP, VLLM, Arm, switch_to
 from loadtest.arrivals import LoadPoint, arrival_offsets_s
 from loadtest.conversations import Conversation, filled, mixed
 from loadtest.counters import num_replicas, read_counts
@@ -224,7 +224,7 @@ def _load(plan: Plan, running: Running, task: Task) -> RunResult:
         max_tokens=plan.max_tokens,
         temperature=plan.temperature,
         stall_s=plan.stall_s,
-        extras=_vllm_fields() if task.arm.speaks_vllm else {},
+        extras=_own_fields(task.arm.dialect, plan.max_tokens),
         api_key=plan.api_key,
     )
     if load.clients is not None:
@@ -237,9 +237,11 @@ def _load(plan: Plan, running: Running, task: Task) -> RunResult:
     return run_open(url, terms, conversations, offsets_s)
 
 
-def _vllm_fields() -> dict[str, Any]:
-    """Full-length answers, token ids in every chunk, and no prefix hits from earlier runs."""
-    return {"ignore_eos": True, "return_token_ids": True, "cache_salt": secrets.token_hex(8)}
+def _own_fields(dialect: str, max_tokens: int) -> dict[str, Any]:
+    """Answers of full length; where vLLM answers also token ids, and no hits of earlier runs."""
+    if dialect == VLLM:
+        return {"ignore_eos": True, "return_token_ids": True, "cache_salt": secrets.token_hex(8)}
+    return {"min_tokens": max_tokens} if dialect == LLAMA_CPP else {}
 
 
 def _clipped(load: LoadPoint, max_tokens: int, limit: int | None) -> LoadPoint:

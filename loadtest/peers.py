@@ -1,4 +1,4 @@
-"""Servers of others, given the same target: vLLM itself, `ray.serve.llm`, any endpoint."""
+"""Servers of others, given the same target: vLLM, `ray.serve.llm`, llama.cpp, any endpoint."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from loadtest.arms import Arm
+from loadtest.arms import LLAMA_CPP, OPENAI, Arm
 from loadtest.servers import Server
 
 _MIB = 1 << 20
@@ -23,9 +24,10 @@ _NGRAM = {
     "prompt_lookup_min": 2,
 }
 _SPECULATION: dict[str, dict[str, Any] | None] = {"vllm": None, "vllm-ngram": _NGRAM}
-PEERS = (*_SPECULATION, "ray-serve-llm")
+PEERS = (*_SPECULATION, "ray-serve-llm", "llama-cpp")
 """`vllm`: `vllm serve` as it is; `vllm-ngram`: with its n-gram speculation; `ray-serve-llm`:
-the stock application, unmodified. All with their own defaults but for the target's limits."""
+the stock application, unmodified; `llama-cpp`: its Python package's server, one request at a
+time. All with their own defaults but for the target's limits."""
 
 
 @contextmanager
@@ -33,6 +35,9 @@ def peer_server(name: str, target: Mapping[str, Any], port: int) -> Iterator[Ser
     """One of `PEERS` with the `target` of a Serve file. Raises ValueError for another name."""
     if name in _SPECULATION:
         yield _vllm(name, target, port)
+    elif name == "llama-cpp":
+        with tempfile.TemporaryDirectory(prefix="dspark-bench-") as directory:
+            yield _llama_cpp(name, target, port, Path(directory) / "target.gguf")
     elif name == "ray-serve-llm":
         with tempfile.TemporaryDirectory(prefix="dspark-bench-") as directory:
             yield _ray_serve_llm(name, target, port, Path(directory) / "serve.yaml")
@@ -50,7 +55,7 @@ def endpoint_server(text: str) -> Server:
     if not (name and model and url.startswith(("http://", "https://"))):
         raise ValueError(f"{text!r}: write NAME=URL#MODEL, as in other=http://10.0.0.7:8000#qwen3")
     url = url.rstrip("/").removesuffix("/v1")
-    return Server(url, url, (Arm(model, label=name, speaks_vllm=False),))
+    return Server(url, url, (Arm(model, label=name, dialect=OPENAI),))
 
 
 def _vllm(name: str, target: Mapping[str, Any], port: int) -> Server:
@@ -99,6 +104,32 @@ def _ray_serve_llm(name: str, target: Mapping[str, Any], port: int, path: Path) 
         url=f"http://127.0.0.1:{port}",
         arms=(Arm(name),),
         command=(str(Path(sys.executable).with_name("serve")), "run", str(path)),
+        env=_env(target),
+    )
+
+
+def _llama_cpp(name: str, target: Mapping[str, Any], port: int, path: Path) -> Server:
+    if not all(find_spec(package) for package in ("llama_cpp", "gguf")):
+        raise ValueError(f"peer {name} needs packages: uv pip install '.[peers]'")
+    from loadtest.llama_cpp import export_gguf
+
+    export_gguf(Path(str(target["source"])), path)
+    threads = target.get("threads", 1)
+    options = {
+        "model": path,
+        "model_alias": name,
+        "host": "127.0.0.1",
+        "port": port,
+        "n_ctx": target.get("max_model_len", 2048),
+        "n_threads": threads,
+        "n_threads_batch": threads,
+    }
+    arguments = [part for key, value in options.items() for part in (f"--{key}", str(value))]
+    return Server(
+        description=f"llama_cpp.server, float32, {threads} thread(s)",
+        url=f"http://127.0.0.1:{port}",
+        arms=(Arm(name, dialect=LLAMA_CPP),),
+        command=(sys.executable, "-m", "llama_cpp.server", *arguments),
         env=_env(target),
     )
 
