@@ -131,12 +131,15 @@ class DraftingRunner:
         self._follow(self.adapter.forecast.advice.current())
 
     def _follow(self, advice: ReplicaPlan) -> None:
-        """Wait for drafts as long as the settings say, and no longer than they can pay."""
+        """Wait for drafts as long as the settings say, and where the policy goes by what pays,
+        no longer than that."""
         assert isinstance(self.adapter, SpeculationAdapter)
         deadline_ms = self.controls.deadline_ms
         deadline_s = self.settings.deadline_s if deadline_ms is None else deadline_ms / 1000
+        if self.adapter.policy.reads_confidences and advice.draft_wait_s is not None:
+            deadline_s = min(deadline_s, advice.draft_wait_s)
         for source in remote_sources(self.adapter.source):
-            source.set_deadline(min(deadline_s, advice.draft_wait_s or deadline_s))
+            source.set_deadline(deadline_s)
 
     def follow_canary(self, order: CanaryOrder | None, secret: str) -> None:
         """Begin, change or end a canary: the drafter of a share of the sessions to come.
