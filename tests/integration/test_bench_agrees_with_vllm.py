@@ -14,7 +14,7 @@ from loadtest.drive import Terms, run_closed
 from profiles.frontier import latency, run_metrics
 from tests.integration.demo import DEMO_TARGET
 from tests.unit.loadtest.scripted_endpoint import scripted_endpoint
-from tests.unit.loadtest.test_report import SLO
+from tests.unit.loadtest.test_bench_report import SLO
 from tests.unit.profiles.load_rows import run_row
 
 CHUNKS = (1, *(3, 2, 4) * 6)

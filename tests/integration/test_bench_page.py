@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from loadtest.report.page import write_page
-from tests.unit.loadtest.test_report import SLO, records
+from tests.unit.loadtest.test_bench_report import SLO, records
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Debian's package chromium")
