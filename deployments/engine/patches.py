@@ -1,4 +1,4 @@
-"""What is replaced in vLLM 0.29: a defect on CPU, the rejection sampler, dropped parameters."""
+"""What is replaced in vLLM 0.29: defects on CPU, the rejection sampler, dropped parameters."""
 
 from __future__ import annotations
 
@@ -31,6 +31,33 @@ def expand_batch_to_tokens(
 def mend_cpu_rejection_sampler(rejection_sampler: Any) -> None:
     """Put the mended `expand_batch_to_tokens` into vLLM's `rejection_sampler` module."""
     rejection_sampler.expand_batch_to_tokens = expand_batch_to_tokens
+
+
+def mend_cpu_lora(*modules: Any) -> None:
+    """Let tokens of requests without an adapter keep the base model's output beside others'.
+
+    They have index -1, with which vLLM's CPU kernels take the last adapter there is. `modules`
+    are those that call `bgmv_shrink` by that name. Doing it twice changes nothing.
+    """
+    for module in modules:
+        original = module.bgmv_shrink
+        if not hasattr(original, "of_every_row"):
+            module.bgmv_shrink = _without_adapterless_rows(original)
+
+
+def _without_adapterless_rows(original: Any) -> Any:
+    def bgmv_shrink(
+        inputs: torch.Tensor,
+        lora_weights: torch.Tensor,
+        output_tensor: torch.Tensor,
+        lora_indices: torch.Tensor,
+        scaling: float = 1.0,
+    ) -> None:
+        original(inputs, lora_weights, output_tensor, lora_indices, scaling)
+        output_tensor[lora_indices < 0] = 0  # what is added to the base model's output
+
+    bgmv_shrink.of_every_row = original  # type: ignore[attr-defined]
+    return bgmv_shrink
 
 
 def install_logits_processors(runner: Any, vllm_config: Any, device: torch.device) -> None:

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
+import ray
 from ray.exceptions import ActorDiedError
 from ray.serve.llm import LLMConfig
 
@@ -241,7 +242,10 @@ def answers(
         finally:
             engine._engine_client.shutdown()
 
-    return asyncio.run(all_answers())
+    try:
+        return asyncio.run(all_answers())
+    finally:
+        ray.shutdown()  # which the engine began in this process
 
 
 def same(one: Any, other: Any) -> bool:

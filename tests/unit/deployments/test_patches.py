@@ -1,6 +1,8 @@
+from types import SimpleNamespace
+
 import torch
 
-from deployments.engine.patches import expand_batch_to_tokens
+from deployments.engine.patches import expand_batch_to_tokens, mend_cpu_lora
 
 
 def test_each_requests_value_is_repeated_for_its_tokens():
@@ -18,3 +20,17 @@ def test_greedys_zero_is_replaced():
 def test_a_request_without_drafts_has_no_row():
     expanded = expand_batch_to_tokens(torch.tensor([5, 6]), torch.tensor([0, 2]), 2)
     assert expanded.tolist() == [6, 6]
+
+
+def test_tokens_without_an_adapter_get_nothing_of_the_others():
+    def shrink(inputs, lora_weights, output_tensor, lora_indices, scaling=1.0):
+        chosen = lora_weights[lora_indices]  # as vLLM's kernel does: -1 is the last adapter
+        output_tensor[:] = scaling * torch.einsum("bi,bri->br", inputs, chosen)
+
+    kernels = SimpleNamespace(bgmv_shrink=shrink)
+    mend_cpu_lora(kernels)
+    mend_cpu_lora(kernels)
+    output = torch.empty(3, 2)
+    indices = torch.tensor([0, -1, 0])
+    kernels.bgmv_shrink(torch.ones(3, 4), torch.ones(1, 2, 4), output, indices, 0.5)
+    assert output.tolist() == [[2.0, 2.0], [0.0, 0.0], [2.0, 2.0]]
