@@ -22,6 +22,7 @@ from autoscale.step_cost import StepCostTable
 from autoscale.step_cost_fit import costs_of
 from deployments.engine.canary_arm import CanaryOrder
 from deployments.engine.compat import check_engine_hooks
+from deployments.engine.patches import mend_allowed_tokens
 from deployments.engine.provenance import worker_provenance
 from deployments.engine.ranks import Follower
 from deployments.engine.runner import remote_sources
@@ -57,6 +58,7 @@ class DraftingWorker:
     def init_device(self) -> None:
         check_engine_hooks(self.capability)
         take_up_in_worker(InputBatch)
+        mend_allowed_tokens(InputBatch)
         super().init_device()  # type: ignore[misc]
 
     def compile_or_warm_up_model(self) -> Any:

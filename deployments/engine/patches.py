@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import wraps
 from typing import Any
 
 import torch
@@ -58,6 +59,36 @@ def _without_adapterless_rows(original: Any) -> Any:
 
     bgmv_shrink.of_every_row = original  # type: ignore[attr-defined]
     return bgmv_shrink
+
+
+def mend_allowed_tokens(input_batch_class: Any) -> None:
+    """Let a request without `allowed_token_ids` have none in vLLM's `InputBatch`.
+
+    A row that moves leaves its mask behind, and swapping two rows gives both the same one:
+    whoever came to sit there was held to another request's tokens. Doing it twice changes
+    nothing.
+    """
+    add_request, swap_states = input_batch_class.add_request, input_batch_class.swap_states
+    if hasattr(swap_states, "with_one_mask"):
+        return
+
+    @wraps(add_request)
+    def adding(self: Any, request: Any) -> int:
+        index: int = add_request(self, request)
+        mask = self.allowed_token_ids_mask_cpu_tensor
+        if mask is not None and request.req_id not in self.has_allowed_token_ids:
+            mask[index] = False
+        return index
+
+    def swapping(self: Any, one: int, other: int) -> None:
+        mask = self.allowed_token_ids_mask_cpu_tensor
+        swapped = None if mask is None else mask[[other, one]]  # a copy
+        swap_states(self, one, other)
+        if mask is not None:
+            mask[[one, other]] = swapped
+
+    swapping.with_one_mask = swap_states  # type: ignore[attr-defined]
+    input_batch_class.add_request, input_batch_class.swap_states = adding, swapping
 
 
 def install_logits_processors(runner: Any, vllm_config: Any, device: torch.device) -> None:

@@ -15,7 +15,11 @@ from vllm.v1.worker.gpu_input_batch import InputBatch
 
 from deployments.engine.compat import PROCESSORS
 from deployments.engine.drafting_worker import DraftingWorker, replaced
-from deployments.engine.patches import mend_cpu_lora, mend_cpu_rejection_sampler
+from deployments.engine.patches import (
+    mend_allowed_tokens,
+    mend_cpu_lora,
+    mend_cpu_rejection_sampler,
+)
 from deployments.engine.runner import DraftingRunner
 from deployments.engine.said import take_up_in_worker
 from deployments.engine.seeded import SeededCPUModelRunner
@@ -38,6 +42,7 @@ class PlainCPUWorker(CPUWorker):  # type: ignore[misc]
 
     def init_device(self) -> None:
         take_up_in_worker(InputBatch)
+        mend_allowed_tokens(InputBatch)
         mend_cpu_lora(lora_ops, punica_cpu)
         with replaced(cpu_worker, "CPUModelRunner", self.runner_class):
             super().init_device()

@@ -206,14 +206,9 @@ async def run_all(engine: Any) -> dict[str, dict[int | None, Answer]]:
         async with seats:
             return await run(engine, row, cut)
 
-    # Adapters by themselves: beside one, a speculating engine on processors is not exact yet.
-    adapted = [row for row in ROWS if row.feature == "LoRA"]
-    others = [row for row in ROWS if row.feature != "LoRA"]
-    undisturbed = await asyncio.gather(*(one(row, None) for row in others))
-    undisturbed += await asyncio.gather(*(one(row, None) for row in adapted))
+    undisturbed = await asyncio.gather(*(one(row, None) for row in ROWS))
     answers: dict[str, dict[int | None, Answer]] = {
-        row.feature: {None: answer}
-        for row, answer in zip([*others, *adapted], undisturbed, strict=True)
+        row.feature: {None: answer} for row, answer in zip(ROWS, undisturbed, strict=True)
     }
     for row in ROWS:
         last = answers[row.feature][None].num_events
