@@ -63,15 +63,18 @@ def test_drafts_are_the_same_colocated_and_split(kind: str) -> None:
         deadline_s=5, secret="s", target_id="t", shape=model.config.shape, address=server.address
     )
     colocated = ColocatedDraftSource(engine_of(model))
-    for start, end in [(0, 11), (11, 14)]:
-        batch = step_of(model, start, end)
-        near, far = colocated.draft(batch), remote.draft(batch)
-        assert near is not None
-        assert far is not None
-        assert torch.equal(near.tokens, far.tokens)
-        assert torch.equal(near.confidences, far.confidences)
-    remote.close()
-    assert server.stop()
+    try:
+        for start, end in [(0, 11), (11, 14)]:
+            batch = step_of(model, start, end)
+            near, far = colocated.draft(batch), remote.draft(batch)
+            assert near is not None
+            assert far is not None
+            assert torch.equal(near.tokens, far.tokens)
+            # The server's thread may compute with another number of threads.
+            torch.testing.assert_close(near.confidences, far.confidences)
+    finally:
+        remote.close()
+        assert server.stop()
 
 
 @pytest.mark.parametrize("kind", WITH_WEIGHTS)
