@@ -78,6 +78,7 @@ def test_what_did_not_change_is_not_written(tmp_path):
 
 
 def test_a_damaged_file_is_left_aside_and_named(tmp_path, caplog):
+    caplog.set_level(logging.WARNING)
     (tmp_path / "x.calibration.parquet").write_bytes(b"not a profile")
     learning = FleetLearning(tmp_path)
     assert learning.plan(PAIR) == {}
@@ -85,6 +86,7 @@ def test_a_damaged_file_is_left_aside_and_named(tmp_path, caplog):
 
 
 def test_a_directory_that_cannot_be_written_stops_nothing(tmp_path, caplog):
+    caplog.set_level(logging.WARNING)
     taken = tmp_path / "file"
     taken.touch()
     learning = FleetLearning(taken / "below")

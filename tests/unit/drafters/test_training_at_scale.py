@@ -40,22 +40,36 @@ def dspark_plan(target_dir, data) -> TrainingPlan:
     return small_plan("dspark", target_dir, data)
 
 
-def weights_after(trainer: Trainer, steps: int) -> tuple[dict[str, float], dict]:
+def gradients_of(trainer: Trainer, steps: int) -> list[tuple[dict[str, float], dict]]:
+    """Losses and gradients of each step."""
+    taken = []
     for _ in range(steps):
-        losses = trainer.train_step()
-    return losses.means(), trainer.model.state_dict()
+        losses = trainer.train_step().means()
+        named = trainer.model.named_parameters()
+        gradients = {name: p.grad.clone() for name, p in named if p.grad is not None}
+        taken.append((losses, gradients))
+    return taken
 
 
-def assert_same_run(one, other) -> None:
-    assert one[0] == pytest.approx(other[0], abs=1e-5)
-    for name, weight in one[1].items():
-        torch.testing.assert_close(weight, other[1][name], atol=1e-5, rtol=0, msg=name)
+def assert_same_steps(one, other) -> None:
+    for (losses, gradients), (other_losses, other_gradients) in zip(one, other, strict=True):
+        assert losses == pytest.approx(other_losses, abs=1e-5)
+        assert gradients.keys() == other_gradients.keys()
+        for name, gradient in gradients.items():
+            wanted = other_gradients[name]
+            torch.testing.assert_close(gradient, wanted, atol=1e-5, rtol=0, msg=name)
 
 
-def test_accumulated_gradients_are_those_of_the_whole_batch(plan):
-    whole = weights_after(Trainer(plan), 3)
+@pytest.fixture
+def resting(plan) -> TrainingPlan:
+    """Weights that stay: AdamW's first steps turn rounding in a tiny gradient into a whole step."""
+    return replace(plan, learning_rate=0.0)
+
+
+def test_accumulated_gradients_are_those_of_the_whole_batch(resting):
+    whole = gradients_of(Trainer(resting), 3)
     for micro_batch in (1, 2):
-        assert_same_run(whole, weights_after(Trainer(plan, micro_batch=micro_batch), 3))
+        assert_same_steps(whole, gradients_of(Trainer(resting, micro_batch=micro_batch), 3))
 
 
 class ThreadWorkers:
@@ -84,17 +98,18 @@ class Meeting:
 
 @pytest.mark.parametrize("count", [2, 4])  # of a batch of 3, so that one of 4 has no part
 def test_several_workers_take_the_steps_of_one(count, dspark_plan, tmp_path):
+    resting = replace(dspark_plan, learning_rate=0.0)
     meeting = Meeting(count)
     trainers = [
-        Trainer(dspark_plan, workers=ThreadWorkers(rank, count, meeting)) for rank in range(count)
+        Trainer(resting, workers=ThreadWorkers(rank, count, meeting)) for rank in range(count)
     ]
     with ThreadPoolExecutor(count) as pool:
-        runs = list(pool.map(lambda trainer: weights_after(trainer, 3), trainers))
+        runs = list(pool.map(lambda trainer: gradients_of(trainer, 3), trainers))
         held_out = list(pool.map(lambda trainer: trainer.evaluate(), trainers))
-    alone = Trainer(dspark_plan)
-    expected = weights_after(alone, 3)
+    alone = Trainer(resting)
+    expected = gradients_of(alone, 3)
     for run in runs:
-        assert_same_run(run, expected)
+        assert_same_steps(run, expected)
     wanted = alone.evaluate()
     for found in held_out:
         for domain, means in wanted.items():
@@ -157,12 +172,12 @@ def small_parts(monkeypatch) -> None:
     monkeypatch.setattr(feature_cache, "ROWS_PER_PART", 7)
 
 
-def test_cached_features_train_the_same_drafter(plan, tmp_path, small_parts):
-    fresh = weights_after(Trainer(plan), 3)
+def test_cached_features_train_the_same_drafter(resting, tmp_path, small_parts):
+    fresh = gradients_of(Trainer(resting), 3)
     for _ in range(2):  # filled, then found
-        trainer = Trainer(plan)
+        trainer = Trainer(resting)
         trainer.use_cache(tmp_path)
-        assert_same_run(fresh, weights_after(trainer, 3))
+        assert_same_steps(fresh, gradients_of(trainer, 3))
     assert len(list(tmp_path.glob("features-*.parquet"))) == 6
 
 
