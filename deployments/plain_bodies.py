@@ -1,7 +1,8 @@
 """Request bodies that can be sent to a target: pydantic leaves iterators in them that cannot.
 
 Fields typed `Iterable[...]` in OpenAI's messages are validated as they are read. Ray's ingress
-reads the two it knows of; any other is a 500 when the request is pickled.
+reads the two it knows of; any other is a 500 when the request is pickled. Of vLLM's message
+types harmony's has an author in place of a role, with which the renderer of any other model fails.
 """
 
 from __future__ import annotations
@@ -12,10 +13,17 @@ from typing import Any
 def read_out(body: Any) -> Any:
     """`body` with every such iterator of its messages read into a list.
 
-    Raises ValueError (pydantic's) for items that are not what they should be.
+    Raises ValueError (pydantic's) for items that are not what they should be, and for a
+    message without a role.
     """
     messages = getattr(body, "messages", None)
-    return body if messages is None else body.model_copy(update={"messages": _plain(messages)})
+    if messages is None:
+        return body
+    messages = _plain(messages)
+    for i, message in enumerate(messages):
+        if not isinstance(message, dict) or "role" not in message:
+            raise ValueError(f"messages[{i}] has no role; give it one, as user or assistant")
+    return body.model_copy(update={"messages": messages})
 
 
 def _plain(value: Any) -> Any:

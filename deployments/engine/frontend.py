@@ -39,23 +39,30 @@ def mend_text() -> None:
 
 
 def _validate_beside_drafts(self: Any, speculative_config: Any) -> None:
-    """Raises ValueError (a 400) for what neither drafts nor their absence can give."""
+    """Raises VLLMValidationError (a 400) for what neither drafts nor their absence can give."""
     if speculative_config is not None:
         _refuse_logprob_token_ids(self)
 
 
+def _refused(message: str) -> Exception:
+    """What vLLM's frontend answers with 400; of a ValueError it makes a 500."""
+    from vllm.exceptions import VLLMValidationError
+
+    return VLLMValidationError(message)
+
+
 def _refuse_logprob_token_ids(params: Any) -> None:
     """vLLM's rejection samplers, V1's and V2's, leave `logprob_token_ids` out for every
-    request of a step that has drafts, also for those without. Raises ValueError."""
+    request of a step that has drafts, also for those without. Raises VLLMValidationError."""
     if params.logprob_token_ids:
-        raise ValueError(
+        raise _refused(
             "logprob_token_ids is not available where requests are drafted for; ask for "
             "logprobs, or a model without speculation"
         )
 
 
 def refuse_what_native_ignores(params_class: Any) -> None:
-    """Let vLLM's validation refuse, with ValueError (a 400), what its drafting would ignore."""
+    """Let vLLM's validation refuse, with a 400, what its drafting would ignore."""
     original = params_class._validate_spec_decode
     if hasattr(original, "vllms_own"):
         return
@@ -66,7 +73,7 @@ def refuse_what_native_ignores(params_class: Any) -> None:
             return
         _refuse_logprob_token_ids(self)
         if (self.extra_args or {}).get(SWITCH) == "off":
-            raise ValueError(
+            raise _refused(
                 f"vllm_xargs {SWITCH}: off is not available for this model: vLLM drafts for it "
                 f"(placement native) and can leave no request out; remove {SWITCH} from "
                 "vllm_xargs, or serve the model with placement colocated or split"
@@ -77,7 +84,7 @@ def refuse_what_native_ignores(params_class: Any) -> None:
 
 
 def refusing_what_kills(generate: Any, config: Any) -> Any:
-    """`AsyncLLM.generate` that refuses, with ValueError (a 400), what its engine would die of.
+    """`AsyncLLM.generate` that refuses, with a 400, what its engine would die of.
 
     On processors vLLM 0.29's LoRA layer takes every row of logits for a sampled one: log
     probabilities of a prompt end the engine, adapter or not.
@@ -88,7 +95,7 @@ def refusing_what_kills(generate: Any, config: Any) -> Any:
 
     def refusing(prompt: Any, sampling_params: Any, *args: Any, **kwargs: Any) -> Any:
         if getattr(sampling_params, "prompt_logprobs", None) is not None:
-            raise ValueError(
+            raise _refused(
                 "log probabilities of the prompt are not available on processors where the "
                 "model has LoRA adapters; leave out prompt_logprobs, or echo with logprobs"
             )

@@ -41,10 +41,13 @@ class _Engine(VLLMEngine):  # type: ignore[misc]
     """What all our engines have: streams of lost targets can go on in them, and tokens are told
     to the seats of their requests.
 
-    Ray 2.60 looks for vLLM's tokenisation under a name that vLLM 0.29 no longer uses.
+    Ray 2.60 looks for vLLM's tokenisation under a name that vLLM 0.29 no longer uses. It also
+    starts a worker process per node, imports and all, to fetch what lies in a bucket; directories
+    and hub ids, all that a target may be (`checkpoint_source`), need none.
     """
 
     async def start(self) -> None:
+        self.llm_config.get_or_create_callback().ctx.run_init_node = False
         await super().start()
         tell_seats(self._engine_client.output_processor)
         if self._oai_serving_tokenization is None:  # type: ignore[has-type]

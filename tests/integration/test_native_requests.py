@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from vllm import SamplingParams
 from vllm.config import ParallelConfig, SpeculativeConfig
+from vllm.exceptions import VLLMValidationError
 
 from deployments.engine.frontend import refuse_what_native_ignores
 from tests.integration.test_real_model_arguments import engine_args
@@ -46,7 +47,7 @@ def verify(configs: tuple[Any, Any], **params: Any) -> None:
     ],
 )
 def test_what_would_be_ignored_is_refused_with_the_mend(configs, params, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(VLLMValidationError, match=message):
         verify(configs, **params)
     verify((configs[0], None), **params)  # nothing is drafted, so nothing is ignored
 

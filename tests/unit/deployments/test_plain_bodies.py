@@ -7,8 +7,11 @@ from typing_extensions import TypedDict
 
 from deployments.plain_bodies import read_out
 
+USER = {"role": "user"}
 
-class Message(TypedDict):
+
+class Message(TypedDict, total=False):
+    role: str
     content: str | Iterable[Iterable[int]]
 
 
@@ -17,16 +20,21 @@ class Body(BaseModel):
 
 
 def test_iterators_in_messages_become_lists_that_can_be_sent():
-    body = Body(messages=[{"content": "x"}, {"content": [[1, 2], [3]]}])
+    body = Body(messages=[USER | {"content": "x"}, USER | {"content": [[1, 2], [3]]}])
     with pytest.raises(TypeError, match="ValidatorIterator"):
         pickle.dumps(body)
     sent = pickle.loads(pickle.dumps(read_out(body)))
-    assert sent.messages == [{"content": "x"}, {"content": [[1, 2], [3]]}]
+    assert sent.messages == [USER | {"content": "x"}, USER | {"content": [[1, 2], [3]]}]
 
 
 def test_what_they_should_not_hold_is_a_value_error():
     with pytest.raises(ValueError, match="valid integer"):
-        read_out(Body(messages=[{"content": [["no number"]]}]))
+        read_out(Body(messages=[USER | {"content": [["no number"]]}]))
+
+
+def test_a_message_without_a_role_is_named():
+    with pytest.raises(ValueError, match=r"messages\[1\] has no role"):
+        read_out(Body(messages=[USER, {"content": "x"}]))
 
 
 def test_a_body_without_messages_stays_as_it_is():
