@@ -19,12 +19,14 @@ class Received:
     """A request's raw outcome: when it was sent (by `time.perf_counter`), and what came back.
 
     `failure` is the status of a request whose connection failed, with the reason.
+    `retry_after_s` is what a refusal asks to wait.
     """
 
     sent_at: float
     http_status: int
     pieces: tuple[Piece, ...]
     failure: tuple[str, str] | None = None
+    retry_after_s: float | None = None
 
     @property
     def ended_at(self) -> float:
@@ -66,18 +68,21 @@ class ChatClient:
     async def __aexit__(self, *_: object) -> None:
         await self._session.close()
 
-    async def chat(self, body: Mapping[str, Any]) -> Received:
+    async def chat(
+        self, body: Mapping[str, Any], headers: Mapping[str, str] | None = None
+    ) -> Received:
         """Send one chat and take its answer. Raises nothing of the network's."""
         sent_at = time.perf_counter()
         pieces: list[Piece] = []
         http_status = 0
-        failure = None
+        failure = retry_after = None
         now = asyncio.get_running_loop().time
         ends_at = now() + self._limit_s
         try:
             async with asyncio.timeout(self._stall_s) as limit:
-                async with self._session.post(self._url, json=body) as response:
+                async with self._session.post(self._url, json=body, headers=headers) as response:
                     http_status = response.status
+                    retry_after = response.headers.get("Retry-After")
                     async for data in response.content.iter_any():
                         pieces.append(Piece(time.perf_counter() - sent_at, data))
                         limit.reschedule(min(now() + self._stall_s, ends_at))
@@ -89,4 +94,5 @@ class ChatClient:
             failure = (STALLED, reason)
         except (aiohttp.ClientError, OSError, ValueError) as error:
             failure = (RESET, f"{type(error).__name__}: {error}")
-        return Received(sent_at, http_status, tuple(pieces), failure)
+        retry_after_s = None if retry_after is None else float(retry_after)
+        return Received(sent_at, http_status, tuple(pieces), failure, retry_after_s)

@@ -32,6 +32,9 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     scenario.add_argument("--capacity", type=float, help="requests per second, instead of measured")
     scenario.add_argument("--port", type=int, default=8124)
     scenario.add_argument("--output", type=Path, help="also write every run as JSON")
+    scenario.add_argument(
+        "--logs", type=Path, default=Path("scenario-logs"), help="directory of what servers print"
+    )
     scenario.set_defaults(run=_scenario)
     budget = subparsers.add_parser(
         "budget", help="draft tokens verified per request, by concurrency, on a running server"
@@ -207,6 +210,7 @@ def _scenario(args: argparse.Namespace) -> int:
             port=args.port,
             rounds=args.rounds,
             capacity_per_s=args.capacity,
+            logs=args.logs,
             progress=lambda run: print(
                 table_row(f"{run.arm}, {run.round + 1}", run.summary), flush=True
             ),

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import httpx
-
+from loadtest.client import ChatClient, Received
 from loadtest.phases import Request
+from profiles.load_records import OK
 
-_TIMEOUT_S = 300.0
-_TAIL_BYTES = 8192  # of a stream: the last event, with the usage, lies within
+_STALL_S = 300.0
 REFUSED = 429
 
 
@@ -31,6 +29,19 @@ class Outcome:
     first_token_s: float | None = None
     output_tokens: int = 0
     retry_after_s: float | None = None
+
+    @classmethod
+    def of(cls, request: Request, received: Received, start_s: float) -> Outcome:
+        """`start_s` of the run by `time.perf_counter`."""
+        ended_s = received.ended_at - start_s
+        if received.http_status != 200:
+            after_s = received.retry_after_s
+            return cls(request, received.http_status, ended_s, retry_after_s=after_s)
+        answer = received.answer()
+        if answer.status != OK:
+            return cls(request, 0, ended_s)
+        first_token_s = received.sent_at + answer.chunks[0].at_s - start_s
+        return cls(request, 200, ended_s, first_token_s, answer.output_tokens)
 
     @property
     def is_answered(self) -> bool:
@@ -52,26 +63,30 @@ def run_open_loop(
     url: str, model: str, requests: Sequence[Request], *, cache_salt: str
 ) -> list[Outcome]:
     """The outcome of every request, in their order; refusals and failures are outcomes too."""
-    return asyncio.run(_run(url, model, requests, cache_salt))
+    start_s, received = asyncio.run(_run(url, model, requests, cache_salt))
+    pairs = zip(requests, received, strict=True)
+    return [Outcome.of(request, one, start_s) for request, one in pairs]
 
 
-async def _run(url: str, model: str, requests: Sequence[Request], cache_salt: str) -> list[Outcome]:
-    limits = httpx.Limits(max_connections=None, max_keepalive_connections=64)
-    async with httpx.AsyncClient(base_url=url, timeout=_TIMEOUT_S, limits=limits) as http:
+async def _run(
+    url: str, model: str, requests: Sequence[Request], cache_salt: str
+) -> tuple[float, list[Received]]:
+    async with ChatClient(url, stall_s=_STALL_S) as client:
         start_s = time.perf_counter()
-        return await asyncio.gather(
-            *(_one(http, model, request, cache_salt, start_s) for request in requests)
-        )
+
+        async def one(request: Request) -> Received:
+            await asyncio.sleep(max(request.at_s - (time.perf_counter() - start_s), 0.0))
+            asked_class = request.service_class
+            return await client.chat(
+                _body(model, request, cache_salt),
+                {"x-dspark-class": asked_class} if asked_class else {},
+            )
+
+        return start_s, await asyncio.gather(*map(one, requests))
 
 
-async def _one(
-    http: httpx.AsyncClient, model: str, request: Request, cache_salt: str, start_s: float
-) -> Outcome:
-    def now_s() -> float:
-        return time.perf_counter() - start_s
-
-    await asyncio.sleep(max(request.at_s - now_s(), 0.0))
-    body = {
+def _body(model: str, request: Request, cache_salt: str) -> dict[str, object]:
+    return {
         "model": model,
         "messages": [{"role": "user", "content": request.prompt}],
         "max_tokens": request.max_tokens,
@@ -81,36 +96,3 @@ async def _one(
         "stream_options": {"include_usage": True},
         "cache_salt": cache_salt,
     }
-    headers = {"x-dspark-class": request.service_class} if request.service_class else {}
-    try:
-        async with http.stream("POST", "/v1/chat/completions", json=body, headers=headers) as reply:
-            if reply.status_code != 200:
-                await reply.aread()
-                after = reply.headers.get("retry-after")
-                return Outcome(
-                    request,
-                    reply.status_code,
-                    now_s(),
-                    retry_after_s=float(after) if after else None,
-                )
-            first_token_s, tail = None, b""
-            async for chunk in reply.aiter_raw():
-                if first_token_s is None and b'"content":"' in chunk.replace(b'"content":""', b""):
-                    first_token_s = now_s()
-                tail = (tail + chunk)[-_TAIL_BYTES:]
-            ended_s = now_s()
-    except httpx.HTTPError:
-        return Outcome(request, 0, now_s())
-    tokens = _completion_tokens(tail)
-    if tokens is None or first_token_s is None:
-        return Outcome(request, 0, ended_s)
-    return Outcome(request, 200, ended_s, first_token_s, tokens)
-
-
-def _completion_tokens(tail: bytes) -> int | None:
-    """Of the usage in the last event; None where the stream did not come to its end."""
-    events = [line[6:] for line in tail.split(b"\n") if line.startswith(b"data: ")]
-    if len(events) < 2 or events[-1].strip() != b"[DONE]":
-        return None
-    usage = json.loads(events[-2]).get("usage")
-    return None if usage is None else int(usage["completion_tokens"])

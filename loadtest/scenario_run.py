@@ -4,28 +4,24 @@ from __future__ import annotations
 
 import json
 import secrets
-import signal
 import subprocess
 import sys
-import tempfile
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import httpx
 import yaml
 
+from loadtest.arms import Arm
 from loadtest.open_loop import Outcome, run_open_loop
 from loadtest.promises import Promise, Summary, summarise
 from loadtest.scenarios import Scenario, usual
+from loadtest.servers import Server, running
 from loadtest.throttle import throttled
 from loadtest.throughput import closed_loop_tokens_per_s
 
-_START_TIMEOUT_S = 600.0
-_STOP_TIMEOUT_S = 60.0
 _CAPACITY_CONCURRENCY = 64
 
 
@@ -48,10 +44,25 @@ class ServedArm:
     @property
     def model(self) -> str:
         """Its first model's id."""
-        args = yaml.safe_load(self.config.read_text())["applications"][0]["args"]
+        args = self._args()
         if "models" in args:
             return str(args["models"][0]["id"])
         return str(args["llm_configs"][0]["model_loading_config"]["model_id"])
+
+    def server(self, port: int) -> Server:
+        """The arm's application, to be started on that port."""
+        return Server(
+            description=f"{self.name}, {self.config}",
+            url=f"http://127.0.0.1:{port}",
+            arms=(Arm(self.model, label=self.name),),
+            command=(sys.executable, "-m", "loadtest.serve_file", str(self.config), str(port)),
+            has_fleet="models" in self._args(),
+        )
+
+    def _args(self) -> dict[str, Any]:
+        document = yaml.safe_load(self.config.read_text())
+        args: dict[str, Any] = document["applications"][0]["args"]
+        return args
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,46 +71,6 @@ class ArmRun:
     round: int
     capacity_per_s: float
     summary: Summary
-
-
-@contextmanager
-def serving(arm: ServedArm, port: int) -> Iterator[str]:
-    """The arm's application in a process of its own; yields its base URL once it answers.
-
-    Raises RuntimeError with the end of its log when it does not come up. It is stopped in every
-    case.
-    """
-    with tempfile.TemporaryFile() as log:
-        command = [sys.executable, "-m", "loadtest.serve_file", str(arm.config), str(port)]
-        server = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
-        url = f"http://127.0.0.1:{port}"
-        try:
-            _wait_until_up(server, url, arm.model)
-            yield url
-        except RuntimeError as error:
-            log.seek(0)
-            raise RuntimeError(f"{error}\n{log.read().decode(errors='replace')[-4000:]}") from None
-        finally:
-            server.send_signal(signal.SIGINT)
-            try:
-                server.wait(_STOP_TIMEOUT_S)
-            except subprocess.TimeoutExpired:
-                server.kill()
-
-
-def _wait_until_up(server: subprocess.Popen[bytes], url: str, model: str) -> None:
-    body = {"model": model, "prompt": "Hello", "max_tokens": 2}
-    deadline = time.monotonic() + _START_TIMEOUT_S
-    while time.monotonic() < deadline:
-        if server.poll() is not None:
-            raise RuntimeError(f"the server ended with status {server.returncode}")
-        try:
-            if httpx.post(f"{url}/v1/completions", json=body, timeout=60).is_success:
-                return
-        except httpx.TransportError:
-            pass
-        time.sleep(1)
-    raise RuntimeError(f"nothing serves {model} at {url} after {_START_TIMEOUT_S:.0f} s")
 
 
 def measure_capacity(url: str, model: str) -> float:
@@ -122,22 +93,26 @@ def run_scenario(
     port: int,
     rounds: int,
     capacity_per_s: float | None,
+    logs: Path,
     progress: Callable[[ArmRun], None],
 ) -> list[ArmRun]:
     """All arms in every round, one at a time: two cores serve one.
 
-    The capacity is the last arm's, measured at the beginning where it is not given.
+    The capacity is the last arm's, measured at the beginning where it is not given. What a
+    server prints goes below `logs`. Raises ServerError for an arm that does not come up.
     """
     if capacity_per_s is None:
-        with serving(arms[-1], port) as url:
-            measure_capacity(url, arms[-1].model)  # warms up
-            capacity_per_s = measure_capacity(url, arms[-1].model)
+        last = arms[-1].server(port)
+        with running(last, logs / "capacity.log"):
+            measure_capacity(last.url, arms[-1].model)  # warms up
+            capacity_per_s = measure_capacity(last.url, arms[-1].model)
     runs = []
     for round_ in range(rounds):
         requests = scenario.requests(capacity_per_s, round_)
         for arm in arms if round_ % 2 == 0 else reversed(arms):
-            with serving(arm, port) as url:
-                outcomes = _run_one(scenario, arm, url, requests)
+            server = arm.server(port)
+            with running(server, logs / f"{arm.name}-{round_ + 1}.log"):
+                outcomes = _run_one(scenario, arm, server.url, requests)
             watched = [one for one in outcomes if scenario.watched(one.request)]
             runs.append(ArmRun(arm.name, round_, capacity_per_s, summarise(watched, promise)))
             progress(runs[-1])

@@ -21,6 +21,7 @@ from loadtest.arms import Arm
 
 _START_TIMEOUT_S = 600.0
 _STOP_TIMEOUT_S = 60.0
+_FIRST_ANSWER_S = 60.0
 _POLL_S = 1.0
 
 
@@ -111,10 +112,26 @@ def _listed(url: str) -> dict[str, dict[str, Any]] | None:
 
 
 def _is_up(server: Server) -> bool:
-    """Whether it lists models, and ours a target of each: the list alone comes earlier."""
-    listed = _listed(server.url)
-    if not listed or not server.has_fleet:
-        return bool(listed)
+    """Whether it lists models and answers for each (a list alone comes earlier), and ours has a
+    target of each that reports."""
+    if not _listed(server.url):
+        return False
+    if server.has_fleet and not _has_targets(server):
+        return False
+    return all(_answers(server.url, model) for model in {arm.model for arm in server.arms})
+
+
+def _answers(url: str, model: str) -> bool:
+    messages = [{"role": "user", "content": "Hello"}]
+    body = {"model": model, "messages": messages, "max_tokens": 2}
+    try:
+        reply = httpx.post(f"{url}/v1/chat/completions", json=body, timeout=_FIRST_ANSWER_S)
+        return reply.is_success
+    except httpx.HTTPError:
+        return False
+
+
+def _has_targets(server: Server) -> bool:
     try:
         models = httpx.get(f"{server.url}/fleet", timeout=5).raise_for_status().json()["models"]
     except (httpx.HTTPError, ValueError, KeyError):
