@@ -27,7 +27,6 @@ from deployments.failover import FailoverCounts, streamed
 from tests.integration.adapters import write_adapter
 from tests.integration.demo import DEMO_TARGET
 from tests.integration.engines import settings
-from tests.integration.without_nodes import WithoutNodes
 
 EXACT = "exact"
 CUTS = (1, 2, 3, 9, 23)  # events that come before the target is lost; beyond the last: at its end
@@ -218,7 +217,7 @@ async def run_all(engine: Any) -> dict[str, dict[int | None, Answer]]:
     return answers
 
 
-@pytest.fixture(scope="module", params=["off", "colocated"])
+@pytest.fixture(scope="module", params=[pytest.param("off", marks=pytest.mark.long), "colocated"])
 def answers(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, dict[int | None, Answer]]:
@@ -231,7 +230,6 @@ def answers(
         model_loading_config={"model_id": "demo", "model_source": target_directory(model)},
         accelerator_config={"kind": "cpu"},
         engine_kwargs=engine_kwargs(model, shape),
-        callback_config={"callback_class": WithoutNodes},
     )
 
     async def all_answers() -> dict[str, dict[int | None, Answer]]:
