@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import signal
 import sys
@@ -16,7 +17,7 @@ from loadtest.conversations import bundled, parse_mix, read_conversations
 from loadtest.experiment import Plan, Progress, Results, run_server, tasks
 from loadtest.peers import endpoint_server, peer_server
 from loadtest.provenance import provenance
-from loadtest.report.tables import matched_table, speed_table
+from loadtest.report.tables import matched_table, speed_table, speeds
 from loadtest.servers import Server, dspark_server, running, serve_document
 from profiles.frontier import Slo
 
@@ -51,12 +52,15 @@ def bench(args: argparse.Namespace, argv: Sequence[str]) -> None:
 
 
 def report(directory: Path, slo: Slo, others: Path | None = None) -> None:
-    """Print the table of a result and write its page, beside `others` where they are given."""
+    """Print the table of a result; write it as JSON too, and a page, beside `others` if given."""
     from loadtest.report.page import write_page
     from profiles.load_records import load_load_records
 
     records = load_load_records(directory)
-    print(speed_table(records, slo).markdown())
+    rows = speeds(records, slo)
+    print(speed_table(rows).markdown())
+    table = json.dumps([row._asdict() for row in rows], indent=1)
+    (directory / "speeds.json").write_text(table + "\n")
     print()
     print(matched_table(records, slo).markdown(), flush=True)
     page = write_page(directory, records, slo, load_load_records(others) if others else None)

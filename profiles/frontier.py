@@ -12,7 +12,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
-from statistics import fmean, stdev
+from statistics import fmean, median, stdev
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -156,10 +156,12 @@ def _ratio(above: float, below: float) -> float:
 
 
 class Estimate(NamedTuple):
-    """A mean over runs and half the width of its 95 % interval; NaN for a single run."""
+    """A mean over runs and half the width of its 95 % interval (NaN for a single run), and the
+    median, which one disturbed run moves less."""
 
     mean: float
     half_width: float
+    median: float
 
     @property
     def relative(self) -> float:
@@ -173,13 +175,14 @@ _NORMAL = 1.96
 
 
 def estimate(values: Sequence[float]) -> Estimate:
-    """Mean and interval of repetitions, by Student's t; NaN among them is left out."""
+    """Of repetitions, the interval by Student's t; NaN among them is left out."""
     known = [value for value in values if not math.isnan(value)]
     if len(known) < 2:
-        return Estimate(_mean(known), math.nan)
+        return Estimate(_mean(known), math.nan, _mean(known))
     freedom = len(known) - 1
     t = _T[freedom] if freedom < len(_T) else _NORMAL
-    return Estimate(fmean(known), t * stdev(known) / math.sqrt(len(known)))
+    half_width = t * stdev(known) / math.sqrt(len(known))
+    return Estimate(fmean(known), half_width, median(known))
 
 
 class _Loaded(Protocol):

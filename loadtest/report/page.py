@@ -16,6 +16,7 @@ from loadtest.report.tables import (
     reference_arm,
     regressions,
     speed_table,
+    speeds,
     unsteady,
 )
 from profiles.frontier import Point, Slo, by_arm, points
@@ -54,7 +55,7 @@ def write_page(
         _section("Frontiers", _grid(pictures)),
         _section(
             f"Throughput, and its ratio to {reference_arm(records)}",
-            _table("Throughput by load", speed_table(records, slo)),
+            _table("Throughput by load", speed_table(speeds(records, slo))),
         ),
         _section(
             "At matched throughput",
@@ -138,7 +139,7 @@ def _comparison(records: LoadRecords, before: LoadRecords | None, slo: Slo) -> l
     parts = [
         _list(worse) if worse else "<p>No arm became slower beyond both intervals.</p>",
         "<p>Measured differently:</p>" + _list(differing) if differing else "",
-        _table("Before", speed_table(before, slo)),
+        _table("Before", speed_table(speeds(before, slo))),
     ]
     return [_section("Against the earlier result", "\n".join(parts))]
 

@@ -39,34 +39,72 @@ def reference_arm(records: LoadRecords) -> str:
     return records.runs[0].arm if records.runs else ""
 
 
-def speed_table(records: LoadRecords, slo: Slo) -> Table:
-    """A row per load point: tokens/s/replica, the ratio to the first arm, errors."""
-    cells = {(p.arm, p.label): p for p in points(records, slo)}
-    arms = tuple(dict.fromkeys(arm for arm, _ in cells))
+class Speed(NamedTuple):
+    """An arm at a load point: medians over its rounds, ratios of runs of the same round.
+
+    `tokens_per_s` is of a replica; `ratio` and half the width of its 95 % interval are None
+    where the first arm has no run beside it.
+    """
+
+    load: str
+    arm: str
+    tokens_per_s: float
+    ratio: float | None
+    ratio_half_width: float | None
+    error_rate: float
+    rounds: int
+
+
+def speeds(records: LoadRecords, slo: Slo) -> list[Speed]:
+    """Every arm at every load point, load by load."""
     ratios = paired_ratios(records, REPLICA, reference_arm(records), slo)
-    loads = dict.fromkeys(load_label(run) for run in records.runs)
+    loads = list(dict.fromkeys(load_label(run) for run in records.runs))
+    found = []
+    for point in sorted(points(records, slo), key=lambda p: loads.index(p.label)):
+        ratio = ratios.get((point.arm, point.label))
+        found.append(
+            Speed(
+                point.label,
+                point.arm,
+                point.of(REPLICA).median,
+                _known(ratio.median) if ratio else None,
+                _known(ratio.half_width) if ratio else None,
+                fmean(run.error_rate for run in point.runs),
+                len(point.runs),
+            )
+        )
+    return found
+
+
+def _known(value: float) -> float | None:
+    return None if math.isnan(value) else value
+
+
+def speed_table(some: Sequence[Speed]) -> Table:
+    """A row per load point: tokens/s/replica, the ratio to the first arm, errors."""
+    cells = {(one.load, one.arm): one for one in some}
+    arms = tuple(dict.fromkeys(one.arm for one in some))
     return Table(
         ("load", *arms),
         tuple(
-            (load, *(_cell(cells.get((arm, load)), ratios.get((arm, load))) for arm in arms))
-            for load in loads
+            (load, *(_cell(cells.get((load, arm))) for arm in arms))
+            for load in dict.fromkeys(one.load for one in some)
         ),
     )
 
 
-def _cell(point: Point | None, ratio: Estimate | None) -> str:
-    if point is None:
+def _cell(one: Speed | None) -> str:
+    if one is None:
         return ""
-    errors = fmean(run.error_rate for run in point.runs)
-    return f"{number(point.replica)} ({ratio_text(ratio)}; errors {errors:.1%})"
+    ratio = ratio_text(one.ratio, one.ratio_half_width)
+    return f"{number(one.tokens_per_s)} ({ratio}; errors {one.error_rate:.1%})"
 
 
-def ratio_text(ratio: Estimate | None) -> str:
+def ratio_text(ratio: float | None, half_width: float | None) -> str:
     """`1.44x ± 0.02`; without an interval for a single run."""
-    if ratio is None or math.isnan(ratio.mean):
+    if ratio is None:
         return "no ratio"
-    interval = "" if math.isnan(ratio.half_width) else f" ± {ratio.half_width:.2f}"
-    return f"{ratio.mean:.2f}x{interval}"
+    return f"{ratio:.2f}x" + ("" if half_width is None else f" ± {half_width:.2f}")
 
 
 def number(value: float) -> str:

@@ -1,4 +1,5 @@
 import argparse
+import json
 import sys
 
 import pytest
@@ -28,7 +29,13 @@ def test_endpoints_side_by_side_end_in_a_table_and_a_page(tmp_path, capsys):
     assert "errors 0.0%" in said.out
     assert "[4/4]" in said.err
     names = {path.name for path in tmp_path.iterdir()}
-    assert names == {"figures", "report.html", "requests.parquet", "runs.parquet"}
+    tables = {"requests.parquet", "runs.parquet", "speeds.json"}
+    assert names == {"figures", "report.html"} | tables
+    rows = json.loads((tmp_path / "speeds.json").read_text())
+    assert [(row["arm"], row["rounds"], row["error_rate"]) for row in rows] == [
+        ("one", 2, 0.0),
+        ("two", 2, 0.0),
+    ]
 
 
 def test_a_second_call_measures_nothing_and_reports_again(tmp_path, capsys):

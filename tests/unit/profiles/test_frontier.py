@@ -145,7 +145,8 @@ def test_metrics_agree_with_tokens_laid_out_one_by_one(requests, window_s):
 
 
 def test_an_interval_is_students():
-    assert estimate([1.0, 2.0, 3.0]) == Estimate(2.0, pytest.approx(4.303 / math.sqrt(3)))
+    assert estimate([1.0, 2.0, 3.0]) == Estimate(2.0, pytest.approx(4.303 / math.sqrt(3)), 2.0)
+    assert (estimate([1.0, 2.0, 9.0]).mean, estimate([1.0, 2.0, 9.0]).median) == (4.0, 2.0)
     assert estimate([1.0, 3.0]).half_width == pytest.approx(12.706)
     assert estimate([2.0, math.nan]).mean == 2.0
     assert math.isnan(estimate([2.0]).half_width)
