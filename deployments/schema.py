@@ -37,6 +37,13 @@ __all__ = [
 Placement = Literal["split", "colocated", "native", "off"]
 # Where our adapter runs in the target's workers, with its policy, plan and statistics.
 DRAFTED_BY_US: tuple[Placement, ...] = ("split", "colocated")
+# What of a drafter means something only where it is a replica of its own.
+_OF_REPLICAS = frozenset(
+    {
+        *("replicas", "scaling", "num_gpus", "num_cpus", "resources", "env", "threads"),
+        *("deadline_ms", "encrypted"),
+    }
+)
 
 
 class ModelSpec(Settings):
@@ -86,8 +93,12 @@ def _refusal(model: ModelSpec) -> str | None:
         return "target.prefill is not for placement native; remove it"
     if placement == "native" and "policy" in model.model_fields_set:
         return "with placement native vLLM decides what to verify; remove policy, see native"
-    if drafter is None or placement == "off":
+    if drafter is None or placement == "off":  # what stands there waits for another placement
         return None
+    without_effect = sorted(drafter.model_fields_set & _OF_REPLICAS)
+    if placement != "split" and without_effect:
+        names = ", ".join(f"drafter.{name}" for name in without_effect)
+        return f"placement {placement} has no drafter replicas; remove {names}, or set split"
     if placement == "native" and drafter.calibration and not model.native.adaptive_verification:
         return (
             "vLLM reads confidences where native.adaptive_verification is true; set that, or "

@@ -40,6 +40,7 @@ def mend_text() -> None:
 
 def _validate_beside_drafts(self: Any, speculative_config: Any) -> None:
     """Raises VLLMValidationError (a 400) for what neither drafts nor their absence can give."""
+    _refuse_unknown_switch(self)
     if speculative_config is not None:
         _refuse_logprob_token_ids(self)
 
@@ -49,6 +50,12 @@ def _refused(message: str) -> Exception:
     from vllm.exceptions import VLLMValidationError
 
     return VLLMValidationError(message)
+
+
+def _refuse_unknown_switch(params: Any) -> None:
+    value = (params.extra_args or {}).get(SWITCH, "on")
+    if value not in ("on", "off"):
+        raise _refused(f'vllm_xargs {SWITCH}: {value!r} is neither "on" nor "off"')
 
 
 def _refuse_logprob_token_ids(params: Any) -> None:
@@ -71,6 +78,7 @@ def refuse_what_native_ignores(params_class: Any) -> None:
         original(self, speculative_config)
         if speculative_config is None:
             return
+        _refuse_unknown_switch(self)
         _refuse_logprob_token_ids(self)
         if (self.extra_args or {}).get(SWITCH) == "off":
             raise _refused(

@@ -16,5 +16,9 @@ DEMO_DRAFTER: dict[str, Any] = {
     "dtype": "float32",
     "num_context_tokens": 512,
     "context_mib": 32,
-    "deadline_ms": 500,
 }
+
+
+def demo_drafter(placement: str) -> dict[str, Any]:
+    """The demo's drafter; where a target waits for it, long enough for a busy machine."""
+    return DEMO_DRAFTER | ({"deadline_ms": 500} if placement == "split" else {})

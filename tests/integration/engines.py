@@ -19,7 +19,7 @@ from deployments.engine_args import engine_kwargs, target_directory
 from deployments.schema import parse_settings
 from drafters.engine import DraftEngine
 from drafters.messages import DraftSource
-from tests.integration.demo import DEMO_DRAFTER, DEMO_TARGET
+from tests.integration.demo import DEMO_TARGET, demo_drafter
 
 LAYERS = (1, 4, 6)  # whose outputs the bundled drafter reads
 GAMMA = 7
@@ -29,7 +29,8 @@ BLOCK_TOKENS = 32
 def settings(**model: Any) -> Any:
     """One model's settings: the demo target in float32 with its drafter."""
     fixed = {"kind": "fixed", "k": 7}  # drafts in every step, whatever they cost here
-    base = {"id": "demo", "policy": fixed, "target": DEMO_TARGET, "drafter": DEMO_DRAFTER}
+    drafter = demo_drafter(model.get("placement", "split"))
+    base = {"id": "demo", "policy": fixed, "target": DEMO_TARGET, "drafter": drafter}
     return parse_settings({"models": [base | model]}).models[0]
 
 
@@ -51,7 +52,7 @@ def make_engine(
     model = settings(
         placement=placement,
         target=DEMO_TARGET | (target or {}),
-        drafter=drafter or DEMO_DRAFTER,
+        drafter=drafter or demo_drafter(placement),
     )
     shape = None if placement == "off" else check_drafter(model)
     kwargs = engine_kwargs(model, shape) | {"disable_log_stats": False} | overrides

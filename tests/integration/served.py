@@ -17,7 +17,7 @@ import httpx
 import psutil
 import yaml
 
-from tests.integration.demo import DEMO_DRAFTER, DEMO_TARGET
+from tests.integration.demo import DEMO_TARGET, demo_drafter
 
 START_TIMEOUT_S = 420
 STOP_TIMEOUT_S = 60
@@ -125,4 +125,4 @@ def _model(id_: str, placement: str, target: dict[str, Any]) -> dict[str, Any]:
         return model
     # Where faults are caused, drafts must come; elsewhere the default decides.
     policy = {"policy": {"kind": "fixed", "k": 7}} if placement == "split" else {}
-    return model | policy | {"drafter": DEMO_DRAFTER}
+    return model | policy | {"drafter": demo_drafter(placement)}

@@ -23,7 +23,7 @@ from drafters.server import DraftServer
 from drafters.sources import ColocatedDraftSource, RemoteDraftSource
 from drafters.tensor_files import TARGET_TENSORS
 from loadtest.prompts import PROMPTS
-from tests.integration.demo import DEMO_DRAFTER
+from tests.integration.demo import demo_drafter
 from tests.integration.engines import draft_engine, make_engine, runner_of, settings
 
 TARGET = "models/demo-target"
@@ -89,7 +89,7 @@ def served(request: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S
     origin: dict[str, Any] = {"source": None, "ngram": {"block_size": 5}}
     if fields is not None:
         origin = {"source": checkpoint(tmp_path_factory.mktemp(request.param), fields())}
-    drafter = DEMO_DRAFTER | origin
+    drafter = demo_drafter("split") | origin
     engine = make_engine("split", drafter=drafter)
     yield Served(request.param, settings(placement="split", drafter=drafter), engine)
     engine.llm_engine.engine_core.shutdown()

@@ -52,9 +52,21 @@ def test_what_would_be_ignored_is_refused_with_the_mend(configs, params, message
     verify((configs[0], None), **params)  # nothing is drafted, so nothing is ignored
 
 
+@pytest.mark.parametrize("value", ["OFF", 0, "false"])
+def test_a_switch_that_is_neither_on_nor_off_is_refused(configs, value):
+    with pytest.raises(VLLMValidationError, match='neither "on" nor "off"'):
+        verify(configs, extra_args={"dspark": value})
+
+
 @pytest.mark.parametrize(
     "params",
-    [{}, {"temperature": 0.8, "seed": 7}, {"extra_args": {"other": "off"}}, {"logprobs": 3}],
+    [
+        {},
+        {"temperature": 0.8, "seed": 7},
+        {"extra_args": {"other": "off"}},
+        {"extra_args": {"dspark": "on"}},
+        {"logprobs": 3},
+    ],
 )
 def test_what_vllm_heeds_passes(configs, params):
     verify(configs, **params)

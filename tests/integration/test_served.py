@@ -344,6 +344,7 @@ def test_what_cannot_be_drafted_runs_without_speculation_and_is_counted(
             {"model": "split", "prompt": "x", "logprobs": 1, "logprob_token_ids": [5]},
             400,
         ),
+        ("/v1/completions", {"model": "split", "prompt": "x", "vllm_xargs": {"dspark": 0}}, 400),
         ("/v1/completions", {"model": "nobody", "prompt": "x"}, 404),
     ],
 )

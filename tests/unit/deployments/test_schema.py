@@ -88,6 +88,13 @@ DRAFTER = {"source": "y", "device": "cuda"}
             {"placement": "colocated", "target": CUDA, "drafter": {"source": "y"}},
             "on the target's device; set drafter.device: cuda",
         ),
+        (
+            {
+                "placement": "colocated",
+                "drafter": {"source": "y", "encrypted": True, "replicas": 2},
+            },
+            "colocated has no drafter replicas; remove drafter.encrypted, drafter.replicas",
+        ),
         ({"target": CUDA, "drafter": DRAFTER}, "set drafter.num_gpus, 1 or less"),
         ({"target": CUDA | {"tensor_parallel": 3, "nodes": 2}}, "evenly over 2 nodes"),
         ({"target": {"source": "x", "gpu_memory_gib": 24}}, "needs device: cuda"),
