@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import threading
 from collections import Counter
 from typing import Any
 
+import pytest
 import torch
 import vllm.v1.sample.rejection_sampler as rejection_sampler
 from vllm import SamplingParams
@@ -13,10 +15,12 @@ from vllm.v1.sample.logits_processor import LogitsProcessors
 from vllm.v1.sample.metadata import SamplingMetadata
 
 import deployments.engine.runner as runner
+import drafters.verification as verification
 from deployments.engine.patches import mend_cpu_rejection_sampler
 from deployments.engine.placeholders import padded_requests
 from drafters.messages import DraftBatch, SparseDistribution, StepBatch
-from drafters.sources import ColocatedDraftSource
+from drafters.server import DraftServer
+from drafters.sources import ColocatedDraftSource, RemoteDraftSource
 from tests.integration.engines import BLOCK_TOKENS, draft_engine, draft_from
 
 VOCABULARY = 50
@@ -166,35 +170,85 @@ class Mortal:
         self._source.close()
 
 
-DRAWS = 1200
-FIXED_PROMPT = "What is the capital of France?"
+DRAWS = 600
+FIXED_PROMPTS = (
+    "What is the capital of France?",
+    "Write a function that adds two numbers.",
+    "Tell me a story about a dog.",
+)
 
 
-def first_three(engine: Any, n: int = 1) -> list[tuple[int, ...]]:
-    """The first three tokens of `DRAWS` answers to one prompt at temperature 0.7, n a request."""
+def first_three(engine: Any, prompt: str, n: int = 1) -> list[tuple[int, ...]]:
+    """The first three tokens of `DRAWS` answers at temperature 0.7, n a request."""
     params = SamplingParams(temperature=0.7, max_tokens=8, ignore_eos=True, n=n)
-    chat = [{"role": "user", "content": FIXED_PROMPT}]
+    chat = [{"role": "user", "content": prompt}]
     answers = engine.chat([chat] * (DRAWS // n), params, use_tqdm=False)
     return [tuple(output.token_ids[:3]) for answer in answers for output in answer.outputs]
 
 
-def test_the_first_three_tokens_have_the_targets_distribution(speculative, plain):
-    """Also with several outputs a request, while the drafter dies half-way.
+@pytest.fixture(scope="module")
+def plain_draws(plain) -> dict[str, tuple[list[tuple[int, ...]], list[tuple[int, ...]]]]:
+    """Plain decoding, twice: what it differs from itself by is the floor."""
+    return {
+        prompt: (first_three(plain, prompt), first_three(plain, prompt)) for prompt in FIXED_PROMPTS
+    }
 
-    The floor: plain decoding against itself.
-    """
-    expected, control = first_three(plain), first_three(plain)
-    for source, n in ((Mortal(), 1), (Mortal(num_drafts=DRAWS), 4)):
-        adapter = draft_from(speculative, source)
-        got = first_three(speculative, n)
-        assert len(got) == DRAWS
-        assert source.num_sampled > 0
-        assert adapter.stats.accepted_tokens > DRAWS // 4
-        for end in (1, 2, 3):
-            prefixes = [Counter(t[:end] for t in some) for some in (expected, control, got)]
-            floor = total_variation(prefixes[0], prefixes[1])
-            # Two draws of 1,200 lie up to twice the floor of one pair apart now and then.
-            assert total_variation(prefixes[0], prefixes[2]) < 1.5 * floor + 0.03
+
+def is_the_targets(draws: dict[str, list[tuple[int, ...]]], plain_draws: Any) -> bool:
+    """Whether draws lie as far from plain decoding as that lies from itself, over all prompts."""
+    for end in (1, 2, 3):
+        distances, floors = [], []
+        for prompt, got in draws.items():
+            some = (*plain_draws[prompt], got)
+            expected, control, found = (Counter(tokens[:end] for tokens in one) for one in some)
+            floors.append(total_variation(expected, control))
+            distances.append(total_variation(expected, found))
+        if sum(distances) > 1.25 * sum(floors) + 0.06:
+            return False
+    return True
+
+
+def test_the_first_three_tokens_have_the_targets_distribution(speculative, plain_draws):
+    adapter = draft_from(speculative, Mortal())
+    draws = {prompt: first_three(speculative, prompt) for prompt in FIXED_PROMPTS}
+    assert {len(some) for some in draws.values()} == {DRAWS}
+    assert adapter.source.num_sampled > 0
+    assert adapter.stats.accepted_tokens > DRAWS
+    assert is_the_targets(draws, plain_draws)
+
+
+def test_several_outputs_a_request_while_the_drafter_dies_have_it_too(speculative, plain_draws):
+    adapter = draft_from(speculative, Mortal(num_drafts=DRAWS))
+    draws = {prompt: first_three(speculative, prompt, 4) for prompt in FIXED_PROMPTS}
+    assert adapter.stats.accepted_tokens > DRAWS // 4
+    assert is_the_targets(draws, plain_draws)
+
+
+def test_a_drafter_over_the_wire_that_is_lost_half_way_changes_no_distribution(
+    speculative, plain_draws
+):
+    server = DraftServer(draft_engine(), host="127.0.0.1", secret="s")
+    server.start()
+    source = RemoteDraftSource(deadline_s=2.0, secret="s")
+    source.set_address(server.address)
+    adapter = draft_from(speculative, source)
+    stop = threading.Timer(2.0, server.stop)
+    stop.start()
+    try:
+        draws = {prompt: first_three(speculative, prompt) for prompt in FIXED_PROMPTS}
+    finally:
+        stop.join()
+        source.close()
+    assert adapter.stats.verified_drafts > 0
+    assert adapter.stats.steps_without_reply > 0
+    assert is_the_targets(draws, plain_draws)
+
+
+def test_a_sampler_that_accepts_every_draft_is_seen(speculative, plain_draws, monkeypatch):
+    monkeypatch.setattr(verification, "acceptance_ratio", lambda p, q: torch.ones_like(p))
+    draft_from(speculative, Mortal())
+    draws = {prompt: first_three(speculative, prompt) for prompt in FIXED_PROMPTS}
+    assert not is_the_targets(draws, plain_draws)
 
 
 def test_an_aborted_request_frees_its_kv_blocks_and_its_session(speculative):

@@ -35,6 +35,7 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         engine_kwargs={
             "enable_auto_tool_choice": True,
             "tool_call_parser": "hermes",
+            "reasoning_parser": "qwen3",
             "trust_request_chat_template": True,
         },
     )
@@ -55,7 +56,8 @@ def post(url: str, path: str, **body: Any) -> Any:
 
 def said(url: str, model: str, **options: Any) -> str:
     body = {"model": model, "messages": CHAT, "temperature": 0, "max_tokens": 24} | options
-    return str(post(url, "/v1/chat/completions", **body)["choices"][0]["message"]["content"])
+    message = post(url, "/v1/chat/completions", **body)["choices"][0]["message"]
+    return (message["reasoning"] or "") + (message["content"] or "")
 
 
 def test_an_adapter_says_the_same_as_without_speculation_and_is_counted(url):
@@ -128,19 +130,54 @@ TOOL = {
 }
 
 
+CALLING = {
+    "messages": CHAT,
+    "temperature": 0,
+    "max_tokens": 250,
+    "tools": [TOOL],
+    "chat_template_kwargs": {"enable_thinking": False},  # nothing is a thought, calls may come
+}
+
+
+def streamed(url: str, model: str, **body: Any) -> dict[str, str]:
+    """What a client puts together of a streamed chat: its parts, and how it ended."""
+    parts = dict.fromkeys(("reasoning", "content", "calls", "finish_reason"), "")
+    body |= {"model": model, "stream": True}
+    with httpx.stream("POST", f"{url}/v1/chat/completions", json=body, timeout=120) as reply:
+        for line in reply.iter_lines():
+            if not line.startswith("data: {"):
+                continue
+            (choice,) = json.loads(line.removeprefix("data: "))["choices"]
+            for name in ("reasoning", "content"):
+                parts[name] += choice["delta"].get(name) or ""
+            for call in choice["delta"].get("tool_calls") or []:
+                function = call["function"]
+                parts["calls"] += (function.get("name") or "") + (function.get("arguments") or "")
+            parts["finish_reason"] += choice["finish_reason"] or ""
+    return parts
+
+
+def test_a_streamed_thought_is_the_same_as_without_speculation(url):
+    body = {"messages": CHAT, "temperature": 0, "max_tokens": 60}
+    thought = streamed(url, "split", **body)
+    assert thought == streamed(url, "plain", **body)
+    assert thought["reasoning"]
+
+
 @pytest.mark.parametrize(
     "choice", ["auto", "none", "required", {"type": "function", "function": {"name": "add"}}]
 )
 def test_tool_choices_give_the_same_message_as_without_speculation(url, choice):
     def answer(model: str) -> tuple[Any, ...]:
-        body = {"messages": CHAT, "temperature": 0, "max_tokens": 250, "tools": [TOOL]}
-        reply = post(url, "/v1/chat/completions", model=model, tool_choice=choice, **body)
-        (first,) = reply["choices"]
+        body = CALLING | {"model": model, "tool_choice": choice}
+        (first,) = post(url, "/v1/chat/completions", **body)["choices"]
         calls = [call["function"] for call in first["message"].get("tool_calls") or []]
         return first["message"]["content"], calls, first["finish_reason"]
 
     content, calls, reason = answer("split")
     assert (content, calls, reason) == answer("plain")
+    body = CALLING | {"tool_choice": choice}
+    assert streamed(url, "split", **body) == streamed(url, "plain", **body)
     must_call = choice == "required" or isinstance(choice, dict)
     if must_call and reason != "length":  # a call that is cut off is none
         assert [call["name"] for call in calls] == ["add"]
