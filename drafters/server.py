@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 
 _WAIT_MS = 100  # between looks at the stop flag and at idle targets
 _MAX_DRAINED = 256  # messages taken in one pass
-_MAX_PENDING = 64  # steps of one target in one pass; more are dropped
+_MAX_PENDING = 64  # messages of one peer in one pass, whoever it says it is; more are dropped
 _HIGH_WATER_MARK = 256
 _HEARTBEAT_MS = 2000
 _HANDSHAKE_MS = 5000  # a peer that connects and says nothing is cut off
@@ -66,7 +66,7 @@ class ServerStats:
     """Counts since the server was made.
 
     `dropped` counts messages that did not parse, by `WireError.reason`, those that came
-    again ("replay") and those beyond a target's share of a pass ("flood"); `refused_hellos`
+    again ("replay") and those beyond a peer's share of a pass ("flood"); `refused_hellos`
     targets of another shape; `rejected` batches the drafter refused with ValueError;
     `failed_steps` its other exceptions; `unsent` replies whose peer had gone or did not
     read; `connections` what peers did: accepted, handshake_failed, disconnected.
@@ -212,7 +212,7 @@ class DraftServer:
     def _drain(self) -> list[_Pending]:
         """Wait for a message, then take all that have arrived, in their order."""
         pending: list[_Pending] = []
-        num_steps: Counter[str] = Counter()
+        num_messages: Counter[bytes] = Counter()
         flags = 0
         for _ in range(_MAX_DRAINED):
             try:
@@ -222,15 +222,15 @@ class DraftServer:
             flags = zmq.NOBLOCK
             peer = frame.bytes
             message = self._parse(peer, [frame.buffer for frame in frames])
-            if isinstance(message, HelloMessage):
+            if message is None:
+                continue
+            num_messages[peer] += 1
+            if num_messages[peer] > _MAX_PENDING:
+                self._drop(WireError("flood", "a peer sends faster than it is served"))
+            elif isinstance(message, HelloMessage):
                 self._greet(peer, message)
-            elif message is not None and self._is_next(peer, message):
-                target_id = message.batch.target_id
-                num_steps[target_id] += 1
-                if num_steps[target_id] > _MAX_PENDING:
-                    self._drop(WireError("flood", f"{target_id!r} sends faster than it is served"))
-                else:
-                    pending.append(_Pending(peer, message))
+            elif self._is_next(peer, message):
+                pending.append(_Pending(peer, message))
         return pending
 
     def _parse(self, peer: bytes, frames: list[Buffer]) -> StepMessage | HelloMessage | None:

@@ -173,14 +173,18 @@ def test_a_step_that_comes_again_is_dropped(drafter):
     assert server.stop()
 
 
-def test_a_target_that_floods_loses_its_own_steps_and_no_others(drafter):
+@pytest.mark.parametrize("names", [1, 5])
+def test_a_peer_that_floods_loses_its_own_steps_and_no_others(drafter, names):
+    """Also where it speaks for several targets."""
     server = DraftServer(drafter, host="127.0.0.1", secret=SECRET)
     server.start()
     drafter.delay_s = 0.3
     loud, quiet = dealer(server), dealer(server)
     loud.sndhwm = 0
     for seq in range(1, 202):
-        loud.send_multipart(frames_of(batch(1, target="loud"), secret=SECRET, seq=seq))
+        loud.send_multipart(
+            frames_of(batch(1, target=f"loud {seq % names}"), secret=SECRET, seq=seq)
+        )
     quiet.send_multipart(frames_of(batch(30, target="quiet"), secret=SECRET))
     time.sleep(0.1)
     drafter.delay_s = 0.0
