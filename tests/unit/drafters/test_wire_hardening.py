@@ -133,15 +133,18 @@ class listening_between:  # noqa: N801 - reads as a statement
 
     def __init__(self, port: int, seen: bytearray) -> None:
         self._target, self._seen = port, seen
+        self.is_cut = threading.Event()  # both connections stay open, and nothing passes
         self._listener = socket.create_server(("127.0.0.1", 0))
         self._thread = threading.Thread(target=self._relay, daemon=True)
 
     def __enter__(self) -> int:
+        self._closed = threading.Event()
         self._thread.start()
         return int(self._listener.getsockname()[1])
 
     def __exit__(self, *error: object) -> None:
         self._listener.close()
+        self._closed.set()
 
     def _relay(self) -> None:
         one, _ = self._listener.accept()
@@ -149,6 +152,9 @@ class listening_between:  # noqa: N801 - reads as a statement
         with one, two:
             while True:
                 ready, _, _ = select.select([one, two], [], [], 5)
+                if self.is_cut.is_set():
+                    self._closed.wait(30)
+                    return
                 for end in ready:
                     data = end.recv(65536)
                     if not data:
@@ -212,6 +218,20 @@ def test_peers_that_connect_and_say_nothing_are_cut_off(server):
     assert server.stats.connections["accepted"] >= 51
     assert source.draft(batch(10)) is not None
     source.close()
+
+
+def test_a_peer_that_falls_silent_behind_an_open_connection_is_let_go(server):
+    relay = listening_between(server.port, bytearray())
+    with relay as port:
+        source = RemoteDraftSource(deadline_s=0.2, secret=SECRET)
+        source.set_address(f"tcp://127.0.0.1:{port}", server_key=server.public_key)
+        wait_until(lambda: source.draft(batch(10)) is not None)
+        relay.is_cut.set()
+        assert source.draft(batch(10)) is None
+        wait_until(lambda: server.stats.connections.get("disconnected", 0) > 0, timeout_s=20)
+        source.close()
+    with closing(source_for(server)) as another:
+        assert another.draft(batch(10)) is not None
 
 
 class Wordy(Counting):
