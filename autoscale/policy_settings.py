@@ -12,7 +12,7 @@ from autoscale.step_cost import StepCostTable
 FORMS = (
     "{kind: off}",
     "{kind: fixed, k: 1 or more}",
-    "{kind: threshold, least_survival: 0.0 to 1.0}",
+    "{kind: threshold, least_survival: above 0, at most 1}",
     "{kind: causal}",
     "{kind: lookahead}",
 )
@@ -30,10 +30,12 @@ def make_policy(
     match settings:
         case {"kind": "off", **rest} if not rest:
             return Off()
-        case {"kind": "fixed", "k": int(k), **rest} if not rest and k >= 1:
+        case {"kind": "fixed", "k": int(k), **rest} if not rest and k >= 1 and k is not True:
             return Fixed(k)
-        case {"kind": "threshold", "least_survival": float(p), **rest} if not rest and 0 < p <= 1:
-            return Threshold(p)
+        case {"kind": "threshold", "least_survival": float(p) | int(p), **rest} if (
+            not rest and 0 < p <= 1
+        ):
+            return Threshold(float(p))
         case {"kind": "causal", **rest} if not rest:
             return Causal(step_cost, draft_s)
         case {"kind": "lookahead", **rest} if not rest:

@@ -46,9 +46,21 @@ class Arm:
 
 
 def parse_policy(text: str) -> dict[str, Any]:
-    """`causal` or `fixed:3` as the policy setting it stands for. Raises ValueError."""
-    kind, _, k = text.partition(":")
-    return {"kind": kind, "k": int(k)} if k else {"kind": kind}
+    """`causal`, `fixed:3` or `threshold:0.3` as the policy setting it stands for.
+
+    Raises ValueError.
+    """
+    kind, _, value = text.partition(":")
+    try:
+        if kind == "fixed":
+            return {"kind": kind, "k": int(value)}
+        if kind == "threshold":
+            return {"kind": kind, "least_survival": float(value)}
+        if not value:
+            return {"kind": kind}
+    except ValueError:
+        pass
+    raise ValueError(f"policy {text!r}: write causal, off, fixed:3 or threshold:0.3")
 
 
 def switch_to(url: str, arm: Arm) -> None:

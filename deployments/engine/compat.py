@@ -7,9 +7,8 @@ worker starts, an untested version's before that (`deployments.compatibility`).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
-from cluster.hooks import Hook, differs, missing
+from cluster.hooks import Hook, missing
 from cluster.versions import CompatibilityError
 
 # Method -> the parameters we are called with, in order.
@@ -175,31 +174,6 @@ NEEDED: tuple[str, ...] = (DRAFTING, SAMPLING, FRONTEND, METERING, CONTINUATION)
 def probe_engine() -> dict[str, list[str]]:
     """Per capability what this vLLM lacks of it; an empty list where it has all."""
     return {name: missing(hooks) for name, hooks in CAPABILITIES.items()}
-
-
-def native_architectures() -> frozenset[str]:
-    """Architectures of DSpark drafters that this vLLM's own drafting loads."""
-    from vllm.model_executor.models.registry import ModelRegistry
-
-    names = ("Qwen3DSparkModel", "Gemma4DSparkModel", "DSparkDraftModel")
-    return frozenset(names) & frozenset(ModelRegistry.get_supported_archs())
-
-
-def check_signatures(cls: Any, hooks: dict[str, tuple[str, ...]]) -> None:
-    """Raise CompatibilityError naming the first hook of `cls` that is not as expected."""
-    for name, needed in hooks.items():
-        place = f"{cls.__module__}.{cls.__name__}"
-        method = getattr(cls, name, None)
-        if method is None:
-            raise CompatibilityError(
-                f"{place} has no {name}(); needed: {', '.join(needed)}. "
-                "Install the vLLM version pinned in pyproject.toml."
-            )
-        difference = differs(f"{place}.{name}", method, needed)
-        if difference is not None:
-            raise CompatibilityError(
-                f"{difference}. Install the vLLM version pinned in pyproject.toml."
-            )
 
 
 def check_engine_hooks(workers: str) -> None:

@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 import yaml
+from vllm.model_executor.models.registry import ModelRegistry
 
-from deployments.engine.compat import native_architectures, probe_engine
+from deployments.engine.compat import probe_engine
 from deployments.engine_args import engine_kwargs, target_source
 from deployments.placement import logical_cpus
 from deployments.preflight import draft_shape
@@ -74,11 +75,8 @@ def test_vllm_resolves_target_and_native_drafter(
 
 def test_this_vllm_has_every_capability():
     assert {name: lines for name, lines in probe_engine().items() if lines} == {}
-    assert native_architectures() == {
-        "Qwen3DSparkModel",
-        "Gemma4DSparkModel",
-        "DSparkDraftModel",
-    }
+    drafters = {"Qwen3DSparkModel", "Gemma4DSparkModel", "DSparkDraftModel"}
+    assert drafters <= set(ModelRegistry.get_supported_archs())
 
 
 def test_this_ray_has_every_hook():

@@ -1,6 +1,7 @@
 """What a request may ask for, row by row: the same output as plain vLLM, drafted or counted.
 
-All rows run in one batch, so that drafted requests and others stand beside each other.
+All rows are asked at once, so that drafted requests and others share steps, eight at a time.
+Adapters and tool calls are in `test_served_models.py`, reasons alone in `test_eligibility.py`.
 """
 
 from __future__ import annotations

@@ -27,6 +27,7 @@ def test_off_admits_nothing_and_asks_for_nothing():
         ({"kind": "off"}, Off()),
         ({"kind": "fixed", "k": 3}, Fixed(3)),
         ({"kind": "threshold", "least_survival": 0.3}, Threshold(0.3)),
+        ({"kind": "threshold", "least_survival": 1}, Threshold(1.0)),
     ],
 )
 def test_make_policy(settings, policy):
@@ -49,6 +50,7 @@ def test_make_policy_that_learns(kind, policy):
         {"kind": "fixed", "k": "7"},
         {"kind": "off", "k": 1},
         {"kind": "threshold"},
+        {"kind": "fixed", "k": True},
         {"kind": "threshold", "least_survival": 0.0},
         {"kind": "threshold", "least_survival": 1.5},
         {"kind": "lookahead", "k": 2},

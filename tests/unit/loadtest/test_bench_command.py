@@ -61,6 +61,7 @@ def test_two_results_are_compared_without_a_server(tmp_path, capsys):
     ("arguments", "message"),
     [
         (["--open", "flood:3"], "'flood:3' is no load"),
+        (["--policies", "fixed:many"], "write causal, off, fixed:3 or threshold:0.3"),
         (["--mix", "math"], "whole number"),
         (["--prompts", "nowhere"], "nowhere has no *.jsonl file"),
         (["--peers", "nobody"], "no peer 'nobody'"),
