@@ -24,7 +24,8 @@ def target(monkeypatch: pytest.MonkeyPatch, *digests: str) -> Any:
         pass
 
     monkeypatch.setattr(LLMServer, "check_health", is_well)
-    monkeypatch.delattr(LLMServer, "__del__")  # there is no engine to stop
+    # There is no engine to stop.
+    monkeypatch.setattr(TargetServer, "__del__", lambda _: None, raising=False)
     one = object.__new__(TargetServer)
     lives = SimpleNamespace(done=lambda: False)
     gate = SimpleNamespace(take_traffic=lambda: None, snapshot=dict)
