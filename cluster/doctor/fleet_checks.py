@@ -67,7 +67,7 @@ def _mtus(nodes: Sequence[NodeEvidence]) -> Iterator[Finding]:
         netdevs = {port.netdev for port in node.rdma if port.state == "ACTIVE"}
         mtus = {interface.mtu for interface in node.interfaces if interface.name in netdevs}
         if mtus:
-            found[node.node] = str(min(mtus))
+            found[node.node] = "/".join(map(str, sorted(mtus)))
     if len(set(found.values())) > 1:
         yield broken(
             _ALL,

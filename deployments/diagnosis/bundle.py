@@ -30,7 +30,7 @@ def write_bundle(output: Path, asked: Asked, config: Path | None, logs: Path) ->
     Raises OSError where it cannot be written, and what `collect` raises.
     """
     evidence = collect(asked)
-    redactor = Redactor(known_secrets(config), _names(evidence))
+    redactor = Redactor(known_secrets(), _names(evidence))
     files = bundle_files(evidence, config, logs, redactor)
     descriptor = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with os.fdopen(descriptor, "wb") as out, tarfile.open(fileobj=out, mode="w:gz") as archive:
@@ -58,7 +58,7 @@ def bundle_files(
     return files
 
 
-def known_secrets(config: Path | None) -> set[str]:
+def known_secrets() -> set[str]:
     """Secrets that this process can see: wherever they turn up, they are taken out."""
     secrets = {
         value

@@ -13,7 +13,7 @@ from typing import Any
 
 GONE = "[redacted]"
 _SECRET_NAME = (
-    r"(?:[\w-]*(?:token|secret|passw(?:or)?d|api[_-]?key|private[_-]?key|credential|sha256)s?"
+    r"(?:[\w-]*(?:token|secret|passw(?:or)?d|apikey|[_-]key|credential|sha256)s?"
     r"|authorization|cookie|key)"
 )
 _TEXT_NAME = (
