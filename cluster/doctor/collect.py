@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from cluster.doctor import parse
-from cluster.doctor.evidence import Disk, NodeEvidence, RdmaPort
+from cluster.doctor.evidence import Disk, Gpu, NodeEvidence, RdmaPort
 from cluster.versions import RAY, TORCH, VLLM, installed_version
 
 OURS = ("dspark-serve",)
@@ -85,7 +85,7 @@ def collect_node(root: Path = Path("/"), run: Run | None = None) -> NodeEvidence
     )
 
 
-def _gpus(run: Run) -> tuple[tuple[parse.Gpu, ...], str | None]:
+def _gpus(run: Run) -> tuple[tuple[Gpu, ...], str | None]:
     query = f"--query-gpu={parse.GPU_QUERY}"
     try:
         status, said = run(["nvidia-smi", query, "--format=csv,noheader,nounits"])

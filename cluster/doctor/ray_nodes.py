@@ -45,6 +45,7 @@ def _on_node() -> tuple[NodeEvidence, float]:
 def _answer(name: str, began_s: float, ref: object, within_s: float) -> NodeEvidence:
     import ray
 
+    evidence: NodeEvidence
     try:
         evidence, there_s = ray.get(ref, timeout=within_s)
     except Exception as error:  # whatever befell it, the other nodes are to be heard
