@@ -85,6 +85,9 @@ def build_app(args: dict[str, Any]) -> Application:
         max_queued_requests=QUEUED_AT_CALLER,
         backpressure_config=BUSY,
         ray_actor_options={"num_cpus": INGRESS_CPUS},
+        # The next one is there before this one goes, once its streams have ended.
+        max_surge_percent=100,
+        graceful_shutdown_timeout_s=max(model.target.drain_s for model in settings.models),
         logging_config=QUIET,
         **PROMPTLY_REPLACED,
     )
