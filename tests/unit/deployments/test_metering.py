@@ -80,12 +80,13 @@ def test_what_is_refused_costs_nothing(error):
 
 def test_a_reservation_is_no_longer_than_an_output_can_be():
     body = SimpleNamespace(prompt="x" * 40, max_tokens=10**9)
+    of_600 = account(600)
 
-    async def run() -> None:
-        async with metered(account(600), body, None, 512, clock=lambda: 0.0):
-            pass
+    async def left_meanwhile() -> list[float]:
+        async with metered(of_600, body, None, 512, clock=lambda: 0.0):
+            return [of_600.reserve(79, 0.0), of_600.reserve(78, 0.0)]
 
-    asyncio.run(run())
+    assert asyncio.run(left_meanwhile()) == [0.1, 0.0]
 
 
 def test_tokens_beyond_the_quota_are_refused_with_a_time():
