@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -11,16 +10,15 @@ from documented import Command, commands
 
 from cluster.cli import build_parser
 
-DOCUMENTS = sorted(
-    name
-    for name in subprocess.run(
-        ["git", "ls-files", "--cached", "--others", "--exclude-standard", "*.md"],
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout.split()
-    if Path(name).is_file()
+PLACES = (
+    "*.md",
+    "docs/*.md",
+    "k8s/*.md",
+    "cluster/**/*.md",
+    "deployments/**/*.md",
+    "models/*/*.md",
 )
+DOCUMENTS = sorted(str(path) for place in PLACES for path in Path().glob(place))
 ALL = [found for name in DOCUMENTS for found in commands(name, Path(name).read_text())]
 MAKEFILE = Path("Makefile").read_text()
 TARGETS = set(re.findall(r"^([a-z][a-z-]*):", MAKEFILE, re.M))
