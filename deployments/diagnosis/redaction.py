@@ -30,7 +30,6 @@ _SECRETS = re.compile(
     | \b (?: sk | hf | ghp | gho | glpat | xox[abp] | AKIA ) [-_]? [\w-]{10,}
     | \b eyJ [\w-]{8,} \. [\w-]{8,} \. [\w-]*                   # JSON web tokens
     | (?<= :// ) [^\s/:@]+ : [^\s/@]+ (?= @ )                  # user:password@ of URLs
-    | \b [0-9a-fA-F]{32,} \b                                   # digests, tokens, keys in hex
     """,
     re.VERBOSE | re.DOTALL,
 )
@@ -42,6 +41,8 @@ _QUOTED = r'"(?:[^"\\]|\\.)*"?|' + r"'(?:[^'\\]|\\.)*'?"
 # What requests said, as repr or JSON: to the end of the line, as nesting cannot be told apart.
 _SPOKEN = re.compile(rf"""(["']?\b{_TEXT_NAME}["']?\s*[=:]\s*)(?:[\[{{].*|{_QUOTED})""", re.I)
 _HOME = re.compile(r"(/home/|/Users/|/root(?=/|\b)|~)([\w.-]*)")
+# Digests and keys, but ids of nodes and jobs, too, which have to be told apart.
+_HEX = re.compile(r"\b[0-9a-fA-F]{32,}\b")
 _EMAIL = re.compile(r"[\w.+-]+@[\w-]+(?:\.[\w-]+)+")
 _IPV4 = re.compile(r"(?<![\d.])\d{1,3}(?:\.\d{1,3}){3}(?![\d.]*\d)")
 
@@ -51,8 +52,10 @@ class Redactor:
 
     def __init__(self, known: Iterable[str] = (), names: Iterable[str] = ()) -> None:
         self._known = sorted({one for one in known if len(one) >= 4}, key=len, reverse=True)
-        self._names = sorted({one for one in names if len(one) >= 3}, key=len, reverse=True)
-        self._hosts: dict[str, str] = {}
+        words = sorted({one for one in names if len(one) >= 3}, key=len, reverse=True)
+        either = "|".join(map(re.escape, words))
+        self._names = re.compile(rf"(?<!\w)(?:{either})(?!\w)") if words else None
+        self._stand_ins: dict[str, str] = {}
 
     def text(self, text: str) -> str:
         for one in self._known:
@@ -60,11 +63,12 @@ class Redactor:
         text = _SECRETS.sub(GONE, text)
         text = _ASSIGNED.sub(_unless_a_count, text)
         text = _SPOKEN.sub(rf"\1{GONE}", text)
+        text = _HEX.sub(lambda m: self._stand_in("id", m[0]), text)
         text = _EMAIL.sub(GONE, text)
         text = _HOME.sub(lambda m: f"{m[1]}{'user' if m[2] else ''}", text)
         text = _IPV4.sub(lambda m: self._address(m[0]), text)
-        for name in self._names:
-            text = re.sub(rf"(?<![\w]){re.escape(name)}(?![\w])", self._host(name), text)
+        if self._names is not None:
+            text = self._names.sub(lambda m: self._stand_in("host", m[0]), text)
         return text
 
     def value(self, value: Any, name: str = "") -> Any:
@@ -88,10 +92,10 @@ class Redactor:
             return text  # a version
         if address.is_loopback or address.is_unspecified:
             return text
-        return self._host(text)
+        return self._stand_in("host", text)
 
-    def _host(self, name: str) -> str:
-        return self._hosts.setdefault(name, f"host-{len(self._hosts) + 1}")
+    def _stand_in(self, kind: str, text: str) -> str:
+        return self._stand_ins.setdefault(text, f"{kind}-{len(self._stand_ins) + 1}")
 
 
 def _unless_a_count(found: re.Match[str]) -> str:

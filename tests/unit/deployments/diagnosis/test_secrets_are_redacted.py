@@ -62,6 +62,8 @@ def test_what_explains_a_fault_stays(redactor, line):
 def test_the_same_address_has_the_same_stand_in(redactor):
     first, second = redactor.text("10.0.0.1 10.0.0.2"), redactor.text("10.0.0.2 to 10.0.0.1")
     assert (first, second) == ("host-1 host-2", "host-2 to host-1")
+    node = "node_id " + "3f" * 28
+    assert (redactor.text(node), redactor.text(node)) == ("node_id id-3", "node_id id-3")
 
 
 def test_records_are_redacted_by_the_names_of_their_fields(redactor):
