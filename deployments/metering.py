@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import asdict
 from math import ceil
 from typing import Any
 
@@ -53,10 +54,10 @@ class Accounts:
         """Usage of all keys of each tenant together."""
         totals: dict[str, dict[str, int]] = {}
         for tenant, account in self._accounts.values():
-            usage = account.snapshot()
-            total = totals.setdefault(tenant, dict.fromkeys(usage.keys() - {"quota"}, 0))
-            for name in total:
-                total[name] += usage[name]
+            usage = asdict(account.usage)
+            total = totals.setdefault(tenant, dict.fromkeys(usage, 0))
+            for name, count in usage.items():
+                total[name] += count
         return totals
 
 
