@@ -7,6 +7,7 @@ from pathlib import Path
 
 from autoscale.controls import Controls
 from deployments.schema import (
+    AppSpec,
     ClassSpec,
     DrafterSpec,
     KeySpec,
@@ -24,6 +25,7 @@ def test_every_setting_is_listed_once_as_hot_or_restart():
     listed = dict(ROW.findall(REFERENCE.read_text()))
     parts = {"target": TargetSpec, "drafter": DrafterSpec, "native": NativeSpec}
     settings = set(ModelSpec.model_fields) - parts.keys()
+    settings |= AppSpec.model_fields.keys() - {"models", "classes", "keys", "limits", "state_dir"}
     beside = {"classes[]": ClassSpec, "keys[]": KeySpec, "limits": LimitSpec}
     for part, spec in (parts | beside).items():
         settings |= {f"{part}.{name}" for name in spec.model_fields}
