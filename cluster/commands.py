@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import os
 import sys
 from typing import Any
 
@@ -76,7 +77,8 @@ def _set(args: argparse.Namespace) -> int:
 
     try:
         changes = parse_changes(args.changes)
-        reply = httpx.patch(f"{args.url}/fleet/models/{args.model}", json=changes, timeout=10)
+        address = f"{args.url}/fleet/models/{args.model}"
+        reply = httpx.patch(address, json=changes, headers=key_headers(), timeout=10)
     except (ValueError, httpx.HTTPError) as error:
         print(f"dspark set: {error}", file=sys.stderr)
         return 1
@@ -95,7 +97,8 @@ def _status(args: argparse.Namespace) -> int:
     from cluster.status import status_text
 
     try:
-        reply = httpx.get(f"{args.url}/fleet", timeout=10).raise_for_status()
+        reply = httpx.get(f"{args.url}/fleet", headers=key_headers(), timeout=10)
+        reply.raise_for_status()
         print(status_text(reply.json()))
     except (httpx.HTTPError, ValueError) as error:
         print(f"dspark status: {error}", file=sys.stderr)
@@ -114,7 +117,7 @@ def _canary(args: argparse.Namespace) -> int:
 
     say = functools.partial(print, flush=True)
     try:
-        with httpx.Client(base_url=args.url, timeout=60) as client:
+        with httpx.Client(base_url=args.url, headers=key_headers(), timeout=60) as client:
             if args.stop:
                 say(stop_canary(client, args.model))
                 return 0
@@ -133,6 +136,12 @@ def _canary(args: argparse.Namespace) -> int:
         print(f"dspark canary: {error}", file=sys.stderr)
         return 1
     return 0 if is_kept else 3
+
+
+def key_headers() -> dict[str, str]:
+    """The API key of OPENAI_API_KEY, where there is one: changes take an admin's."""
+    key = os.environ.get("OPENAI_API_KEY")
+    return {"Authorization": f"Bearer {key}"} if key else {}
 
 
 def share(text: str) -> float:

@@ -22,6 +22,7 @@ from deployments.drafting_pair import drafting_pair, promised_rate
 from deployments.engine.vllm_engine import NativeEngine, TargetEngine
 from deployments.engine_args import engine_kwargs, native_steering, target_source
 from deployments.ingress import make_ingress
+from deployments.key_ring import KeyRing
 from deployments.loras import adapter_ids
 from deployments.placement import (
     INGRESS_CPUS,
@@ -75,13 +76,18 @@ def build_app(args: dict[str, Any]) -> Application:
         logging_config=QUIET,
         **PROMPTLY_REPLACED,
     ).bind(_controller_settings(settings, shapes, pairs))
+    keys = KeyRing(settings.keys, settings.keys_file, settings.promises)
+    keys.read()  # refused here, where somebody is told
     ingress = serve.deployment(
-        make_ingress(Callers(settings.promises, settings.keys)),
+        make_ingress(Callers(settings.promises, keys), settings.limits),
         name="Ingress",
         max_ongoing_requests=_max_ongoing(settings),
         max_queued_requests=QUEUED_AT_CALLER,
         backpressure_config=BUSY,
         ray_actor_options={"num_cpus": INGRESS_CPUS},
+        # The next one is there before this one goes, once its streams have ended.
+        max_surge_percent=100,
+        graceful_shutdown_timeout_s=max(model.target.drain_s for model in settings.models),
         logging_config=QUIET,
         **PROMPTLY_REPLACED,
     )
@@ -92,6 +98,7 @@ def build_app(args: dict[str, Any]) -> Application:
         adapters=[id_ for model in settings.models for id_ in adapter_ids(model)],
         dependencies=[keeper, *drafters],
         models={model.id: model for model in settings.models},
+        limits=settings.limits,
     )
 
 

@@ -6,7 +6,6 @@ and when it came. Whatever a client put there itself is overwritten.
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -14,19 +13,39 @@ from dataclasses import dataclass
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from autoscale.quota import Account
 from deployments.class_specs import NO_ONE, KeySpec
+from deployments.key_ring import KeyRing
+from deployments.metering import Accounts, OverQuotaError
 from deployments.openai_errors import error_response
 
 CLASS_HEADER = "x-dspark-class"
 TENANT_HEADER = "x-dspark-tenant"
 ARRIVED_HEADER = "x-dspark-arrived"  # seconds of the wall clock
+ASKING = "dspark_asking"  # in the ASGI scope of a request
 _MOST_AGE_S = 1.0  # that is believed: clocks of nodes differ, and jump
 
 
 @dataclass(frozen=True, slots=True)
 class Caller:
+    """Without keys nobody has one, and everybody is `NO_ONE`."""
+
     tenant: str
     class_name: str
+    key: KeySpec | None = None
+
+    @property
+    def is_admin(self) -> bool:
+        return self.key is None or self.key.admin
+
+
+@dataclass(frozen=True, slots=True)
+class Asking:
+    """Whose request it is, and on whose account; `accounts` are all there are."""
+
+    caller: Caller
+    account: Account
+    accounts: Accounts
 
 
 class UnknownKeyError(Exception):
@@ -40,9 +59,9 @@ class NotAllowedError(Exception):
 class Callers:
     """`classes` are those that are served, the default one first."""
 
-    def __init__(self, classes: Iterable[str], keys: Iterable[KeySpec] = ()) -> None:
+    def __init__(self, classes: Iterable[str], keys: KeyRing) -> None:
         self._classes = tuple(classes)
-        self._keys = {key.sha256: key for key in keys}
+        self._keys = keys
 
     def identify(self, headers: Mapping[str, str], *, changes_fleet: bool = False) -> Caller:
         """Raises UnknownKeyError, NotAllowedError, or ValueError (400): no such class."""
@@ -51,7 +70,7 @@ class Callers:
             raise ValueError(
                 f"{CLASS_HEADER}: there is no class {wanted!r}, there are {list(self._classes)}"
             )
-        if not self._keys:
+        if not self._keys.is_needed:
             return Caller(NO_ONE, wanted or self._classes[0])
         key = self._key(headers)
         if changes_fleet and not key.admin:
@@ -59,13 +78,13 @@ class Callers:
         allowed = key.classes or self._classes
         if wanted is not None and wanted not in allowed:
             raise NotAllowedError(f"this API key may not ask for class {wanted!r}")
-        return Caller(key.tenant, wanted or allowed[0])
+        return Caller(key.tenant, wanted or allowed[0], key)
 
     def _key(self, headers: Mapping[str, str]) -> KeySpec:
         scheme, _, secret = headers.get("authorization", "").partition(" ")
         if scheme.lower() != "bearer" or not secret:
             raise UnknownKeyError("no API key: send one as `Authorization: Bearer KEY`")
-        key = self._keys.get(hashlib.sha256(secret.strip().encode()).hexdigest())
+        key = self._keys.find(secret.strip())
         if key is None:
             raise UnknownKeyError("this API key is not known")
         return key
@@ -78,11 +97,16 @@ def age_s(headers: Mapping[str, str], now_s: float) -> float:
 
 
 class IdentifyCallers:
-    """ASGI middleware: refuses whom `callers` refuses, names the others in their headers."""
+    """ASGI middleware: refuses whom `callers` refuses, and who is over quota; names the others in
+    their headers.
 
-    def __init__(self, app: ASGIApp, callers: Callers) -> None:
+    The key itself goes no further. Who asks is in the scope, as `Asking`.
+    """
+
+    def __init__(self, app: ASGIApp, callers: Callers, accounts: Accounts) -> None:
         self._app = app
         self._callers = callers
+        self._accounts = accounts
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or scope["method"] == "OPTIONS":  # preflights carry no key
@@ -90,8 +114,14 @@ class IdentifyCallers:
             return
         try:
             caller = self._callers.identify(
-                Headers(scope=scope), changes_fleet=scope["method"] == "PATCH"
+                Headers(scope=scope), changes_fleet=_changes_fleet(scope)
             )
+            account = self._accounts.of(caller.key)
+            if _asks_a_model(scope):
+                self._accounts.admit(account)
+        except OverQuotaError as error:
+            headers = {"Retry-After": str(error.retry_after_s)}
+            await error_response(429, str(error), headers)(scope, receive, send)
         except UnknownKeyError as error:
             await error_response(401, str(error))(scope, receive, send)
         except NotAllowedError as error:
@@ -104,7 +134,16 @@ class IdentifyCallers:
                 TENANT_HEADER: caller.tenant,
                 ARRIVED_HEADER: repr(time.time()),
             }
-            names = {name.encode() for name in ours}
+            names = {name.encode() for name in ours} | {b"authorization"}
             kept = [pair for pair in scope["headers"] if pair[0].lower() not in names]
             added = [(name.encode(), value.encode()) for name, value in ours.items()]
-            await self._app({**scope, "headers": kept + added}, receive, send)
+            asking = Asking(caller, account, self._accounts)
+            await self._app({**scope, "headers": kept + added, ASKING: asking}, receive, send)
+
+
+def _changes_fleet(scope: Scope) -> bool:
+    return scope["method"] not in ("GET", "HEAD") and "/fleet/" in scope["path"]
+
+
+def _asks_a_model(scope: Scope) -> bool:
+    return scope["method"] == "POST" and not _changes_fleet(scope)

@@ -7,6 +7,7 @@ from typing import Annotated
 
 from pydantic import Field
 
+from autoscale.quota import Rates
 from autoscale.service_class import ServiceClass
 from deployments.specs import Settings
 
@@ -47,10 +48,17 @@ class KeySpec(Settings):
     """An API key by its digest (`printf %s KEY | sha256sum`): whose it is, and what it may ask.
 
     Its requests are of the first of `classes`, or of the one they name in `x-dspark-class`.
-    Without `classes` it may name any. `admin` keys may change models.
+    Without `classes` it may name any. `admin` keys may change models. Beyond `requests_per_minute`
+    and `tokens_per_minute`, prompt and output together, it gets 429.
     """
 
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
     tenant: Name
     classes: tuple[Name, ...] = ()
     admin: bool = False
+    requests_per_minute: float = Field(default=math.inf, gt=0)
+    tokens_per_minute: float = Field(default=math.inf, gt=0)
+
+    @property
+    def rates(self) -> Rates:
+        return Rates(self.requests_per_minute, self.tokens_per_minute)

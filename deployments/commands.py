@@ -8,6 +8,7 @@ import os
 import sys
 from pathlib import Path
 
+from deployments.diagnosis import commands as diagnosis
 from deployments.hardware import GENERATIONS
 from profiles.roofline import MACHINES
 
@@ -98,6 +99,8 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     matrix.add_argument("--gpu", choices=GENERATIONS, help="one generation's rows (default: all)")
     matrix.add_argument("--json", action="store_true", help="for programs")
     matrix.set_defaults(run=_matrix)
+
+    diagnosis.register(subparsers)
 
 
 def _serve(args: argparse.Namespace) -> int:

@@ -80,6 +80,13 @@ class Delivered:
         self._told_usage = False
         self.done = False
 
+    @property
+    def num_tokens(self) -> tuple[int, int] | None:
+        """Prompt and output tokens so far; None where chunks do not tell."""
+        if self._prompt_token_ids is None:
+            return None
+        return len(self._prompt_token_ids), sum(len(c.token_ids) for c in self._choices)
+
     def first_request(self) -> Any:
         """The request as the first target gets it: to tell which tokens its chunks hold."""
         if self._unfit is not None:

@@ -40,6 +40,7 @@ def engine_kwargs(model: ModelSpec, shape: DraftShape | None) -> dict[str, Any]:
         "block_size": target.block_tokens,
         "kv_cache_memory_bytes": target.kv_cache_mib * MIB,
         "enable_prefix_caching": True,
+        "load_format": "safetensors",  # nothing is unpickled
     }
     if target.revision is not None:
         kwargs |= {"revision": target.revision, "tokenizer_revision": target.revision}

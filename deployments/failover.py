@@ -68,13 +68,16 @@ class FailoverCounts:
     given_up: int = 0
 
 
-async def streamed(ask: Ask, body: Any, counts: FailoverCounts) -> AsyncGenerator[Any, None]:
+async def streamed(
+    ask: Ask, delivered: Delivered, counts: FailoverCounts
+) -> AsyncGenerator[Any, None]:
     """One streamed answer, event by event, whatever becomes of the targets behind it.
+
+    `delivered` notes what of it the client has.
 
     Raises what the first target raises while nothing has been said; later on the stream ends
     with an error event.
     """
-    delivered = Delivered(body)
     request = delivered.first_request()
     num_targets, last_event_s = 1, time.monotonic()
     while True:

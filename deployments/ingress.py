@@ -23,7 +23,7 @@ from starlette.responses import JSONResponse
 from autoscale.controls import Controls
 from autoscale.pool_view import PoolView
 from cluster.messages import IngressReport
-from deployments.callers import CLASS_HEADER, Callers, IdentifyCallers
+from deployments.callers import ASKING, Asking, Callers, IdentifyCallers
 from deployments.canary import (
     canary_model,
     canary_name,
@@ -31,13 +31,16 @@ from deployments.canary import (
     parse_canary,
     remove_canary,
 )
+from deployments.continuation import Delivered
 from deployments.controller import INTERVAL_S, find_controller
 from deployments.errors import ConfigError
 from deployments.failover import FailoverCounts, NoTargetError, answered, streamed
+from deployments.metering import Accounts, OverQuotaError, metered
 from deployments.openai_errors import error_response
 from deployments.plain_bodies import read_out
 from deployments.pools import POOLS, all_full
 from deployments.refusal import RefusedByAllError, RefuseWhenFull, TryLater
+from deployments.request_limits import BoundBodies, LimitSpec, check_limits
 from deployments.resumption import RESUME
 from deployments.schema import ModelSpec
 from deployments.seated_requests import UNSEATED
@@ -46,7 +49,8 @@ logger = logging.getLogger(__name__)
 
 
 class FleetIngress(OpenAiIngress):  # type: ignore[misc]
-    """Adds `GET /fleet`, `PATCH /fleet/models/{id}` and its canary to the OpenAI endpoints.
+    """Adds `GET /fleet`, `PATCH /fleet/models/{id}` and its canary, and `GET /v1/usage`, to the
+    OpenAI endpoints.
 
     `adapters` are the LoRA adapters, `MODEL:NAME`, that every target of the model has
     loaded. Serve deploys what the ingress is bound to; controller and drafters are bound to
@@ -59,10 +63,12 @@ class FleetIngress(OpenAiIngress):  # type: ignore[misc]
         adapters: list[str],
         dependencies: list[Any],
         models: dict[str, ModelSpec],
+        limits: LimitSpec,
         **kwargs: Any,
     ) -> None:
         del dependencies
         self._models = models
+        self._limits = limits
         super().__init__(**kwargs)
         for adapter in adapters:
             model_id, _, _ = adapter.partition(":")
@@ -106,25 +112,41 @@ class FleetIngress(OpenAiIngress):  # type: ignore[misc]
         """What a target answers, and when it is lost the next one (`deployments.failover`).
 
         Raises 429 with `Retry-After` for a request that two targets refused, or that all
-        targets of its model would.
+        targets of its model would, or that is over its key's quota; 400 for one beyond limits.
         """
         if RESUME in (getattr(body, "vllm_xargs", None) or {}):
             raise HTTPException(400, f"vllm_xargs: {RESUME} is not for requests; leave it out")
+        assert raw_request is not None, "every endpoint hands its request over"
+        asking: Asking = raw_request.scope[ASKING]
         pool = await self._pool(body.model)
-        class_name = raw_request.headers[CLASS_HEADER] if raw_request is not None else ""
         try:
             body = read_out(body)
+            check_limits(self._limits, body)
         except ValueError as error:
             raise HTTPException(400, str(error)) from None
 
         def ask(request: Any) -> AsyncGenerator[Any, None]:
-            return self._ask(request, call_method, raw_request, pool, class_name)
+            return self._ask(request, call_method, raw_request, pool, asking.caller.class_name)
 
-        outlive = streamed if getattr(body, "stream", False) else answered
+        delivered = Delivered(body) if getattr(body, "stream", False) else None
+        if delivered is not None:
+            answer = streamed(ask, delivered, self._counts)
+        else:
+            answer = answered(ask, body, self._counts)
+        most_tokens = await self._most_tokens(body.model)
         try:
-            async with aclosing(outlive(ask, body, self._counts)) as items:
+            async with (
+                metered(asking.account, body, delivered, most_tokens) as meter,
+                aclosing(answer) as items,
+            ):
+                if call_method in UNSEATED:
+                    meter.free()
                 async for item in items:
+                    meter.saw(item)
                     yield item
+        except OverQuotaError as error:
+            headers = {"Retry-After": str(error.retry_after_s)}
+            raise HTTPException(429, str(error), headers=headers) from None
         except RefusedByAllError as error:
             raise HTTPException(429, str(error), headers=error.refusal.headers) from None
         except NoTargetError as error:
@@ -161,6 +183,21 @@ class FleetIngress(OpenAiIngress):  # type: ignore[misc]
         """What is known here of a model's targets. Raises 404 for one that is not served."""
         handle = self._get_configured_serve_handle(await self._get_model_id(model))
         return POOLS.get(handle.deployment_name) or PoolView()
+
+    async def _most_tokens(self, model: str | None) -> int:
+        """What one output of a model comes to at most."""
+        model_id, _, _ = (await self._get_model_id(model)).partition(":")
+        return self._models[model_id].target.max_model_len
+
+    async def usage(self, request: Request) -> dict[str, Any]:
+        """What the asking key has used since this ingress began, and its quota.
+
+        An admin's key, and everybody where there are no keys, sees all tenants.
+        """
+        asking: Asking = request.scope[ASKING]
+        usage = {"tenant": asking.caller.tenant} | asking.account.snapshot()
+        everybody = {"tenants": asking.accounts.by_tenant()} if asking.caller.is_admin else {}
+        return usage | everybody
 
     async def fleet(self) -> dict[str, Any]:
         """Replicas, drafter assignments and speculation totals; 503 without a controller."""
@@ -240,15 +277,20 @@ async def openai_error(request: Request, error: Exception) -> JSONResponse:
     return error_response(error.status_code, str(error.detail), error.headers)
 
 
-def make_ingress(callers: Callers) -> Any:
-    """The ingress class with its routes, ready to be a Serve deployment."""
+def make_ingress(callers: Callers, limits: LimitSpec) -> Any:
+    """The ingress class with its routes, ready to be a Serve deployment.
+
+    A request passes the middleware in the other order: who is it, is there room, its body.
+    """
     app = init()
+    app.add_middleware(BoundBodies, limits=limits)
     app.add_middleware(RefuseWhenFull, all_full=all_full)
-    app.add_middleware(IdentifyCallers, callers=callers)
+    app.add_middleware(IdentifyCallers, callers=callers, accounts=Accounts())
     app.add_exception_handler(StarletteHTTPException, openai_error)
     endpoints = {
         **DEFAULT_ENDPOINTS,
         "fleet": lambda app: app.get("/fleet"),
+        "usage": lambda app: app.get("/v1/usage"),
         "change": lambda app: app.patch("/fleet/models/{model_id:path}"),
         "start_canary": lambda app: app.post("/fleet/models/{model_id:path}/canary"),
         "stop_canary": lambda app: app.delete("/fleet/models/{model_id:path}/canary"),

@@ -10,6 +10,8 @@ from autoscale.policy_settings import check_policy
 from autoscale.service_class import BEST_EFFORT, ServiceClass
 from deployments.class_specs import ClassSpec, KeySpec
 from deployments.errors import ConfigError
+from deployments.key_ring import check_keys
+from deployments.request_limits import LimitSpec
 from deployments.specs import (
     DrafterSpec,
     NativeSpec,
@@ -25,6 +27,7 @@ __all__ = [
     "ClassSpec",
     "DrafterSpec",
     "KeySpec",
+    "LimitSpec",
     "ModelSpec",
     "NativeSpec",
     "NgramDrafterSpec",
@@ -122,13 +125,16 @@ class AppSpec(Settings):
     `state_dir` is a directory of the controller's node where what the fleet learned of its
     drafters and engines is kept (calibration and step-cost profiles); without one it is lost
     with the last replica. Requests are of the first of `classes` unless their key or header
-    says otherwise. With `keys` there is no request without one of them.
+    says otherwise. With `keys` or a `keys_file` there is no request without one of them; the
+    file, a YAML list of the same on every node with an ingress, is read again when it changes.
     """
 
     models: tuple[ModelSpec, ...] = Field(min_length=1)
     state_dir: str | None = None
     classes: tuple[ClassSpec, ...] = ()
     keys: tuple[KeySpec, ...] = ()
+    keys_file: str | None = None
+    limits: LimitSpec = LimitSpec()
 
     @property
     def promises(self) -> dict[str, ServiceClass]:
@@ -141,7 +147,6 @@ class AppSpec(Settings):
         for what, ids in (
             ("model ids", [model.id for model in self.models]),
             ("names of classes", [one.name for one in self.classes]),
-            ("keys", [key.sha256 for key in self.keys]),
         ):
             if len(set(ids)) != len(ids):
                 raise ValueError(f"{what} must differ, found {ids}")
@@ -149,13 +154,7 @@ class AppSpec(Settings):
 
     @model_validator(mode="after")
     def _keys_name_classes(self) -> Self:
-        for key in self.keys:
-            for name in key.classes:
-                if name not in self.promises:
-                    raise ValueError(
-                        f"the key of tenant {key.tenant} names a class {name!r}; "
-                        f"there are {sorted(self.promises)}"
-                    )
+        check_keys(self.keys, self.promises)
         return self
 
 

@@ -49,7 +49,8 @@ def _refused(message: str) -> Exception:
     """What vLLM's frontend answers with 400; of a ValueError it makes a 500."""
     from vllm.exceptions import VLLMValidationError
 
-    return VLLMValidationError(message)
+    refused: Exception = VLLMValidationError(message)
+    return refused
 
 
 def _refuse_unknown_switch(params: Any) -> None:

@@ -74,8 +74,9 @@ def wait_for(condition: Callable[[], Any], timeout_s: float = 30) -> Any:
     raise AssertionError(f"{condition} never came true within {timeout_s} s")
 
 
-def fleet(url: str, model: str) -> dict[str, Any]:
-    found: dict[str, Any] = httpx.get(f"{url}/fleet").raise_for_status().json()["models"][model]
+def fleet(url: str, model: str, **headers: str) -> dict[str, Any]:
+    reply = httpx.get(f"{url}/fleet", headers=headers).raise_for_status()
+    found: dict[str, Any] = reply.json()["models"][model]
     return found
 
 

@@ -20,6 +20,7 @@ import ray
 from ray.exceptions import ActorDiedError
 from ray.serve.llm import LLMConfig
 
+from deployments.continuation import Delivered
 from deployments.draft_model import check_drafter
 from deployments.engine.vllm_engine import TargetEngine
 from deployments.engine_args import engine_kwargs, target_directory
@@ -189,7 +190,7 @@ async def run(engine: Any, row: Row, cut: int | None) -> Answer:
                     raise ActorDiedError
 
     answer, counts = Answer(), FailoverCounts()
-    async with aclosing(streamed(ask, body_of(row), counts)) as events:
+    async with aclosing(streamed(ask, Delivered(body_of(row)), counts)) as events:
         async for event in events:
             assert isinstance(event, str), event
             answer.add(event)

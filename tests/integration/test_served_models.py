@@ -1,9 +1,12 @@
-"""Several models in one application: LoRA adapters, one that embeds, the rest of the API."""
+"""Several models in one application, with API keys: LoRA adapters, one that embeds, the rest of
+the API, who may ask for it, and how much."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -21,11 +24,31 @@ from tests.integration.demo import DEMO_TARGET
 from tests.integration.served import demo_config, fleet, serving, wait_for
 
 CHAT = [{"role": "user", "content": PROMPTS[0]}]
+ROOT = {"Authorization": "Bearer k-root"}
+ACME = {"Authorization": "Bearer k-acme"}
+FEW = {"Authorization": "Bearer k-few"}
+HTTP = httpx.Client(headers=ROOT, timeout=120)
 TEMPLATE = "{% for m in messages %}[{{ m.content }}]{% endfor %}{{ extra | default('') }}"
 
 
 @pytest.fixture(scope="module")
-def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def keys(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path: Path = tmp_path_factory.mktemp("keys") / "keys.yaml"
+    write_keys(path, key("k-root", admin=True), key("k-acme"), key("k-few", requests_per_minute=2))
+    return path
+
+
+def key(secret: str, **options: Any) -> dict[str, Any]:
+    digest = hashlib.sha256(secret.encode()).hexdigest()
+    return {"sha256": digest, "tenant": secret.removeprefix("k-")} | options
+
+
+def write_keys(path: Path, *keys: dict[str, Any]) -> None:
+    path.write_text(yaml.safe_dump(list(keys)))
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory: pytest.TempPathFactory, keys: Path) -> Iterator[str]:
     folder: Path = tmp_path_factory.mktemp("models")
     adapter = str(write_adapter(folder / "adapter"))
     config = demo_config(
@@ -43,13 +66,17 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     models = document["applications"][0]["args"]["models"]
     pooling = {"engine_kwargs": {"runner": "pooling", "convert": "embed"}}
     models.append({"id": "embedder", "placement": "off", "target": DEMO_TARGET | pooling})
+    document["applications"][0]["args"] |= {
+        "keys_file": str(keys),
+        "limits": {"max_body_mib": 1, "body_timeout_s": 5, "max_n": 4},
+    }
     config.write_text(yaml.safe_dump(document))
     with serving(config, folder / "log") as base:
         yield base
 
 
 def post(url: str, path: str, **body: Any) -> Any:
-    reply = httpx.post(url + path, json=body, timeout=120)
+    reply = HTTP.post(url + path, json=body)
     assert reply.status_code == 200, reply.text
     return reply.json()
 
@@ -65,29 +92,29 @@ def test_an_adapter_says_the_same_as_without_speculation_and_is_counted(url):
     assert adapted != said(url, "plain")
     assert said(url, "split:odd") == adapted
     assert said(url, "split") == said(url, "plain")
-    without = wait_for(lambda: fleet(url, "split")["speculation"]["without_speculation"])
+    without = wait_for(lambda: fleet(url, "split", **ROOT)["speculation"]["without_speculation"])
     assert without == {"lora": 1}
 
 
 def test_every_model_and_adapter_is_listed_and_described(url):
-    listed = [m["id"] for m in httpx.get(f"{url}/v1/models").json()["data"]]
+    listed = [m["id"] for m in HTTP.get(f"{url}/v1/models").json()["data"]]
     assert sorted(listed) == ["embedder", "plain", "plain:odd", "split", "split:odd"]
     for id_ in listed:
-        assert httpx.get(f"{url}/v1/models/{id_}").json()["id"] == id_
+        assert HTTP.get(f"{url}/v1/models/{id_}").json()["id"] == id_
 
 
 @pytest.mark.parametrize("model", ["nobody", "plain:nobody", "nobody:odd"])
 def test_an_unknown_model_or_adapter_is_404_in_the_openai_shape(url, model):
-    reply = httpx.post(f"{url}/v1/completions", json={"model": model, "prompt": "x"})
+    reply = HTTP.post(f"{url}/v1/completions", json={"model": model, "prompt": "x"})
     assert reply.status_code == 404
     assert reply.json()["error"]["message"]
-    assert httpx.get(f"{url}/v1/models/{model}").status_code == 404
+    assert HTTP.get(f"{url}/v1/models/{model}").status_code == 404
 
 
 def test_embeddings_come_from_a_model_that_has_them(url):
     found = post(url, "/v1/embeddings", model="embedder", input=["apples", "pears"])
     assert [len(row["embedding"]) for row in found["data"]] == [HIDDEN, HIDDEN]
-    refused = httpx.post(f"{url}/v1/embeddings", json={"model": "split", "input": "apples"})
+    refused = HTTP.post(f"{url}/v1/embeddings", json={"model": "split", "input": "apples"})
     assert 400 <= refused.status_code < 500
     assert refused.json()["error"]["message"]
 
@@ -111,8 +138,90 @@ def test_a_requests_own_template_and_its_arguments_reach_the_prompt(url):
 
 def test_prompt_log_probabilities_that_would_end_the_engine_are_refused(url):
     body = {"model": "split", "prompt": "x", "max_tokens": 1, "prompt_logprobs": 1}
-    reply = httpx.post(f"{url}/v1/completions", json=body)
+    reply = HTTP.post(f"{url}/v1/completions", json=body)
     assert (reply.status_code, "LoRA" in reply.json()["error"]["message"]) == (400, True)
+
+
+COMPLETION = {"model": "split", "prompt": "Once upon a time", "max_tokens": 12, "temperature": 0}
+
+
+def asked(url: str, headers: dict[str, str], **body: Any) -> httpx.Response:
+    return httpx.post(f"{url}/v1/completions", json=COMPLETION | body, headers=headers, timeout=60)
+
+
+@pytest.mark.parametrize(
+    "headers", [{}, {"Authorization": "Bearer guess"}, {"Authorization": "Basic k-root"}]
+)
+@pytest.mark.parametrize("path", ["/v1/models", "/fleet", "/openapi.json", "/v1/usage", "/nothing"])
+def test_without_a_known_key_there_is_nothing(url, path, headers):
+    reply = httpx.get(url + path, headers=headers)
+    assert (reply.status_code, reply.json()["error"]["type"]) == (401, "AuthenticationError")
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [("PATCH", ""), ("POST", "/canary"), ("DELETE", "/canary")],
+)
+def test_a_key_that_is_no_admins_changes_nothing(url, method, path):
+    reply = httpx.request(method, f"{url}/fleet/models/split{path}", json={}, headers=ACME)
+    assert reply.status_code == 403
+
+
+def test_usage_is_what_was_asked_and_said_streamed_or_not(url):
+    before = httpx.get(f"{url}/v1/usage", headers=ACME).json()
+    assert (before["tenant"], before["quota"], "tenants" in before) == ("acme", {}, False)
+    usage = asked(url, ACME).json()["usage"]
+    assert "[DONE]" in asked(url, ACME, stream=True).text
+    after = httpx.get(f"{url}/v1/usage", headers=ACME).json()
+    gained = {name: after[name] - before[name] for name in ("requests", "prompt_tokens")}
+    assert gained == {"requests": 2, "prompt_tokens": 2 * usage["prompt_tokens"]}
+    assert after["output_tokens"] - before["output_tokens"] == 2 * usage["completion_tokens"]
+    tenants = HTTP.get(f"{url}/v1/usage").json()["tenants"]
+    assert tenants["acme"]["output_tokens"] == after["output_tokens"]
+
+
+def test_over_quota_is_429_with_a_time_and_holds_back_nobody_else(url):
+    statuses = [asked(url, FEW).status_code for _ in range(3)]
+    assert statuses == [200, 200, 429]
+    refused = asked(url, FEW)
+    assert 0 < int(refused.headers["retry-after"]) <= 30
+    assert refused.json()["error"]["type"] == "RateLimitError"
+    assert asked(url, ACME).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "why"),
+    [
+        ({"n": 5}, 400, "n is 5; at most 4"),
+        ({"logprobs": 21}, 400, "logprobs is 21"),
+        ({"prompt": "x" * (1 << 20)}, 413, "larger than 1 MiB"),
+    ],
+)
+def test_a_request_beyond_the_limits_is_refused_before_a_target_sees_it(url, body, status, why):
+    reply = asked(url, ACME, **body)
+    assert (reply.status_code, why in reply.json()["error"]["message"]) == (status, True)
+
+
+def test_a_body_that_comes_too_slowly_is_given_up_and_nobody_waits(url):
+    host, port = url.removeprefix("http://").split(":")
+    head = f"POST /v1/completions HTTP/1.1\r\nHost: x\r\nAuthorization: {ACME['Authorization']}\r\n"
+    with socket.create_connection((host, int(port)), timeout=30) as slow:
+        slow.sendall(
+            f"{head}Content-Type: application/json\r\nContent-Length: 99\r\n\r\n{{".encode()
+        )
+        assert asked(url, ACME).status_code == 200
+        assert slow.recv(64).startswith(b"HTTP/1.1 408")
+
+
+def test_keys_come_and_go_without_a_restart(url, keys):
+    assert asked(url, ACME).status_code == 200
+    write_keys(keys, key("k-root", admin=True), key("k-new"))
+    wait_for(lambda: asked(url, ACME).status_code == 401)
+    assert asked(url, {"Authorization": "Bearer k-new"}).status_code == 200
+    keys.write_text("no list of keys")
+    assert asked(url, ROOT).status_code == 200
+    write_keys(keys, key("k-root", admin=True), key("k-acme"), key("k-few", requests_per_minute=2))
+    wait_for(lambda: asked(url, ACME).status_code == 200)
 
 
 TOOL = {
@@ -143,7 +252,7 @@ def streamed(url: str, model: str, **body: Any) -> dict[str, str]:
     """What a client puts together of a streamed chat: its parts, and how it ended."""
     parts = dict.fromkeys(("reasoning", "content", "calls", "finish_reason"), "")
     body |= {"model": model, "stream": True}
-    with httpx.stream("POST", f"{url}/v1/chat/completions", json=body, timeout=120) as reply:
+    with HTTP.stream("POST", f"{url}/v1/chat/completions", json=body) as reply:
         for line in reply.iter_lines():
             if not line.startswith("data: {"):
                 continue
@@ -190,6 +299,7 @@ def test_whatever_is_asked_the_answer_is_no_server_error(url, tmp_path):
         *(sys.executable, "-m", "schemathesis.cli", "run", f"{url}/openapi.json"),
         *(f"--{name}={value}" for name, value in options.items()),
         *("--checks=not_a_server_error", "--phases=fuzzing", "--no-shrink"),
+        f"--header=Authorization: {ROOT['Authorization']}",
         *("--report=json", f"--report-json-path={tmp_path / 'report.json'}"),
     ]
     hooks = {"SCHEMATHESIS_HOOKS": "tests.integration.fuzzed_bodies"}

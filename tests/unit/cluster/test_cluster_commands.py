@@ -1,6 +1,6 @@
 import pytest
 
-from cluster.commands import parse_changes
+from cluster.commands import key_headers, parse_changes
 
 
 def test_values_are_read_as_yaml():
@@ -17,3 +17,10 @@ def test_values_are_read_as_yaml():
 def test_what_is_no_change_is_named(text):
     with pytest.raises(ValueError, match=r"speculation|policy"):
         parse_changes([text])
+
+
+def test_the_key_of_the_environment_goes_with_the_command(monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "k-root")
+    assert key_headers() == {"Authorization": "Bearer k-root"}
+    monkeypatch.delenv("OPENAI_API_KEY")
+    assert key_headers() == {}

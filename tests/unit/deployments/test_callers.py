@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from deployments.callers import (
-    Caller,
+    ASKING,
     Callers,
     IdentifyCallers,
     NotAllowedError,
@@ -16,18 +16,20 @@ from deployments.callers import (
     age_s,
 )
 from deployments.class_specs import KeySpec
+from deployments.key_ring import KeyRing
+from deployments.metering import Accounts
 
 CLASSES = ("standard", "interactive", "batch")
 
 
-def key(secret: str, tenant: str, *classes: str, admin: bool = False) -> KeySpec:
+def key(secret: str, tenant: str, *classes: str, **options: Any) -> KeySpec:
     digest = hashlib.sha256(secret.encode()).hexdigest()
-    return KeySpec(sha256=digest, tenant=tenant, classes=classes, admin=admin)
+    return KeySpec(sha256=digest, tenant=tenant, classes=classes, **options)
 
 
 KEYS = (key("k-acme", "acme", "interactive", "batch"), key("k-root", "root", admin=True))
-OPEN = Callers(CLASSES)
-CLOSED = Callers(CLASSES, KEYS)
+OPEN = Callers(CLASSES, KeyRing())
+CLOSED = Callers(CLASSES, KeyRing(KEYS, classes=CLASSES))
 
 
 def bearer(secret: str, **headers: str) -> dict[str, str]:
@@ -41,18 +43,19 @@ def asking(name: str) -> dict[str, str]:
 @pytest.mark.parametrize(
     ("callers", "headers", "caller"),
     [
-        (OPEN, {}, Caller("anonymous", "standard")),
-        (OPEN, asking("batch"), Caller("anonymous", "batch")),
-        (OPEN, bearer("whatever"), Caller("anonymous", "standard")),
-        (CLOSED, bearer("k-acme"), Caller("acme", "interactive")),
-        (CLOSED, bearer("k-acme") | asking("batch"), Caller("acme", "batch")),
-        (CLOSED, bearer("k-root"), Caller("root", "standard")),
-        (CLOSED, bearer("k-root") | asking("interactive"), Caller("root", "interactive")),
-        (CLOSED, {"authorization": "bearer k-root"}, Caller("root", "standard")),
+        (OPEN, {}, ("anonymous", "standard")),
+        (OPEN, asking("batch"), ("anonymous", "batch")),
+        (OPEN, bearer("whatever"), ("anonymous", "standard")),
+        (CLOSED, bearer("k-acme"), ("acme", "interactive")),
+        (CLOSED, bearer("k-acme") | asking("batch"), ("acme", "batch")),
+        (CLOSED, bearer("k-root"), ("root", "standard")),
+        (CLOSED, bearer("k-root") | asking("interactive"), ("root", "interactive")),
+        (CLOSED, {"authorization": "bearer k-root"}, ("root", "standard")),
     ],
 )
 def test_who_is_known(callers, headers, caller):
-    assert callers.identify(headers) == caller
+    found = callers.identify(headers)
+    assert (found.tenant, found.class_name) == caller
 
 
 @pytest.mark.parametrize(
@@ -83,11 +86,19 @@ async def app(scope: Any, receive: Any, send: Any) -> None:
     await send({"type": "http.response.body", "body": body})
 
 
-def ask(method: str, callers: Callers, headers: dict[str, str]) -> httpx.Response:
+def ask(
+    method: str,
+    callers: Callers,
+    headers: dict[str, str],
+    path: str = "/v1/chat/completions",
+    accounts: Accounts | None = None,
+    behind: Any = app,
+) -> httpx.Response:
     async def run() -> httpx.Response:
-        transport = httpx.ASGITransport(app=IdentifyCallers(app, callers))
+        identify = IdentifyCallers(behind, callers, accounts or Accounts())
+        transport = httpx.ASGITransport(app=identify)
         async with httpx.AsyncClient(transport=transport, base_url="http://test") as http:
-            return await http.request(method, "/v1/chat/completions", headers=headers)
+            return await http.request(method, path, headers=headers)
 
     return asyncio.run(run())
 
@@ -102,7 +113,6 @@ def test_what_a_client_says_of_itself_is_overwritten():
     ("method", "headers", "status", "kind"),
     [
         ("POST", {}, 401, "AuthenticationError"),
-        ("PATCH", bearer("k-acme"), 403, "PermissionDeniedError"),
         ("POST", bearer("k-acme") | asking("gold"), 400, "BadRequestError"),
     ],
 )
@@ -130,3 +140,58 @@ def test_a_client_makes_itself_neither_older_nor_younger():
 
 def test_preflights_carry_no_key():
     assert ask("OPTIONS", CLOSED, {}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("PATCH", "/fleet/models/demo"),
+        ("POST", "/fleet/models/demo/canary"),
+        ("DELETE", "/fleet/models/demo/canary"),
+        ("POST", "/prefix/fleet/models/demo/canary"),
+    ],
+)
+def test_whatever_changes_the_fleet_takes_an_admins_key(method, path):
+    reply = ask(method, CLOSED, bearer("k-acme"), path)
+    assert (reply.status_code, reply.json()["error"]["type"]) == (403, "PermissionDeniedError")
+    assert ask(method, CLOSED, bearer("k-root"), path).status_code == 200
+    assert ask(method, OPEN, {}, path).status_code == 200
+
+
+def test_everybody_with_a_key_may_look_at_the_fleet():
+    assert ask("GET", CLOSED, bearer("k-acme"), "/fleet").status_code == 200
+    assert ask("GET", CLOSED, {}, "/fleet").status_code == 401
+
+
+def test_the_key_itself_goes_no_further():
+    reply = ask("POST", CLOSED, bearer("k-acme"))
+    assert "k-acme" not in reply.text
+    assert "authorization" not in reply.text
+
+
+def test_whom_it_is_for_is_in_the_scope():
+    async def behind(scope: Any, receive: Any, send: Any) -> None:
+        asking = scope[ASKING]
+        said = f"{asking.caller.tenant} {asking.caller.is_admin} {asking.account.usage.requests}"
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": said.encode()})
+
+    assert ask("POST", CLOSED, bearer("k-acme"), behind=behind).text == "acme False 1"
+    assert ask("POST", CLOSED, bearer("k-root"), behind=behind).text == "root True 1"
+    assert ask("GET", CLOSED, bearer("k-root"), behind=behind).text == "root True 0"
+    assert ask("POST", OPEN, {}, behind=behind).text == "anonymous True 1"
+
+
+def test_who_is_over_quota_is_told_when_to_come_back():
+    keys = KeyRing((key("k-few", "few", requests_per_minute=2), *KEYS))
+    callers, accounts = Callers(CLASSES, keys), Accounts(clock=lambda: 100.0)
+    statuses = [
+        ask("POST", callers, bearer("k-few"), accounts=accounts).status_code for _ in range(2)
+    ]
+    assert statuses == [200, 200]
+    refused = ask("POST", callers, bearer("k-few"), accounts=accounts)
+    assert (refused.status_code, refused.headers["retry-after"]) == (429, "30")
+    error = refused.json()["error"]
+    assert (error["type"], error["code"]) == ("RateLimitError", 429)
+    assert ask("GET", callers, bearer("k-few"), "/v1/usage", accounts).status_code == 200
+    assert ask("POST", callers, bearer("k-acme"), accounts=accounts).status_code == 200

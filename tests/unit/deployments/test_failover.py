@@ -59,7 +59,8 @@ def collect(outlive, targets, body=None):
     counts, events = FailoverCounts(), []
 
     async def run():
-        events.extend([item async for item in outlive(targets, body or Body(), counts)])
+        asked = Delivered(body or Body()) if outlive is streamed else body or Body()
+        events.extend([item async for item in outlive(targets, asked, counts)])
 
     asyncio.run(run())
     return events, asdict(counts)

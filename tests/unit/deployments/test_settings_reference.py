@@ -11,6 +11,7 @@ from deployments.schema import (
     ClassSpec,
     DrafterSpec,
     KeySpec,
+    LimitSpec,
     ModelSpec,
     NativeSpec,
     TargetSpec,
@@ -24,8 +25,9 @@ def test_every_setting_is_listed_once_as_hot_or_restart():
     listed = dict(ROW.findall(REFERENCE.read_text()))
     parts = {"target": TargetSpec, "drafter": DrafterSpec, "native": NativeSpec}
     settings = set(ModelSpec.model_fields) - parts.keys()
-    settings |= AppSpec.model_fields.keys() - {"models", "classes", "keys"}
-    for part, spec in (parts | {"classes[]": ClassSpec, "keys[]": KeySpec}).items():
+    settings |= AppSpec.model_fields.keys() - {"models", "classes", "keys", "limits"}
+    beside = {"classes[]": ClassSpec, "keys[]": KeySpec, "limits": LimitSpec}
+    for part, spec in (parts | beside).items():
         settings |= {f"{part}.{name}" for name in spec.model_fields}
     assert listed.keys() == settings
 

@@ -1,0 +1,161 @@
+"""What is read off a machine: files and outputs of a healthy one, and of machines with faults."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+
+import pytest
+import spark_machines as machines
+
+from cluster.doctor.collect import collect_node
+from cluster.doctor.evidence import (
+    Clock,
+    Evidence,
+    EvidenceError,
+    Gpu,
+    Interface,
+    Listener,
+    Memory,
+    RdmaPort,
+    read_evidence,
+)
+from cluster.doctor.parse import clock, gpus, is_roce_v2_ipv4, listeners, memory, port_rate
+
+
+@pytest.fixture
+def settings(monkeypatch, tmp_path):
+    """The environment of a node as our launcher makes it."""
+    monkeypatch.setenv("NCCL_IB_HCA", "rocep1s0f1,roceP2p1s0f1")
+    monkeypatch.setenv("NCCL_DEBUG_SECRET", "planted")
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(tmp_path / "none"))
+    monkeypatch.delenv("RAY_AUTH_TOKEN", raising=False)
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+
+
+def test_a_healthy_spark(tmp_path, settings):
+    spark = machines.spark()
+    node = collect_node(spark.write(tmp_path), spark.run)
+    assert node.kernel == "6.17.0-1014-nvidia"
+    assert node.os == "Ubuntu 24.04.4 LTS"
+    assert node.gpus == (Gpu("NVIDIA GB10", "580.126.09"),)
+    assert node.is_unified
+    assert node.memory == Memory(122566, 114688, 4146)
+    assert node.rdma == (
+        RdmaPort("roceP2p1s0f1", "ACTIVE", 200.0, "enP2p1s0f1np1", (3,)),
+        RdmaPort("rocep1s0f1", "ACTIVE", 200.0, "enp1s0f1np1", (3,)),
+    )
+    assert node.interfaces[1] == Interface("enp1s0f1np1", 9000, True, 200000, ("192.168.100.10",))
+    assert node.clock == Clock(is_synchronised=True, offset_s=-0.000023111)
+    assert node.listeners == (
+        Listener("0.0.0.0", 6379),
+        Listener("::", 8000),
+        Listener("192.168.100.10", 10001),
+    )
+    assert node.environment == {
+        "NCCL_IB_HCA": "rocep1s0f1,roceP2p1s0f1",
+        "RAY_AUTH_MODE": "token",
+        **{k: v for k, v in node.environment.items() if k == "OMP_NUM_THREADS"},
+    }
+    assert (node.has_ray_token, node.ray_token_mode) == (False, None)
+    assert node.unknown == ()
+
+
+def test_a_machine_without_any_of_it(tmp_path):
+    node = collect_node(tmp_path, machines.Machine().run)
+    assert (node.gpus, node.gpu_error, node.memory, node.rdma) == ((), None, None, ())
+    assert node.clock == Clock()
+    assert node.unknown == ("ip: not found", "timedatectl: not found")
+
+
+def test_a_driver_that_does_not_answer(tmp_path):
+    broken = machines.Machine(answers={"nvidia-smi": (9, machines.SMI_FAILED)})
+    node = collect_node(tmp_path, broken.run)
+    assert node.gpus == ()
+    assert node.gpu_error == machines.SMI_FAILED.strip()
+
+
+def test_a_driver_that_hangs(tmp_path):
+    def hang(command):
+        raise subprocess.TimeoutExpired(command, 10)
+
+    node = collect_node(tmp_path, hang)
+    assert node.gpu_error == "nvidia-smi did not answer within 10 s"
+    assert node.unknown == ("ip: hangs", "timedatectl: hangs")
+
+
+def test_gpus_with_memory_of_their_own():
+    assert gpus(machines.SMI_H100) == (
+        Gpu("NVIDIA H100 80GB HBM3", "580.95.05", 81559, 4),
+        Gpu("NVIDIA H100 80GB HBM3", "580.95.05", 81559, 0),
+    )
+
+
+def test_shared_memory_is_no_page_cache():
+    assert memory(
+        "MemTotal: 2048 kB\nMemAvailable: 1024 kB\nCached: 2048 kB\nShmem: 1024 kB\n"
+    ) == (Memory(2, 1, 1))
+    assert memory("MemTotal: 2048 kB\n") is None
+
+
+@pytest.mark.parametrize(
+    ("chronyc", "timedatectl", "found"),
+    [
+        (machines.CHRONY_LOST, None, Clock(False, None)),
+        (machines.CHRONY.replace("slow", "fast"), None, Clock(True, 0.000023111)),
+        ("506 Cannot talk to daemon", "NTPSynchronized=no\n", Clock(False)),
+        (None, "NTPSynchronized=yes\n", Clock(True)),
+        (None, None, Clock()),
+    ],
+)
+def test_clocks(chronyc, timedatectl, found):
+    assert clock(chronyc, timedatectl) == found
+
+
+@pytest.mark.parametrize(
+    ("gid", "kind", "is_one"),
+    [
+        (*machines.GIDS[0], False),
+        (*machines.GIDS[1], False),
+        (*machines.GIDS[2], False),
+        (*machines.GIDS[3], True),
+        ("0000:0000:0000:0000:0000:0000:0000:0000", "RoCE v2", False),
+        ("", "", False),
+    ],
+)
+def test_only_ipv4_under_v2_is_what_nccl_routes_by(gid, kind, is_one):
+    assert is_roce_v2_ipv4(gid, kind) is is_one
+
+
+def test_only_sockets_that_listen():
+    assert listeners(machines.TCP) == (Listener("0.0.0.0", 6379), Listener("127.0.0.1", 8265))
+    assert [one.is_local for one in listeners(machines.TCP)] == [False, True]
+
+
+def test_rates():
+    assert port_rate("200 Gb/sec (4X HDR)") == 200.0
+    assert port_rate("2.5 Gb/sec (1X SDR)") == 2.5
+    assert port_rate("") is None
+
+
+def test_evidence_is_read_back_as_it_was(tmp_path):
+    spark = machines.spark()
+    evidence = Evidence((collect_node(spark.write(tmp_path), spark.run),))
+    assert read_evidence(evidence.to_json(), "spark.json") == evidence
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("{", "a.json is not JSON"),
+        ("[]", "not from `dspark doctor --collect`"),
+        ('{"format": "dspark-doctor-0", "nodes": []}', "not from `dspark doctor --collect`"),
+        (
+            json.dumps({"format": "dspark-doctor-1", "nodes": [{"node": "a", "kernel": 6}]}),
+            r"a.json: nodes.0.kernel: .*string",
+        ),
+    ],
+)
+def test_what_is_no_evidence_is_refused(text, why):
+    with pytest.raises(EvidenceError, match=why):
+        read_evidence(text, "a.json")
