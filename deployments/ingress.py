@@ -23,6 +23,8 @@ from starlette.responses import JSONResponse
 from autoscale.controls import Controls
 from autoscale.pool_view import PoolView
 from cluster.messages import IngressReport
+from cluster.observability.publisher import Publisher
+from cluster.observability.samples import ingress_samples
 from deployments.callers import CLASS_HEADER, Callers, IdentifyCallers
 from deployments.canary import (
     canary_model,
@@ -37,7 +39,7 @@ from deployments.failover import FailoverCounts, NoTargetError, answered, stream
 from deployments.openai_errors import error_response
 from deployments.plain_bodies import read_out
 from deployments.pools import POOLS, all_full
-from deployments.refusal import RefusedByAllError, RefuseWhenFull, TryLater
+from deployments.refusal import REFUSED, RefusedByAllError, RefuseWhenFull, TryLater
 from deployments.resumption import RESUME
 from deployments.schema import ModelSpec
 from deployments.seated_requests import UNSEATED
@@ -76,10 +78,11 @@ class FleetIngress(OpenAiIngress):  # type: ignore[misc]
 
     async def _report_forever(self) -> None:
         context = serve.get_replica_context()
+        replica_id = context.replica_id.unique_id
+        metrics = Publisher("ingress", replica=replica_id)
         while True:
-            report = IngressReport(
-                context.replica_id.unique_id, os.getpid(), **asdict(self._counts)
-            )
+            report = IngressReport(replica_id, os.getpid(), **asdict(self._counts))
+            metrics.publish(ingress_samples(report, REFUSED))
             try:
                 await find_controller(context.app_name).report_ingress.remote(report)
             except (ValueError, ray.exceptions.RayError) as error:
@@ -126,6 +129,7 @@ class FleetIngress(OpenAiIngress):  # type: ignore[misc]
                 async for item in items:
                     yield item
         except RefusedByAllError as error:
+            REFUSED[error.refusal.reason] += 1
             raise HTTPException(429, str(error), headers=error.refusal.headers) from None
         except NoTargetError as error:
             raise HTTPException(503, f"{error}; try again") from None
