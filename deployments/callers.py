@@ -15,6 +15,7 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from deployments.class_specs import NO_ONE, KeySpec
+from deployments.fleet_page import PAGE_PATH
 from deployments.openai_errors import error_response
 
 CLASS_HEADER = "x-dspark-class"
@@ -85,7 +86,7 @@ class IdentifyCallers:
         self._callers = callers
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["method"] == "OPTIONS":  # preflights carry no key
+        if scope["type"] != "http" or _carries_no_key(scope):
             await self._app(scope, receive, send)
             return
         try:
@@ -108,3 +109,8 @@ class IdentifyCallers:
             kept = [pair for pair in scope["headers"] if pair[0].lower() not in names]
             added = [(name.encode(), value.encode()) for name, value in ours.items()]
             await self._app({**scope, "headers": kept + added}, receive, send)
+
+
+def _carries_no_key(scope: Scope) -> bool:
+    """Preflights, and the page that asks for the key: it holds nothing."""
+    return scope["method"] == "OPTIONS" or scope["path"] == PAGE_PATH

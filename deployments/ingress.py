@@ -18,7 +18,7 @@ from ray import serve
 from ray.llm._internal.serve.core.ingress.ingress import DEFAULT_ENDPOINTS, init
 from ray.serve.llm.ingress import OpenAiIngress, make_fastapi_ingress
 from starlette.exceptions import HTTPException as StarletteHTTPException
-from starlette.responses import JSONResponse
+from starlette.responses import HTMLResponse, JSONResponse
 
 from autoscale.controls import Controls
 from autoscale.pool_view import PoolView
@@ -36,6 +36,7 @@ from deployments.canary import (
 from deployments.controller import INTERVAL_S, find_controller
 from deployments.errors import ConfigError
 from deployments.failover import FailoverCounts, NoTargetError, answered, streamed
+from deployments.fleet_page import PAGE_PATH, fleet_page
 from deployments.openai_errors import error_response
 from deployments.plain_bodies import read_out
 from deployments.pools import POOLS, all_full
@@ -48,7 +49,7 @@ logger = logging.getLogger(__name__)
 
 
 class FleetIngress(OpenAiIngress):  # type: ignore[misc]
-    """Adds `GET /fleet`, `PATCH /fleet/models/{id}` and its canary to the OpenAI endpoints.
+    """Adds `GET /fleet`, its page, `PATCH /fleet/models/{id}` and its canary to the OpenAI API.
 
     `adapters` are the LoRA adapters, `MODEL:NAME`, that every target of the model has
     loaded. Serve deploys what the ingress is bound to; controller and drafters are bound to
@@ -171,6 +172,10 @@ class FleetIngress(OpenAiIngress):  # type: ignore[misc]
         snapshot: dict[str, Any] = await self._controller("snapshot")
         return snapshot
 
+    async def fleet_page(self) -> HTMLResponse:
+        """What `GET /fleet` says, as a page."""
+        return fleet_page()
+
     async def change(
         self, model_id: str, changes: Annotated[dict[str, Any], Body()]
     ) -> dict[str, Any]:
@@ -253,6 +258,7 @@ def make_ingress(callers: Callers) -> Any:
     endpoints = {
         **DEFAULT_ENDPOINTS,
         "fleet": lambda app: app.get("/fleet"),
+        "fleet_page": lambda app: app.get(PAGE_PATH, include_in_schema=False),
         "change": lambda app: app.patch("/fleet/models/{model_id:path}"),
         "start_canary": lambda app: app.post("/fleet/models/{model_id:path}/canary"),
         "stop_canary": lambda app: app.delete("/fleet/models/{model_id:path}/canary"),
