@@ -113,4 +113,4 @@ class IdentifyCallers:
 
 def _carries_no_key(scope: Scope) -> bool:
     """Preflights, and the page that asks for the key: it holds nothing."""
-    return scope["method"] == "OPTIONS" or scope["path"] == PAGE_PATH
+    return bool(scope["method"] == "OPTIONS" or scope["path"] == PAGE_PATH)
