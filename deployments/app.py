@@ -76,7 +76,7 @@ def build_app(args: dict[str, Any]) -> Application:
         **PROMPTLY_REPLACED,
     ).bind(_controller_settings(settings, shapes, pairs))
     ingress = serve.deployment(
-        make_ingress(Callers(settings.promises, settings.keys)),
+        make_ingress(Callers(settings.promises, settings.keys), settings.request_log),
         name="Ingress",
         max_ongoing_requests=_max_ongoing(settings),
         max_queued_requests=QUEUED_AT_CALLER,

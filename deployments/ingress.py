@@ -41,6 +41,7 @@ from deployments.openai_errors import error_response
 from deployments.plain_bodies import read_out
 from deployments.pools import POOLS, all_full
 from deployments.refusal import REFUSED, RefusedByAllError, RefuseWhenFull, TryLater
+from deployments.request_log import LogFile, RequestLog
 from deployments.resumption import RESUME
 from deployments.schema import ModelSpec
 from deployments.seated_requests import UNSEATED
@@ -249,10 +250,15 @@ async def openai_error(request: Request, error: Exception) -> JSONResponse:
     return error_response(error.status_code, str(error.detail), error.headers)
 
 
-def make_ingress(callers: Callers) -> Any:
-    """The ingress class with its routes, ready to be a Serve deployment."""
+def make_ingress(callers: Callers, request_log: str | None = None) -> Any:
+    """The ingress class with its routes, ready to be a Serve deployment.
+
+    With a `request_log` directory requests of known callers are logged there.
+    """
     app = init()
     app.add_middleware(RefuseWhenFull, all_full=all_full)
+    if request_log is not None:
+        app.add_middleware(RequestLog, write=LogFile(request_log))
     app.add_middleware(IdentifyCallers, callers=callers)
     app.add_exception_handler(StarletteHTTPException, openai_error)
     endpoints = {

@@ -111,11 +111,13 @@ class AppSpec(Settings):
     `state_dir` is a directory of the controller's node where what the fleet learned of its
     drafters and engines is kept (calibration and step-cost profiles); without one it is lost
     with the last replica. Requests are of the first of `classes` unless their key or header
-    says otherwise. With `keys` there is no request without one of them.
+    says otherwise. With `keys` there is no request without one of them. `request_log` is a
+    directory of the ingress' node for a line per request (`deployments.request_log`).
     """
 
     models: tuple[ModelSpec, ...] = Field(min_length=1)
     state_dir: str | None = None
+    request_log: str | None = None
     classes: tuple[ClassSpec, ...] = ()
     keys: tuple[KeySpec, ...] = ()
 

@@ -167,7 +167,9 @@ def test_dashboards_and_alerts_on_a_live_fleet(tmp_path):
         tmp_path / "demo.yaml", models={"demo": "split"}, classes=CLASSES, stall_limit_s=120
     )
     settings = yaml.safe_load(config.read_text())
-    del settings["applications"][0]["args"]["models"][0]["policy"]  # the default has a budget
+    args = settings["applications"][0]["args"]
+    del args["models"][0]["policy"]  # the default has a budget
+    args["request_log"] = str(tmp_path / "requests")
     config.write_text(yaml.safe_dump(settings))
     env = {"OMP_NUM_THREADS": "1", "RAY_metrics_report_interval_ms": "2000"}
     with (
@@ -204,6 +206,13 @@ def test_dashboards_and_alerts_on_a_live_fleet(tmp_path):
             wait_for(lambda e=exported, n=name: prometheus.total(e) == shown[n], 30)
         ended = prometheus.total('ray_dspark_class_requests_total{outcome=~"met|missed"}')
         assert ended == prometheus.total("ray_dspark_ttft_seconds_count") > 0
+
+        # Every request has its line.
+        (log,) = (tmp_path / "requests").iterdir()
+        lines = [json.loads(line) for line in log.read_text().splitlines()]
+        assert {line["status"] for line in lines} == {200}
+        assert len(lines) == ended
+        assert len({line["request_id"] for line in lines}) == len(lines)
 
         # Prometheus evaluates the rules; a fleet without faults alarms nobody.
         rules = [rule for group in prometheus.get("rules")["groups"] for rule in group["rules"]]
