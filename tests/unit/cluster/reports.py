@@ -25,16 +25,19 @@ def adapter_stats():
     return asdict(stats)
 
 
-def target_report(**stats):
+SOME = ClassTotals(arrived=5, admitted=3, shed_too_late=2, met=3)
+
+
+def target_report(totals=SOME, **stats):
     (report,) = target_reports(1)
-    totals = asdict(ClassTotals(arrived=5, admitted=3, shed_too_late=2, met=3))
-    admission = {"seats": 8, "classes": {"interactive": totals}}
+    admission = {"seats": 8, "classes": {"interactive": asdict(totals)}}
     return replace(report, stats={"admission": admission, **stats})
 
 
-def drafting_report():
+def drafting_report(totals=SOME):
     policy = Causal(StepCostTable((1, 8), (0.01, 0.02)))
     return target_report(
+        totals,
         **adapter_stats(),
         sessions=1,
         schedule=policy.snapshot(),
@@ -46,3 +49,15 @@ def drafter_report():
     stats = ServerStats(drafts=7, failed_steps=1, dropped={"secret": 3})
     engine = EngineStats(2, 5, 0, 0, 0, 1, 0, 0, 7)
     return DrafterReport("d", "m", "tcp://d", 1, asdict(stats) | {"engine": asdict(engine)})
+
+
+def grown(report, times):
+    """A report of a target whose worker has counted so many times as much."""
+    stats = dict(report.stats) | {"mean_step_s": 0.01, "mean_plan_s": 0.001, "steps": 2 * times}
+    for name in ("committed_tokens", "verified_drafts", "draft_tokens", "accepted_tokens"):
+        stats[name] = max(stats[name], 1) * times
+    for name in ("admitted", "reached", "accepted", "expected"):
+        stats[f"{name}_by_position"] = [n * times for n in stats[f"{name}_by_position"]]
+    for name in ("source", "ineligible"):
+        stats[name] = {key: n * times for key, n in stats[name].items()}
+    return replace(report, stats=stats | {"expected_tokens": 1.5 * times})
