@@ -52,11 +52,6 @@ def snapshot(*, broken: bool = False, name: str = "t0", steps: int = 100) -> Ans
     return 200, json.loads(json.dumps(fleet.snapshot()))
 
 
-def recorded() -> list[Answer]:
-    """Of the demo under load, with the controller that serves."""
-    return [(200, one) for one in json.loads(Path(__file__).with_name("fleet.json").read_text())]
-
-
 @contextmanager
 def serving(answers: Sequence[Answer]) -> Iterator[str]:
     """The page, and an answer of `GET /fleet` after the other; the last one stays."""
@@ -131,14 +126,6 @@ def test_a_fleet_is_shown_as_the_controller_knows_it(tmp_path):
     assert "seed 2" in text
     assert "interactive 5 60.0 % 3 0 2 0 0 0" in text
     assert "secret 3" in text  # messages that the drafter dropped
-
-
-@in_browser
-def test_a_recorded_fleet_is_shown(tmp_path):
-    text = said(visit(recorded(), tmp_path, virtual_ms=9000))
-    assert "Live" in text
-    assert "says nothing" not in text
-    assert "Calibration" in text
 
 
 @in_browser
