@@ -228,13 +228,15 @@ def test_dashboards_and_alerts_on_a_live_fleet(tmp_path):
         assert ours <= {name for metric in METRICS for name in metric.series}
 
         # What Prometheus has is what the fleet says.
-        shown = fleet(url, "demo")["speculation"]
+        def shown(name: str) -> float:
+            return float(fleet(url, "demo")["speculation"][name])
+
         for exported, name in (
             ("ray_dspark_committed_tokens_total", "committed_tokens"),
             ("ray_dspark_draft_tokens_total", "draft_tokens"),
             ("ray_dspark_accepted_tokens_total", "accepted_tokens"),
         ):
-            wait_for(lambda e=exported, n=name: prometheus.total(e) == shown[n], 30)
+            wait_for(lambda e=exported, n=name: prometheus.total(e) == shown(n), 30)
         ended = prometheus.total('ray_dspark_class_requests_total{outcome=~"met|missed"}')
         assert ended == prometheus.total("ray_dspark_ttft_seconds_count") > 0
 
