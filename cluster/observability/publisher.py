@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
 
 from ray.util.metrics import Counter, Gauge, Histogram
 
 from cluster.observability.metrics import Metric, Source, of_source
 from cluster.observability.samples import Sample
+
+log = logging.getLogger(__name__)
 
 
 class Publisher:
@@ -21,19 +24,29 @@ class Publisher:
         self._tags = tags
         metrics = of_source(source)
         self._instruments = {name: _instrument(metric) for name, metric in metrics.items()}
+        self._has_failed = False
         self._told: dict[tuple[str, tuple[tuple[str, str], ...]], float] = {}
 
     def publish(self, samples: Iterable[Sample]) -> None:
-        """Raises KeyError for a name that its source does not have."""
-        for name, value, own in samples:
-            instrument = self._instruments[name]
-            tags = {**self._tags, **own}
-            if isinstance(instrument, Gauge):
-                instrument.set(float(value), tags)
-            elif isinstance(instrument, Histogram):
-                instrument.observe(float(value), tags)
-            else:
-                self._raise(instrument, name, value, tags)
+        """Never raises: metrics are not worth a replica. What is wrong is logged the first time."""
+        try:
+            for sample in samples:
+                self._take(sample)
+        except Exception:
+            if not self._has_failed:
+                log.exception("metrics cannot be published")
+            self._has_failed = True
+
+    def _take(self, sample: Sample) -> None:
+        name, value, own = sample
+        instrument = self._instruments[name]
+        tags = {**self._tags, **own}
+        if isinstance(instrument, Gauge):
+            instrument.set(float(value), tags)
+        elif isinstance(instrument, Histogram):
+            instrument.observe(float(value), tags)
+        else:
+            self._raise(instrument, name, value, tags)
 
     def _raise(self, counter: Counter, name: str, total: float, tags: dict[str, str]) -> None:
         key = name, tuple(sorted(tags.items()))

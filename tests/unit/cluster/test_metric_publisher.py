@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import pytest
@@ -62,9 +63,13 @@ def test_counters_are_raised_by_what_is_new(told):
     assert [value for _, _, value, _ in told] == [3, 7, 2, 4, 1]
 
 
-def test_a_process_publishes_its_own_metrics_alone(told):
-    with pytest.raises(KeyError):
-        publisher.Publisher("drafter", **OF).publish([Sample("dspark_seats", 8)])
+def test_what_is_wrong_is_said_once_and_costs_nothing_else(told, caplog):
+    caplog.set_level(logging.ERROR)
+    some = publisher.Publisher("drafter", **OF)
+    for _ in range(2):
+        some.publish([Sample("dspark_drafter_sessions", 1), Sample("dspark_seats", 8)])
+    assert [name for _, name, _, _ in told] == ["dspark_drafter_sessions"] * 2
+    assert [record.getMessage() for record in caplog.records] == ["metrics cannot be published"]
 
 
 def test_ray_takes_every_declaration():
