@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from autoscale.admission import Reason, Ticket
 from autoscale.fleet_load import OUTCOME_FADE, ClassOutcomes
 from autoscale.service_class import ServiceClass
+
+_MOST_LATENCIES = 4096  # kept until they are taken
+
+
+class Latency(NamedTuple):
+    """Of a request that ended whole; `tpot_s` is None where it had one token or none."""
+
+    class_name: str
+    ttft_s: float
+    tpot_s: float | None
 
 
 @dataclass(slots=True)
@@ -36,6 +47,7 @@ class ClassCounts:
     def __init__(self, classes: Iterable[ServiceClass]) -> None:
         self._totals = {one.name: ClassTotals() for one in classes}
         self._recent = {name: [0.0, 0.0] for name in self._totals}
+        self._latencies: deque[Latency] = deque(maxlen=_MOST_LATENCIES)
 
     def arrived(self, ticket: Ticket) -> None:
         self._totals[ticket.service_class.name].arrived += 1
@@ -65,8 +77,11 @@ class ClassCounts:
             return
         first_s = now_s if ticket.first_token_s is None else ticket.first_token_s  # no tokens
         per_sequence = ticket.output_tokens / ticket.cost.num_sequences
+        ttft_s = first_s - ticket.arrived_s
         tpot_s = (now_s - first_s) / max(per_sequence - 1, 1)
-        is_met = ticket.service_class.is_met(first_s - ticket.arrived_s, tpot_s)
+        is_met = ticket.service_class.is_met(ttft_s, tpot_s)
+        if per_sequence > 0:
+            self._latencies.append(Latency(name, ttft_s, tpot_s if per_sequence > 1 else None))
         totals.met += is_met
         totals.missed += not is_met
         self._recent[name][0] += 1
@@ -78,6 +93,12 @@ class ClassCounts:
         for counts in self._recent.values():
             counts[:] = [OUTCOME_FADE * count for count in counts]
         return outcomes
+
+    def take_latencies(self) -> list[Latency]:
+        """Of requests that ended since the last call, the latest of them if they were many."""
+        taken = list(self._latencies)
+        self._latencies.clear()
+        return taken
 
     def snapshot(self) -> dict[str, dict[str, Any]]:
         return {name: asdict(totals) for name, totals in self._totals.items()}

@@ -1,5 +1,6 @@
 """`dspark status` shows a fleet, `dspark set` changes a model while it serves, `dspark canary`
-tries a drafter on it, `dspark launcher` makes a cluster file for `ray up`."""
+tries a drafter on it, `dspark launcher` makes a cluster file for `ray up`, `dspark dashboards`
+brings dashboards and alerts to where they are used."""
 
 from __future__ import annotations
 
@@ -7,6 +8,7 @@ import argparse
 import functools
 import os
 import sys
+from pathlib import Path
 from typing import Any
 
 
@@ -68,6 +70,25 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     launcher.add_argument("name", nargs="?", help="one of cluster/launchers (default: list them)")
     launcher.add_argument("values", nargs="*", metavar="NAME=VALUE")
     launcher.set_defaults(run=_launcher)
+
+    boards = subparsers.add_parser(
+        "dashboards",
+        help="Grafana dashboards, Prometheus rules, the list of metrics",
+        description="Bring the dashboards and alerts that come with the package to Grafana and "
+        "Prometheus.",
+    ).add_subparsers(metavar="WHAT", required=True)
+    write = boards.add_parser("write", help="files that Grafana and Prometheus provision from")
+    write.add_argument("directory", type=Path, help="made where it is missing")
+    write.set_defaults(run=_dashboards_write)
+    push = boards.add_parser("push", help="create or replace them in a running Grafana")
+    push.add_argument("--url", required=True, help="Grafana's address")
+    push.add_argument(
+        "--token",
+        default=os.environ.get("GRAFANA_TOKEN"),
+        help="of a service account that may edit (default: GRAFANA_TOKEN)",
+    )
+    push.set_defaults(run=_dashboards_push)
+    boards.add_parser("metrics", help="print docs/metrics.md").set_defaults(run=_metrics)
 
 
 def _set(args: argparse.Namespace) -> int:
@@ -173,6 +194,43 @@ def _launcher(args: argparse.Namespace) -> int:
         print(f"dspark launcher: {error}", file=sys.stderr)
         return 1
     print(yaml.safe_dump(cluster, sort_keys=False, width=100), end="")
+    return 0
+
+
+def _dashboards_write(args: argparse.Namespace) -> int:
+    """0: written, with what; 1: it cannot be."""
+    from cluster.observability.grafana import write_files
+
+    try:
+        for path in write_files(args.directory):
+            print(path)
+    except OSError as error:
+        print(f"dspark dashboards write: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _dashboards_push(args: argparse.Namespace) -> int:
+    """0: all are there; 1: refused or not reached, with the reason."""
+    from cluster.observability.grafana import PushError, push_dashboards
+
+    if not args.token:
+        print("dspark dashboards push: give --token or set GRAFANA_TOKEN", file=sys.stderr)
+        return 1
+    try:
+        for address in push_dashboards(args.url, args.token):
+            print(address)
+    except PushError as error:
+        print(f"dspark dashboards push: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _metrics(args: argparse.Namespace) -> int:
+    """0: the page is on standard output."""
+    from cluster.observability.metrics import metrics_page
+
+    print(metrics_page(), end="")
     return 0
 
 

@@ -79,7 +79,7 @@ def build_app(args: dict[str, Any]) -> Application:
     keys = KeyRing(settings.keys, settings.keys_file, settings.promises)
     keys.read()  # refused here, where somebody is told
     ingress = serve.deployment(
-        make_ingress(Callers(settings.promises, keys), settings.limits),
+        make_ingress(Callers(settings.promises, keys), settings.limits, settings.request_log),
         name="Ingress",
         max_ongoing_requests=_max_ongoing(settings),
         max_queued_requests=QUEUED_AT_CALLER,

@@ -15,6 +15,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from autoscale.quota import Account
 from deployments.class_specs import NO_ONE, KeySpec
+from deployments.fleet_page import PAGE_PATH
 from deployments.key_ring import KeyRing
 from deployments.metering import Accounts, OverQuotaError
 from deployments.openai_errors import error_response
@@ -109,7 +110,7 @@ class IdentifyCallers:
         self._accounts = accounts
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["method"] == "OPTIONS":  # preflights carry no key
+        if scope["type"] != "http" or _carries_no_key(scope):
             await self._app(scope, receive, send)
             return
         try:
@@ -147,3 +148,8 @@ def _changes_fleet(scope: Scope) -> bool:
 
 def _asks_a_model(scope: Scope) -> bool:
     return scope["method"] == "POST" and not _changes_fleet(scope)
+
+
+def _carries_no_key(scope: Scope) -> bool:
+    """Preflights, and the page that asks for the key: it holds nothing."""
+    return bool(scope["method"] == "OPTIONS" or scope["path"] == PAGE_PATH)

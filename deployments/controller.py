@@ -17,10 +17,10 @@ from autoscale.canary import CanaryRule
 from autoscale.service_class import ServiceClass
 from cluster.controller import FleetController
 from cluster.fleet_learning import FleetLearning
-from cluster.learning_metrics import LearningMetrics
 from cluster.learning_thread import LearningThread
 from cluster.messages import DrafterPlan, DrafterReport, IngressReport, TargetPlan, TargetReport
-from cluster.plan_metrics import ControllerMetrics
+from cluster.observability.publisher import Publisher
+from cluster.observability.samples import fleet_samples, learning_samples
 from cluster.step_cost_learning import StepCostLearning
 from profiles.provenance import DraftingPair
 
@@ -44,7 +44,9 @@ class ControllerActor:
 
     def __init__(self, settings: ControllerSettings) -> None:
         state_dir = Path(settings.state_dir) if settings.state_dir else None
-        self._pairs = FleetLearning(state_dir, settings.promised, LearningMetrics())
+        self._model_ids = tuple(settings.classes)
+        self._metrics = Publisher("controller")
+        self._pairs = FleetLearning(state_dir, settings.promised, self._publish_learned)
         self._step_costs = StepCostLearning(state_dir)
         self._thread = LearningThread(self._refit)
         self._fleet = FleetController(
@@ -54,12 +56,13 @@ class ControllerActor:
             classes=settings.classes,
             on_gone=lambda id_: self._thread.offer(partial(self._step_costs.forget, id_)),
         )
-        self._metrics = ControllerMetrics()
 
     def _refit(self) -> None:
         self._pairs.refit()
         self._step_costs.refit()
-        self._metrics.dropped(self._fleet.num_dropped_reports + self._thread.num_dropped)
+
+    def _publish_learned(self, pair: DraftingPair, snapshot: dict[str, Any]) -> None:
+        self._metrics.publish(learning_samples(pair, snapshot))
 
     async def report_drafter(self, report: DrafterReport) -> DrafterPlan:
         return self._fleet.report_drafter(report)
@@ -105,7 +108,10 @@ class ControllerActor:
         return self._fleet.stop_canary(model_id)
 
     async def snapshot(self) -> dict[str, Any]:
+        """Asked for by its keeper all the time, so this is where the fleet is published."""
         fleet = self._fleet.snapshot()
+        num_dropped = self._fleet.num_dropped_reports + self._thread.num_dropped
+        self._metrics.publish(fleet_samples(fleet, self._model_ids, num_dropped))
         fleet["controller"]["pid"] = os.getpid()
         return fleet
 

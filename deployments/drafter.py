@@ -15,6 +15,8 @@ import torch
 from ray import serve
 
 from cluster.messages import DrafterReport
+from cluster.observability.publisher import Publisher
+from cluster.observability.samples import drafter_samples
 from deployments.autoscaling import BUSY
 from deployments.controller import INTERVAL_S, find_controller
 from deployments.draft_model import make_draft_engine
@@ -62,27 +64,31 @@ class DrafterServer:
         self._reports = asyncio.get_running_loop().create_task(self._report_forever())
 
     async def _report_forever(self) -> None:
+        metrics = Publisher("drafter", model=self._model_id, replica=self._replica_id)
         while True:
             try:
-                plan = await find_controller(self._app_name).report_drafter.remote(
-                    DrafterReport(
-                        replica_id=self._replica_id,
-                        model_id=self._model_id,
-                        address=self._server.address,
-                        pid=os.getpid(),
-                        stats=asdict(self._server.stats) | {"engine": asdict(self._engine.stats)},
-                        public_key=self._server.public_key,
-                        secret=self._server.secret,
-                        canary=self._canary,
-                        drafter=self._version,
-                    )
-                )
+                report = self._report()
+                metrics.publish(drafter_samples(report))
+                plan = await find_controller(self._app_name).report_drafter.remote(report)
                 self._server.secret = plan.secret
             except (ValueError, ray.exceptions.RayError) as error:
                 logger.info("no controller to report to yet: %s", error)
             except Exception:
                 logger.exception("report to the controller failed")
             await asyncio.sleep(INTERVAL_S)
+
+    def _report(self) -> DrafterReport:
+        return DrafterReport(
+            replica_id=self._replica_id,
+            model_id=self._model_id,
+            address=self._server.address,
+            pid=os.getpid(),
+            stats=asdict(self._server.stats) | {"engine": asdict(self._engine.stats)},
+            public_key=self._server.public_key,
+            secret=self._server.secret,
+            canary=self._canary,
+            drafter=self._version,
+        )
 
     async def record_autoscaling_stats(self) -> dict[str, float]:
         """The share of the time since the last call that it drafted."""

@@ -196,6 +196,7 @@ ready after {seconds:.0f} s: an OpenAI-compatible endpoint at {base}/v1
       "messages": [{{"role": "user", "content": "What is 12 times 7?"}}]}}'
 
   curl {base}/fleet        # replicas, drafter assignments, what speculation did
+  {base}/fleet/ui          the same as a page
 
 Ctrl-C stops it."""
     )

@@ -18,11 +18,13 @@ from ray import serve
 from ray.llm._internal.serve.core.ingress.ingress import DEFAULT_ENDPOINTS, init
 from ray.serve.llm.ingress import OpenAiIngress, make_fastapi_ingress
 from starlette.exceptions import HTTPException as StarletteHTTPException
-from starlette.responses import JSONResponse
+from starlette.responses import HTMLResponse, JSONResponse
 
 from autoscale.controls import Controls
 from autoscale.pool_view import PoolView
 from cluster.messages import IngressReport
+from cluster.observability.publisher import Publisher
+from cluster.observability.samples import ingress_samples
 from deployments.callers import ASKING, Asking, Callers, IdentifyCallers
 from deployments.canary import (
     canary_model,
@@ -35,12 +37,14 @@ from deployments.continuation import Delivered
 from deployments.controller import INTERVAL_S, find_controller
 from deployments.errors import ConfigError
 from deployments.failover import FailoverCounts, NoTargetError, answered, streamed
+from deployments.fleet_page import PAGE_PATH, fleet_page
 from deployments.metering import Accounts, OverQuotaError, metered
 from deployments.openai_errors import error_response
 from deployments.plain_bodies import read_out
 from deployments.pools import POOLS, all_full
-from deployments.refusal import RefusedByAllError, RefuseWhenFull, TryLater
+from deployments.refusal import REFUSED, RefusedByAllError, RefuseWhenFull, TryLater
 from deployments.request_limits import BoundBodies, LimitSpec, check_limits
+from deployments.request_log import LogFile, RequestLog
 from deployments.resumption import RESUME
 from deployments.schema import ModelSpec
 from deployments.seated_requests import UNSEATED
@@ -49,8 +53,8 @@ logger = logging.getLogger(__name__)
 
 
 class FleetIngress(OpenAiIngress):  # type: ignore[misc]
-    """Adds `GET /fleet`, `PATCH /fleet/models/{id}` and its canary, and `GET /v1/usage`, to the
-    OpenAI endpoints.
+    """Adds `GET /fleet`, its page, `PATCH /fleet/models/{id}` and its canary, and
+    `GET /v1/usage`, to the OpenAI endpoints.
 
     `adapters` are the LoRA adapters, `MODEL:NAME`, that every target of the model has
     loaded. Serve deploys what the ingress is bound to; controller and drafters are bound to
@@ -82,10 +86,11 @@ class FleetIngress(OpenAiIngress):  # type: ignore[misc]
 
     async def _report_forever(self) -> None:
         context = serve.get_replica_context()
+        replica_id = context.replica_id.unique_id
+        metrics = Publisher("ingress", replica=replica_id)
         while True:
-            report = IngressReport(
-                context.replica_id.unique_id, os.getpid(), **asdict(self._counts)
-            )
+            report = IngressReport(replica_id, os.getpid(), **asdict(self._counts))
+            metrics.publish(ingress_samples(report, REFUSED))
             try:
                 await find_controller(context.app_name).report_ingress.remote(report)
             except (ValueError, ray.exceptions.RayError) as error:
@@ -148,6 +153,7 @@ class FleetIngress(OpenAiIngress):  # type: ignore[misc]
             headers = {"Retry-After": str(error.retry_after_s)}
             raise HTTPException(429, str(error), headers=headers) from None
         except RefusedByAllError as error:
+            REFUSED[error.refusal.reason] += 1
             raise HTTPException(429, str(error), headers=error.refusal.headers) from None
         except NoTargetError as error:
             raise HTTPException(503, f"{error}; try again") from None
@@ -203,6 +209,10 @@ class FleetIngress(OpenAiIngress):  # type: ignore[misc]
         """Replicas, drafter assignments and speculation totals; 503 without a controller."""
         snapshot: dict[str, Any] = await self._controller("snapshot")
         return snapshot
+
+    async def fleet_page(self) -> HTMLResponse:
+        """What `GET /fleet` says, as a page."""
+        return fleet_page()
 
     async def change(
         self, model_id: str, changes: Annotated[dict[str, Any], Body()]
@@ -277,20 +287,24 @@ async def openai_error(request: Request, error: Exception) -> JSONResponse:
     return error_response(error.status_code, str(error.detail), error.headers)
 
 
-def make_ingress(callers: Callers, limits: LimitSpec) -> Any:
+def make_ingress(callers: Callers, limits: LimitSpec, request_log: str | None = None) -> Any:
     """The ingress class with its routes, ready to be a Serve deployment.
 
     A request passes the middleware in the other order: who is it, is there room, its body.
+    With a `request_log` directory requests of known callers are logged there.
     """
     app = init()
     app.add_middleware(BoundBodies, limits=limits)
     app.add_middleware(RefuseWhenFull, all_full=all_full)
+    if request_log is not None:
+        app.add_middleware(RequestLog, write=LogFile(request_log))
     app.add_middleware(IdentifyCallers, callers=callers, accounts=Accounts())
     app.add_exception_handler(StarletteHTTPException, openai_error)
     endpoints = {
         **DEFAULT_ENDPOINTS,
         "fleet": lambda app: app.get("/fleet"),
         "usage": lambda app: app.get("/v1/usage"),
+        "fleet_page": lambda app: app.get(PAGE_PATH, include_in_schema=False),
         "change": lambda app: app.patch("/fleet/models/{model_id:path}"),
         "start_canary": lambda app: app.post("/fleet/models/{model_id:path}/canary"),
         "stop_canary": lambda app: app.delete("/fleet/models/{model_id:path}/canary"),

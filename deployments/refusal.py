@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import ceil
@@ -17,6 +18,10 @@ _WHY = {
     "queue_full": "the queue is full",
     "too_late": "it would get its first token later than its service class promises",
 }
+
+
+REFUSED: Counter[str] = Counter()
+"""Requests that this process answered 429, by why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +71,7 @@ class RefuseWhenFull:
             class_name = Headers(scope=scope).get(CLASS_HEADER, "")
             retry_after_s = self._all_full(class_name, time.monotonic())
             if retry_after_s is not None:
+                REFUSED["known_full"] += 1
                 refused = TryLater("too_late", ceil(retry_after_s))
                 respond = error_response(429, refused.message, refused.headers)
                 await respond(scope, receive, send)

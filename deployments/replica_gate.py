@@ -15,7 +15,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from autoscale.admission import Admission, Refusal, ReplicaLimits, Ticket
-from autoscale.class_counts import ClassCounts
+from autoscale.class_counts import ClassCounts, Latency
 from autoscale.demand import Demand
 from autoscale.plan import NO_PLAN, ReplicaPlan
 from autoscale.pool_view import ReplicaState
@@ -195,6 +195,10 @@ class ReplicaGate:
         self._arrived = self._tokens = 0
         self._prompt_tokens = 0.0
         return traffic
+
+    def take_latencies(self) -> list[Latency]:
+        """Of requests that ended since the last call."""
+        return self._counts.take_latencies()
 
     def state(self) -> ReplicaState:
         """For routers: see `deployments.request_router`."""

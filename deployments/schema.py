@@ -127,10 +127,13 @@ class AppSpec(Settings):
     with the last replica. Requests are of the first of `classes` unless their key or header
     says otherwise. With `keys` or a `keys_file` there is no request without one of them; the
     file, a YAML list of the same on every node with an ingress, is read again when it changes.
+    `request_log` is a directory of the ingress' node for a line per request
+    (`deployments.request_log`).
     """
 
     models: tuple[ModelSpec, ...] = Field(min_length=1)
     state_dir: str | None = None
+    request_log: str | None = None
     classes: tuple[ClassSpec, ...] = ()
     keys: tuple[KeySpec, ...] = ()
     keys_file: str | None = None

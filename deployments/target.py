@@ -20,7 +20,8 @@ from autoscale.service_class import ServiceClass
 from cluster.held_plan import HeldPlan
 from cluster.load_report import replica_load
 from cluster.messages import TargetReport
-from cluster.plan_metrics import PlanMetrics
+from cluster.observability.publisher import Publisher
+from cluster.observability.samples import latency_samples, plan_samples, target_samples
 from deployments.autoscaling import DEMAND, SEATS
 from deployments.compatibility import accept_software
 from deployments.controller import INTERVAL_S, find_controller
@@ -78,7 +79,8 @@ class TargetServer(LLMServer):  # type: ignore[misc]
         self._app_name = context.app_name
         self._replica_id = context.replica_id.unique_id
         self._held = HeldPlan()
-        self._metrics = PlanMetrics(llm_config.model_id)
+        self._metrics = Publisher("target", model=llm_config.model_id, replica=self._replica_id)
+        self._num_failed = 0  # exchanges
         self._is_new = True
         self._steered_by: WorkerPlan | None = None
         self._step_costs_of: EngineProvenance | None = None
@@ -145,15 +147,17 @@ class TargetServer(LLMServer):  # type: ignore[misc]
                 await self._exchange_once()
             except (ValueError, TimeoutError, ray.exceptions.RayError) as error:
                 logger.info("no controller to report to now: %r", error)
-                self._metrics.failed()
+                self._num_failed += 1
             except Exception:
                 logger.exception("exchange with the controller failed")
-                self._metrics.failed()
-            self._metrics.show(self._held)
+                self._num_failed += 1
+            self._metrics.publish(plan_samples(self._held.snapshot(), self._num_failed))
             await asyncio.sleep(INTERVAL_S * random.uniform(1 - JITTER, 1 + JITTER))
 
     async def _exchange_once(self) -> None:
         report = await self._report()
+        self._metrics.publish(target_samples(report))
+        self._metrics.publish(latency_samples(self._gate.take_latencies()))
         answer = find_controller(self._app_name).report_target.remote(report)
         plan = await asyncio.wait_for(answer, ANSWER_S)
         if not self._held.take(plan):

@@ -160,9 +160,9 @@ class SpeculationAdapter:
         accounts = self._account(step)
         outcome = self._outcome(step, accounts, began)
         self.policy.record_step(outcome)
-        self.stats.expected_tokens += self.calibration.record(outcome.verified)
+        self.stats.count_expected(self.calibration.record(outcome.verified))
         if self.canary is not None:
-            self.stats.expected_tokens += self.canary.record(outcome.verified)
+            self.stats.count_expected(self.canary.record(outcome.verified))
         batch, limits, may_wait = self._describe(step, accounts)
         catches_up = self._catches_up(batch)
         described = time.perf_counter()

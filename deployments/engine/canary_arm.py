@@ -64,8 +64,8 @@ class CanaryArm:
         self._watch = CanaryWatch()
         self.source = CanarySource(serving, canary, self._joins, known, self._waited)
 
-    def record(self, verified: Sequence[Verified]) -> float:
-        """What a step made of its drafts; returns those accepted that the canary expected."""
+    def record(self, verified: Sequence[Verified]) -> Sequence[float]:
+        """What a step made of its drafts; returns what the canary expected, by position."""
         self._watch.record(verified, self.source.canary_ids)
         return self.calibration.record(verified)
 

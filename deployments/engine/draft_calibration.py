@@ -43,8 +43,8 @@ class _Requests(NamedTuple):
 class _Admitted(NamedTuple):
     """Drafts that the next step verifies: `confidences` [R, gamma] as the drafter gave them.
 
-    `expected` [R] are accepted tokens by the calibrated ones; those themselves, [R, gamma],
-    until it is settled how many tokens are admitted.
+    `expected` [R, gamma] are the calibrated ones until it is settled how many tokens are
+    admitted, then how surely each of these survives.
     """
 
     step: int
@@ -120,23 +120,24 @@ class DraftCalibration:
             seeds = self._admitted.requests.seeds
             exploring = explores(seeds, self._num_steps, EXPLORATION_RATE)
             lengths = np.where(exploring, limits, lengths)
-        expected = expected_accepted(self._admitted.expected, lengths)
+        expected = expected_survival(self._admitted.expected, lengths)
         self._admitted = self._admitted._replace(expected=expected)
         return lengths
 
-    def record(self, verified: Sequence[Verified]) -> float:
+    def record(self, verified: Sequence[Verified]) -> Sequence[float]:
         """What the step after `admit` made of its drafts; whoever is missing is not counted.
 
-        Returns the tokens of these drafts that were expected to be accepted.
+        Returns how many of these drafts were expected to be accepted up to each position;
+        nothing where there were none.
         """
         admitted, self._admitted = self._admitted, None
         if admitted is None:
-            return 0.0
+            return ()
         became = {one.request_id: one for one in verified if one.num_drafts}
         found = [became.get(id_) for id_ in admitted.requests.ids]
         rows = [i for i, one in enumerate(found) if one is not None]
         if not rows:
-            return 0.0
+            return ()
         _, _, keys, seeds = admitted.requests
         confidences = admitted.confidences
         if len(rows) < len(found):
@@ -145,7 +146,8 @@ class DraftCalibration:
         num_accepted = np.array([one.num_accepted for one in found if one is not None])
         drafts = VerifiedDrafts(keys, seeds, confidences, num_admitted, num_accepted)
         self.replica.record(drafts, admitted.step, self._clock())
-        return float(admitted.expected[rows].sum())
+        expected: list[float] = admitted.expected[rows].sum(axis=0).tolist()
+        return expected
 
     def _requests(self, rows: Sequence[StepRow], with_q: bool) -> _Requests:
         ids = [row.request_id for row in rows]
@@ -192,14 +194,15 @@ def admit_together(
     return lengths
 
 
-def expected_accepted(
+def expected_survival(
     confidences: NDArray[np.float64], lengths: NDArray[np.int64]
 ) -> NDArray[np.float64]:
-    """[R]: draft tokens of `lengths` [R] that `confidences` [R, gamma] say will be accepted."""
+    """[R, gamma]: with which probability `confidences` [R, gamma] say that a draft is accepted
+    up to each position; 0 beyond its admitted length of `lengths` [R]."""
     survival = np.cumprod(confidences, axis=1)
     expected: NDArray[np.float64] = np.where(
         np.arange(survival.shape[1]) < lengths[:, None], survival, 0.0
-    ).sum(axis=1)
+    )
     return expected
 
 

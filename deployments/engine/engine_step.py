@@ -53,9 +53,10 @@ class EngineStep:
 class AdapterStats:
     """Totals since the worker started; means are of recent steps that decode alone.
 
-    Of draft tokens k, `reached_by_position[k]` counts those verified behind an accepted
-    prefix and `accepted_by_position[k]` those of them that were accepted; `expected_tokens`
-    were to be accepted by their calibrated confidences.
+    Of draft tokens k, `admitted_by_position[k]` counts those verified, `reached_by_position[k]`
+    those of them behind an accepted prefix and `accepted_by_position[k]` those of them that were
+    accepted; `expected_by_position[k]` were to be accepted by their calibrated confidences, and
+    `expected_tokens` are those of all positions.
     """
 
     steps: int = 0
@@ -75,14 +76,21 @@ class AdapterStats:
     mean_plan_s: float = 0.0  # to take up a plan
     adapter_s: float = 0.0
     draft_s: float = 0.0
+    admitted_by_position: list[int] = field(default_factory=list)
     reached_by_position: list[int] = field(default_factory=list)
     accepted_by_position: list[int] = field(default_factory=list)
+    expected_by_position: list[float] = field(default_factory=list)
     ineligible: dict[str, int] = field(default_factory=dict)
 
     @classmethod
     def of_blocks(cls, block_size: int) -> AdapterStats:
         """Nothing counted yet, of drafts of up to `block_size` tokens."""
-        return cls(reached_by_position=[0] * block_size, accepted_by_position=[0] * block_size)
+        return cls(
+            admitted_by_position=[0] * block_size,
+            reached_by_position=[0] * block_size,
+            accepted_by_position=[0] * block_size,
+            expected_by_position=[0.0] * block_size,
+        )
 
     def time_plan(self, plan_s: float) -> None:
         """A plan was taken up."""
@@ -102,7 +110,15 @@ class AdapterStats:
         self.verified_drafts += 1
         self.draft_tokens += num_drafts
         self.accepted_tokens += num_accepted
+        for k in range(num_drafts):
+            self.admitted_by_position[k] += 1
         for k in range(min(num_drafts, num_accepted + 1)):
             self.reached_by_position[k] += 1
         for k in range(num_accepted):
             self.accepted_by_position[k] += 1
+
+    def count_expected(self, by_position: Sequence[float]) -> None:
+        """How many of a step's drafts were expected to be accepted up to each position."""
+        self.expected_tokens += sum(by_position)
+        for k, expected in enumerate(by_position):
+            self.expected_by_position[k] += expected

@@ -14,6 +14,7 @@ from autoscale.calibration_messages import calibrations_from_plain, report_to_pl
 from autoscale.replica_calibration import ReplicaCalibration, VerifiedDrafts
 from cluster.fleet_learning import FleetLearning
 from cluster.learning_thread import LearningThread
+from cluster.observability.samples import learning_samples
 from profiles.calibration import load_calibration
 from profiles.calibration_key import CALIBRATION_KEYS
 from profiles.provenance import DraftingPair
@@ -151,21 +152,13 @@ def test_reports_that_the_thread_cannot_take_are_dropped(monkeypatch):
 
 
 @pytest.mark.parametrize("known", [True, False])
-def test_metrics_of_what_is_known(monkeypatch, known):
-    import cluster.learning_metrics as metrics
-
+def test_metrics_of_what_is_known(known):
     told = {}
 
-    class Recorded:
-        def __init__(self, name, description, tag_keys):
-            self.name, self.tag_keys = name, tag_keys
+    def publish(pair, snapshot):
+        told.update({name: value for name, value, _ in learning_samples(pair, snapshot)})
 
-        def set(self, value, tags):
-            assert tuple(tags) == self.tag_keys
-            told[self.name] = value
-
-    monkeypatch.setattr(metrics, "Gauge", Recorded)
-    learning = FleetLearning(publish=metrics.LearningMetrics())
+    learning = FleetLearning(publish=publish)
     learn(learning, num_reports=14 if known else 0, rate=0.65)
     assert ("dspark_drift_alarm" in told) is known
     assert ("dspark_acceptance_collapsed" in told) is known

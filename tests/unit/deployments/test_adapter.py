@@ -97,6 +97,7 @@ def test_rows_of_rejected_drafts_are_left_out(adapter, source):
     assert source.batches[1].features[:, 0].tolist() == [0, 1, 4]
     assert a.epoch == source.batches[0].rows[0].epoch
     assert adapter.stats.accepted_tokens == 1
+    assert adapter.stats.admitted_by_position == [2, 2, 2, 0]
     assert adapter.stats.reached_by_position == [2, 1, 0, 0]
     assert adapter.stats.accepted_by_position == [1, 0, 0, 0]
     assert adapter.stats.draft_tokens == 6

@@ -6,7 +6,7 @@ from typing import Any
 import httpx
 import pytest
 
-from deployments.refusal import RefuseWhenFull, TryLater
+from deployments.refusal import REFUSED, RefuseWhenFull, TryLater
 
 
 async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -28,11 +28,13 @@ def ask(method: str, path: str, class_name: str) -> httpx.Response:
     return asyncio.run(run())
 
 
-def test_where_all_are_full_a_request_is_refused_unread():
+def test_where_all_are_full_a_request_is_refused_unread_and_counted():
+    before = REFUSED["known_full"]
     reply = ask("POST", "/v1/chat/completions", "soon")
     assert (reply.status_code, reply.headers["retry-after"]) == (429, "3")
     assert reply.json()["error"]["type"] == "RateLimitError"
     assert reply.json()["error"]["message"].endswith("Try again in 3 s.")
+    assert REFUSED["known_full"] == before + 1
 
 
 @pytest.mark.parametrize(

@@ -187,6 +187,8 @@ def test_promises_met_and_missed_are_counted(seconds, what):
         await scene.end("a")
         assert scene.counts["soon"] == {"arrived": 1, "admitted": 1, what: 1}
         assert scene.gate.take_traffic().outcomes["soon"] == (1.0, float(what == "met"))
+        assert scene.gate.take_latencies() == [("soon", 0.0, seconds / 9)]
+        assert scene.gate.take_latencies() == []
 
     play(story)
 

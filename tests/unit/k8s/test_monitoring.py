@@ -1,17 +1,16 @@
-"""Monitors reach the pods' ports; rules name metrics that are exported, and parse."""
+"""Monitors reach the pods' ports; rules are the package's; Ray and vLLM export what they use."""
 
 from __future__ import annotations
 
 import re
-import shutil
-import subprocess
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
-import pytest
 import yaml
 
+from cluster.observability.grafana import alerts_path
+from cluster.observability.metrics import FOREIGN
 from tests.unit.k8s.manifests import matches, of_kind, pod_templates, ray_groups, render
 
 # Where metrics that the rules use are made, below the package.
@@ -19,13 +18,12 @@ SOURCES = {
     "ray": ("serve/_private/*.py", "dashboard/modules/reporter/reporter_agent.py"),
     "vllm": ("v1/metrics/loggers.py", "v1/spec_decode/metrics.py"),
 }
-METRIC = re.compile(r"\bray_[a-z0-9_]+")
 SUFFIX = re.compile(r"_(total|bucket|sum|count)$")
 
 
-def rules() -> list[dict]:
+def spec() -> dict:
     (manifest,) = of_kind("PrometheusRule", render("gpu"))
-    return [rule for group in manifest["spec"]["groups"] for rule in group["rules"]]
+    return manifest["spec"]
 
 
 @cache
@@ -47,44 +45,17 @@ def exported() -> frozenset[str]:
     return frozenset(names)
 
 
-def test_every_rule_uses_metrics_that_are_exported():
-    used = {name for rule in rules() for name in METRIC.findall(rule["expr"])} - {"ray_io_cluster"}
-    assert used
+def test_what_we_use_of_ray_and_vllm_is_exported():
     unknown = {
         name
-        for name in (found.removeprefix("ray_") for found in used)
+        for name in (found.removeprefix("ray_") for found in FOREIGN)
         if not {name, SUFFIX.sub("", name)} & exported()
     }
     assert not unknown
 
 
-def test_recorded_names_are_recorded_before_they_are_used():
-    recorded: set[str] = set()
-    for rule in rules():
-        assert set(re.findall(r"\bdspark:[\w:]+", rule["expr"])) <= recorded
-        if "record" in rule:
-            recorded.add(rule["record"])
-
-
-def test_every_alert_says_what_is_wrong_and_what_to_do():
-    alerts = [rule for rule in rules() if "alert" in rule]
-    assert len({rule["alert"] for rule in alerts}) == len(alerts)
-    for rule in alerts:
-        assert rule["labels"]["severity"] in ("critical", "warning", "info")
-        assert rule["annotations"].keys() == {"summary", "description"}
-        assert rule["for"]
-
-
-def test_prometheus_takes_the_rules(tmp_path):
-    if shutil.which("promtool") is None:
-        pytest.skip("promtool is not installed (Debian: prometheus)")
-    (manifest,) = of_kind("PrometheusRule", render("gpu"))
-    path = tmp_path / "rules.yml"
-    path.write_text(yaml.safe_dump(manifest["spec"]))
-    check = subprocess.run(
-        ["promtool", "check", "rules", str(path)], capture_output=True, text=True, timeout=60
-    )
-    assert check.returncode == 0, check.stdout + check.stderr
+def test_the_rules_are_those_of_the_package():
+    assert spec() == yaml.safe_load(alerts_path().read_text())
 
 
 def test_the_monitor_scrapes_every_ray_pod_on_ports_that_it_has():
