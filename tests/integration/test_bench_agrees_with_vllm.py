@@ -19,6 +19,7 @@ from tests.unit.profiles.load_rows import run_row
 
 CHUNKS = (1, *(3, 2, 4) * 6)
 REQUESTS, CLIENTS = 6, 2
+pytestmark = pytest.mark.long
 # The build for processors has no console script for it: its library is the way in.
 BENCH = (
     "import argparse; from vllm.benchmarks.serve import add_cli_args, main;"

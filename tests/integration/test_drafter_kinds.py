@@ -83,7 +83,15 @@ class Served(NamedTuple):
         return runner_of(self.engine).adapter
 
 
-@pytest.fixture(scope="module", params=KINDS)
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param("dflash", marks=pytest.mark.long),
+        pytest.param("eagle3", marks=pytest.mark.long),
+        "mtp",
+        "ngram",
+    ],
+)
 def served(request: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     fields = KINDS[request.param]
     origin: dict[str, Any] = {"source": None, "ngram": {"block_size": 5}}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import ray
 import torch
 
@@ -11,6 +12,7 @@ from drafters.training.on_ray import train_on_ray
 from tests.unit.drafters.training_fixtures import small_plan, write_answers, write_target
 
 
+@pytest.mark.long
 def test_workers_on_ray_train_the_drafter_of_one_process(tmp_path):
     target = write_target(tmp_path / "target")
     answers = write_answers(tmp_path / "answers.jsonl")

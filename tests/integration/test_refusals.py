@@ -113,6 +113,7 @@ def test_a_port_in_use_is_named(config):
     assert "--port" in said
 
 
+@pytest.mark.long
 def test_a_replica_that_cannot_start_ends_it_and_leaves_nothing(config, tmp_path):
     broken = tmp_path / "target"
     shutil.copytree("models/demo-target", broken)
