@@ -169,6 +169,7 @@ def test_after_a_prefix_hit_as_much_is_accepted_as_cold(speculative):
     warm = accepted_per_draft(speculative, seconds)
     draft_from(speculative, ColocatedDraftSource(draft_engine()))
     cold = accepted_per_draft(speculative, seconds)
+    print(f"acceptance length after a prefix hit {1 + warm:.3f}, cold {1 + cold:.3f}")
     assert cold > 0.5
     assert (1 + warm) / (1 + cold) >= 0.95
 
