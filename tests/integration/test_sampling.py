@@ -170,7 +170,7 @@ class Mortal:
         self._source.close()
 
 
-DRAWS = 600
+DRAWS = 400
 FIXED_PROMPTS = (
     "What is the capital of France?",
     "Write a function that adds two numbers.",
@@ -180,7 +180,7 @@ FIXED_PROMPTS = (
 
 def first_three(engine: Any, prompt: str, n: int = 1) -> list[tuple[int, ...]]:
     """The first three tokens of `DRAWS` answers at temperature 0.7, n a request."""
-    params = SamplingParams(temperature=0.7, max_tokens=8, ignore_eos=True, n=n)
+    params = SamplingParams(temperature=0.7, max_tokens=6, ignore_eos=True, n=n)
     chat = [{"role": "user", "content": prompt}]
     answers = engine.chat([chat] * (DRAWS // n), params, use_tqdm=False)
     return [tuple(output.token_ids[:3]) for answer in answers for output in answer.outputs]
