@@ -168,8 +168,6 @@ def _llm_config(
         engine_kwargs=with_prefill_control(
             kwargs, target.prefill, promises, drafts=shape is not None
         ),
-        # Without it the first streamed token waits for a batch of 50 ms.
-        experimental_configs={"stream_batching_interval_ms": 0},
         placement_group_config=placement_group(target),
         deployment_config={
             **replica_counts(target.replicas, target.scaling),

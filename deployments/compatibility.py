@@ -34,6 +34,7 @@ RAY_HOOKS: tuple[Hook, ...] = (
     Hook("ray.serve.request_router", "RequestRouter.on_request_completed"),
     Hook("ray.serve.request_router", "RequestRouter.update_replicas"),
     Hook("ray.serve.llm.deployment", "LLMServer._run_request"),
+    Hook("ray.serve.llm.deployment", "LLMServer._batch_output_stream", ("self", "generator")),
     Hook("ray.serve.llm.deployment", "LLMServer.collective_rpc"),
     Hook("ray.serve.llm.deployment", "LLMServer.check_health"),
     Hook("ray.serve.llm.ingress", "make_fastapi_ingress"),

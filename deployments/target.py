@@ -23,6 +23,7 @@ from cluster.messages import TargetReport
 from cluster.observability.publisher import Publisher
 from cluster.observability.samples import latency_samples, plan_samples, target_samples
 from deployments.autoscaling import DEMAND, SEATS
+from deployments.chunk_pacing import Pace
 from deployments.compatibility import accept_software
 from deployments.controller import INTERVAL_S, find_controller
 from deployments.ending import end_process
@@ -82,6 +83,7 @@ class TargetServer(LLMServer):  # type: ignore[misc]
         self._metrics = Publisher("target", model=llm_config.model_id, replica=self._replica_id)
         self._num_failed = 0  # exchanges
         self._is_new = True
+        self._pace = Pace()
         self._steered_by: WorkerPlan | None = None
         self._step_costs_of: EngineProvenance | None = None
         self._ranks_agree = True
@@ -139,6 +141,11 @@ class TargetServer(LLMServer):  # type: ignore[misc]
             most_tokens=self.engine.max_model_len,
             run=run,
         )
+
+    def _batch_output_stream(
+        self, generator: AsyncGenerator[Any, None]
+    ) -> AsyncGenerator[list[Any], None]:
+        return self._pace.stream(generator)
 
     async def _exchange_forever(self) -> None:
         """One exchange per interval; whatever fails, the target goes on with what it has."""
