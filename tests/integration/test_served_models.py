@@ -59,6 +59,8 @@ def url(tmp_path_factory: pytest.TempPathFactory, keys: Path) -> Iterator[str]:
             "enable_auto_tool_choice": True,
             "tool_call_parser": "hermes",
             "reasoning_parser": "qwen3",
+            # The demo never ends a thought, and a grammar would begin behind it.
+            "structured_outputs_config": {"enable_in_reasoning": True},
             "trust_request_chat_template": True,
         },
     )
