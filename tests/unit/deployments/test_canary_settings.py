@@ -37,8 +37,9 @@ def test_a_drafter_that_the_running_targets_cannot_serve_is_refused():
 
 
 def test_a_model_without_drafter_replicas_is_refused():
+    colocated = model({"source": "models/demo-drafter"}, placement="colocated")
     with pytest.raises(ConfigError, match="placement split"):
-        canary_model(model(placement="colocated"), parse_canary({"drafter": "models/demo-drafter"}))
+        canary_model(colocated, parse_canary({"drafter": "models/demo-drafter"}))
 
 
 def test_a_checkpoint_that_is_none_is_refused_by_name():
