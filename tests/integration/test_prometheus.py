@@ -178,13 +178,18 @@ def active(prometheus: Prometheus) -> set[str]:
     return {one["labels"]["alertname"] for one in prometheus.get("alerts")["alerts"]}
 
 
+def kept(prometheus: Prometheus) -> list[float]:
+    """Shares of promises kept, by service class; none before the rule's first evaluation."""
+    found = prometheus.query("dspark:promise_kept:ratio5m")
+    return [float(one["value"][1]) for one in found]
+
+
 def test_every_panel_shows_what_replicas_publish(tmp_path):
     with exposed() as address, scraping([address], tmp_path) as prometheus:
         wait_for(lambda: not empty_panels(prometheus), 60)
         wait_for(lambda: all(rule["health"] == "ok" for rule in rules_of(prometheus)), 60)
         # Per scrape 2 kept, 1 late and 1 refused; 3 tokens in 2 steps, one of them accepted.
-        kept = prometheus.query("dspark:promise_kept:ratio5m")
-        assert [float(one["value"][1]) for one in kept] == [0.5]
+        wait_for(lambda: kept(prometheus) == [0.5], 60)
         wait_for(lambda: "DSparkPromiseBroken" in active(prometheus), 60)
         assert not active(prometheus) & {"DSparkNoTarget", "DSparkPlansStale", "DSparkNoDrafter"}
 
