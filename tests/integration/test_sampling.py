@@ -170,7 +170,7 @@ class Mortal:
         self._source.close()
 
 
-DRAWS = 400
+DRAWS = 600
 FIXED_PROMPTS = (
     "What is the capital of France?",
     "Write a function that adds two numbers.",
@@ -247,7 +247,7 @@ def test_a_drafter_over_the_wire_that_is_lost_half_way_changes_no_distribution(
 def test_a_sampler_that_accepts_every_draft_is_seen(speculative, plain_draws, monkeypatch):
     monkeypatch.setattr(verification, "acceptance_ratio", lambda p, q: torch.ones_like(p))
     draft_from(speculative, Mortal())
-    draws = {FIXED_PROMPTS[2]: first_three(speculative, FIXED_PROMPTS[2])}
+    draws = {prompt: first_three(speculative, prompt) for prompt in FIXED_PROMPTS}
     assert not is_the_targets(draws, plain_draws)
 
 
