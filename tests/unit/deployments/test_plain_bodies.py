@@ -37,6 +37,18 @@ def test_a_message_without_a_role_is_named():
         read_out(Body(messages=[USER, {"content": "x"}]))
 
 
+def test_embeddings_as_raw_bytes_are_refused():
+    class Embedding(BaseModel):
+        input: str
+        encoding_format: str = "float"
+
+    for encoding in ("bytes", "bytes_only"):
+        with pytest.raises(ValueError, match=f"'{encoding}' is not served; ask for float"):
+            read_out(Embedding(input="x", encoding_format=encoding))
+    asked = Embedding(input="x", encoding_format="base64")
+    assert read_out(asked) is asked
+
+
 def test_a_body_without_messages_stays_as_it_is():
     class Completion(BaseModel):
         prompt: str
