@@ -8,9 +8,12 @@ together again.
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 from tokenizers.decoders import DecodeStream
+
+logger = logging.getLogger(__name__)
 
 
 class TokenByToken:
@@ -41,7 +44,8 @@ class TokenByToken:
         return said
 
     def _texts(self, delta_text: str, token_ids: list[int], request: Any) -> list[str]:
-        """What comes with each token; the whole delta at once where that is not its sum.
+        """What comes with each token; the whole delta at once, with a warning, where that is not
+        its sum.
 
         Beside stop strings the last characters are held back, as one may begin there: a
         token's text then comes with later ones.
@@ -55,6 +59,11 @@ class TokenByToken:
         own = [self._stream.step(backend, token) or "" for token in token_ids]
         held = _held_back(request)
         if not held and "".join(own) != delta_text:
+            logger.warning(
+                "%s: %d tokens are parsed at once, their texts do not add up to the chunk's",
+                getattr(request, "request_id", "a request"),
+                len(token_ids),
+            )
             own = [delta_text]
         texts, left = [], delta_text
         for text in own[:-1]:

@@ -52,7 +52,10 @@ FEATURES = [
     Feature(
         "repetition detection",
         None,
-        {"repetition_detection": RepetitionDetectionParams(max_pattern_size=4, min_count=3)},
+        {
+            "allowed_token_ids": [262, 290],
+            "repetition_detection": RepetitionDetectionParams(max_pattern_size=4, min_count=3),
+        },
     ),
     Feature("top_k of one", None, {"temperature": 0.8, "top_k": 1}),
     Feature("n without a seed", None, {"temperature": 0.8, "top_k": 1, "n": 3}),
@@ -137,9 +140,10 @@ def test_who_is_not_drafted_for_is_counted_by_reason(served):
 def test_the_features_change_what_is_said(expected):
     """Each row can fail: without its parameter the output would be another."""
     same_by_nature = {"ignore_eos", "seed when greedy", "speculation off by request", "logprobs"}
-    same_by_nature |= {"prompt logprobs", "greedy", "min_p of one", "repetition detection"}
+    same_by_nature |= {"prompt logprobs", "greedy", "min_p of one"}
     same_by_nature |= {"top_k of one", "top_p of nearly nothing", "n without a seed"}
     (greedy,) = said(expected["greedy"])
     for feature in FEATURES:
         same = said(expected[feature.name]) == [greedy] * params_of(feature).n
         assert same == (feature.name in same_by_nature)
+    assert expected["repetition detection"].outputs[0].finish_reason == "repetition"
