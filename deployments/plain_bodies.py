@@ -2,8 +2,8 @@
 
 Fields typed `Iterable[...]` in OpenAI's messages are validated as they are read. Ray's ingress
 reads the two it knows of; any other is a 500 when the request is pickled. Of vLLM's message
-types harmony's has an author in place of a role, with which the renderer of any other model fails. Embeddings as raw bytes
-are vLLM's own; Ray's engine reads its answer as JSON.
+types harmony's has an author in place of a role, with which the renderer of any other model fails.
+Embeddings as raw bytes are vLLM's own; Ray's engine reads its answer as JSON.
 """
 
 from __future__ import annotations
