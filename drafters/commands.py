@@ -1,4 +1,4 @@
-"""The drafter's commands: `dspark parity`, `dspark train` and `dspark evaluate`."""
+"""The drafter's commands: `dspark parity`, `train`, `evaluate` and `confidence`."""
 
 from __future__ import annotations
 
@@ -21,6 +21,12 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parity.set_defaults(run=run_parity)
     _register_train(subparsers.add_parser("train", help="train a drafter for a target"))
     evaluation.register(subparsers)
+    confidence = subparsers.add_parser(
+        "confidence", help="fit confidences of a drafter that has no head for them"
+    )
+    confidence.add_argument("directory", type=Path, metavar="DRAFTER", help="gets confidence.json")
+    confidence.add_argument("outcomes", type=Path, help="Parquet, see dspark evaluate")
+    confidence.set_defaults(run=run_confidence)
 
 
 def _register_train(train: argparse.ArgumentParser) -> None:
@@ -98,3 +104,19 @@ def run_train(args: argparse.Namespace) -> int:
     except (CheckpointError, ValueError, OSError) as error:
         print(f"dspark train: {error}", file=sys.stderr)
         return 2
+
+
+def run_confidence(args: argparse.Namespace) -> int:
+    """0: written; 2: the drafter or the outcomes cannot be used, with the reason."""
+    from drafters.confidence_fit import fit_from_outcomes
+    from drafters.errors import CheckpointError
+
+    try:
+        fitted = fit_from_outcomes(args.directory, args.outcomes)
+    except (CheckpointError, ValueError, OSError) as error:
+        print(f"dspark confidence: {error}", file=sys.stderr)
+        return 2
+    for k, (scale, offset) in enumerate(zip(fitted.scale, fitted.offset, strict=True), start=1):
+        print(f"position {k}: sigmoid({scale:.3f} * log-odds + {offset:.3f})")
+    print(f"wrote {args.directory}/confidence.json; evaluate again before dspark calibrate")
+    return 0

@@ -15,7 +15,8 @@ _DIGITS = 12
 
 
 def checkpoint_fingerprint(directory: Path) -> str:
-    """Twelve hex digits from `config.json` and every `*.safetensors` file.
+    """Twelve hex digits from `config.json`, every `*.safetensors` file, and the
+    `confidence.json` of a drafter that has one.
 
     A hub snapshot, `snapshots/COMMIT` in the hub's cache, is named by its commit already. Of
     others, a weight file its name, its size, and its first and last MiB are read: that tells one
@@ -25,6 +26,9 @@ def checkpoint_fingerprint(directory: Path) -> str:
     if directory.parent.name == "snapshots" and _HUB_SNAPSHOT.fullmatch(directory.name):
         return commit_fingerprint(directory.name)
     digest = hashlib.sha256((directory / "config.json").read_bytes())
+    confidences = directory / "confidence.json"
+    if confidences.exists():
+        digest.update(confidences.read_bytes())
     for path in sorted(directory.glob("*.safetensors")):
         size = path.stat().st_size
         digest.update(f"{path.name} {size} ".encode())

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
 
 from drafters.checkpoint import empty_model
 from drafters.config import DrafterConfig, NgramConfig
@@ -108,6 +111,13 @@ def small_drafter(kind: str, **changes: Any) -> Any:
         torch.nn.init.constant_(buffer, 0.7)  # a Gemma 4 layer's scalar
     fill(model)
     return model.requires_grad_(False).eval()
+
+
+def write_checkpoint(directory: Path, tensors: dict[str, torch.Tensor], **changes: Any) -> Path:
+    directory.mkdir(exist_ok=True)
+    (directory / "config.json").write_text(json.dumps({**FIELDS, **changes}))
+    save_file(tensors, directory / "model.safetensors")
+    return directory
 
 
 def engine_of(model: Any, num_blocks: int = 64, window: int = 64) -> DraftEngine:

@@ -9,7 +9,14 @@ from typing import Any
 
 import pytest
 import torch
-from drafter_fixtures import FIELDS, KINDS, TARGET_FIELDS, small_drafter, small_model
+from drafter_fixtures import (
+    FIELDS,
+    KINDS,
+    TARGET_FIELDS,
+    small_drafter,
+    small_model,
+    write_checkpoint,
+)
 from safetensors.torch import load_file, save_file
 
 from drafters import CheckpointError, DrafterConfig, load_drafter, random_drafter
@@ -20,13 +27,6 @@ from drafters.config import check_fit
 
 GOLDEN = Path(__file__).parents[4] / "shared" / "golden"
 CPU: Any = {"dtype": torch.float32, "device": "cpu"}
-
-
-def write_checkpoint(directory: Path, tensors: dict[str, torch.Tensor], **changes: Any) -> Path:
-    directory.mkdir(exist_ok=True)
-    (directory / "config.json").write_text(json.dumps({**FIELDS, **changes}))
-    save_file(tensors, directory / "model.safetensors")
-    return directory
 
 
 def small_tensors() -> dict[str, torch.Tensor]:
