@@ -9,22 +9,24 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from loadtest.scenarios import SCENARIOS
 from profiles.frontier import Slo
+
+_CONFIGS = Path(__file__).parent / "configs"
 
 
 def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add this package's commands to the `dspark` parser."""
     _add_bench(subparsers)
 
-    configs = Path(__file__).parent / "configs"
     scenario = subparsers.add_parser("scenario", help="bad days: promises kept, arm by arm")
-    scenario.add_argument("name", choices=["burst", "slow-node", "long-prompts"])
+    scenario.add_argument("name", choices=sorted(SCENARIOS))
     scenario.add_argument(
         "--arms",
         nargs="+",
         metavar="NAME=FILE",
-        default=[f"dspark={configs}/promises.yaml", f"ray.serve.llm={configs}/stock.yaml"],
-        help="Serve files, each with one application; the last one's capacity is the measure",
+        help="Serve files, each with one application; the last one's capacity is the measure "
+        "(default: ours, and what the scenario compares it with)",
     )
     scenario.add_argument("--ttft", type=float, default=2.0, help="promised, in seconds")
     scenario.add_argument("--tpot", type=float, default=0.1, help="promised, in seconds")
@@ -195,12 +197,14 @@ def _scenario(args: argparse.Namespace) -> int:
 
     from loadtest.promises import Promise, table_header, table_row
     from loadtest.scenario_run import ServedArm, run_scenario, write_json
-    from loadtest.scenarios import SCENARIOS
 
     scenario = SCENARIOS[args.name]
     # Whatever ends it, the server that it started ends too.
     signal.signal(signal.SIGTERM, lambda signum, _: sys.exit(128 + signum))
     try:
+        if args.arms is None:
+            beside, file = scenario.beside
+            args.arms = [f"dspark={_CONFIGS}/promises.yaml", f"{beside}={_CONFIGS}/{file}"]
         arms = [ServedArm.parse(text) for text in args.arms]
         print(f"{scenario.what}\n\n{table_header('arm, round')}", flush=True)
         runs = run_scenario(

@@ -86,7 +86,16 @@ def quantile(values: Sequence[float], share: float) -> float | None:
     return ordered[min(int(share * len(ordered)), len(ordered) - 1)]
 
 
-_COLUMNS = ("kept", "answered", "refused", "failed", "drained", "TTFT p50 / p99", "TPOT p50 / p99")
+_COLUMNS = (
+    "kept",
+    "answered",
+    "refused",
+    "failed",
+    "drained",
+    "TTFT p50 / p99",
+    "TPOT p50 / p99",
+    "tokens/s",
+)
 
 
 def table_header(what: str) -> str:
@@ -103,6 +112,7 @@ def table_row(name: str, summary: Summary) -> str:
         f"{summary.drained_s:.1f} s",
         f"{_ms(summary.ttft_p50_s)} / {_ms(summary.ttft_p99_s)} ms",
         f"{_ms(summary.tpot_p50_s)} / {_ms(summary.tpot_p99_s)} ms",
+        f"{summary.tokens_per_s:.0f}",
     ]
     return f"| {name} | {' | '.join(cells)} |"
 

@@ -17,12 +17,13 @@ import yaml
 from loadtest.arms import Arm
 from loadtest.open_loop import Outcome, run_open_loop
 from loadtest.promises import Promise, Summary, summarise
-from loadtest.scenarios import Scenario, usual
+from loadtest.scenarios import DRAFTER, TARGET, Scenario, usual
 from loadtest.servers import Server, running
 from loadtest.throttle import throttled
 from loadtest.throughput import closed_loop_tokens_per_s
 
 _CAPACITY_CONCURRENCY = 64
+_DEPLOYMENTS = {TARGET: ("Target:", "LLMServer:"), DRAFTER: ("Drafter:",)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,19 +124,19 @@ def _run_one(scenario: Scenario, arm: ServedArm, url: str, requests: Any) -> lis
     warm_up = usual([0.1 * i for i in range(32)])
     run_open_loop(url, arm.model, warm_up, cache_salt=secrets.token_hex(8))
     with ExitStack() as stack:
-        if scenario.slow_replica < 1:
-            pid = target_pids()[0]
-            stack.enter_context(throttled(pid, scenario.slow_replica))
+        if scenario.speed < 1:
+            for pid in replica_pids(scenario.slowed)[:1]:
+                stack.enter_context(throttled(pid, scenario.speed))
         return run_open_loop(url, arm.model, requests, cache_salt=secrets.token_hex(8))
 
 
-def target_pids() -> list[int]:
-    """Processes of target replicas on this machine, ours and `ray.serve.llm`'s, by age."""
+def replica_pids(kind: str) -> list[int]:
+    """Processes of replicas on this machine, ours and `ray.serve.llm`'s, by age."""
     listed = subprocess.run(["ps", "-eo", "pid,args"], capture_output=True, text=True, check=True)
     return [
         int(line.split()[0])
         for line in listed.stdout.splitlines()
-        if "ServeReplica" in line and ("Target:" in line or "LLMServer:" in line)
+        if "ServeReplica" in line and any(name in line for name in _DEPLOYMENTS[kind])
     ]
 
 

@@ -9,6 +9,7 @@ from loadtest.phases import Phase, Request, poisson_times
 from loadtest.prompts import PROMPTS
 
 SHORT, LONG = "interactive", "batch"
+TARGET, DRAFTER = "target", "drafter"
 _OUTPUT_TOKENS = 64
 
 
@@ -16,14 +17,18 @@ _OUTPUT_TOKENS = 64
 class Scenario:
     """`requests` of a capacity, in requests of the usual size per second, and a seed.
 
-    `watched` says which requests are summed up; `slow_replica` is the speed of one target.
+    `watched` says which requests are summed up. The first replica of kind `slowed`, one of
+    TARGET and DRAFTER, runs for a share `speed` of the time; an arm without one runs as it is.
+    `beside` is the Serve file in `loadtest/configs` that ours is compared with.
     """
 
     name: str
     what: str
     requests: Callable[[float, int], list[Request]]
     watched: Callable[[Request], bool] = lambda request: True
-    slow_replica: float = 1.0
+    slowed: str = TARGET
+    speed: float = 1.0
+    beside: tuple[str, str] = ("ray.serve.llm", "stock.yaml")
 
 
 def usual(times: Sequence[float]) -> list[Request]:
@@ -44,6 +49,10 @@ def _slow_node(capacity_per_s: float, seed: int) -> list[Request]:
     return usual(poisson_times((Phase(40, 0.5 * capacity_per_s),), seed))
 
 
+def _full(capacity_per_s: float, seed: int) -> list[Request]:
+    return usual(poisson_times((Phase(30, 1.5 * capacity_per_s),), seed))
+
+
 def _long_prompts(capacity_per_s: float, seed: int) -> list[Request]:
     short = usual(poisson_times((Phase(30, 0.4 * capacity_per_s),), seed))
     times = poisson_times((Phase(30, 0.05 * capacity_per_s),), seed + 1)
@@ -62,8 +71,10 @@ SCENARIOS = {
     for one in (
         Scenario("burst", "5x capacity for 10 s, half of it before and for 15 s after", _burst),
         Scenario("slow-node", "half of capacity, one target at half speed", _slow_node,
-                 slow_replica=0.5),
+                 speed=0.5),
         Scenario("long-prompts", "short streams at 0.4x capacity beside long prompts",
                  _long_prompts, watched=lambda request: request.service_class == SHORT),
+        Scenario("drafters-starved", "1.5x capacity, the only drafter at a quarter of its speed",
+                 _full, slowed=DRAFTER, speed=0.25, beside=("off", "promises-off.yaml")),
     )
 }  # fmt: skip

@@ -54,7 +54,9 @@ def test_what_takes_longer_than_the_load_is_drained():
 def test_where_nothing_was_answered_there_are_no_times():
     summary = summarise([outcome(status=429)], PROMISE)
     assert (summary.ttft_p99_s, summary.tpot_p50_s, summary.tokens_per_s) == (None, None, 0.0)
-    assert table_row("arm", summary) == "| arm | 0.0 % | 0 | 1 | 0 | 0.0 s | - / - ms | - / - ms |"
+    assert (
+        table_row("arm", summary) == "| arm | 0.0 % | 0 | 1 | 0 | 0.0 s | - / - ms | - / - ms | 0 |"
+    )
 
 
 def test_nothing_to_sum_up_is_an_error():
