@@ -17,14 +17,6 @@ NEW = replace(PAIR, drafter_id="new", drafter_version="v2")
 NAME = "new:v2"
 
 
-class Clock:
-    def __init__(self):
-        self.now = 100.0
-
-    def __call__(self):
-        return self.now
-
-
 class Learned:
     """Stands for `FleetLearning`: calibrations of the new pair alone."""
 
@@ -33,11 +25,6 @@ class Learned:
 
     def snapshot(self, pair):
         return {}
-
-
-@pytest.fixture
-def clock():
-    return Clock()
 
 
 @pytest.fixture

@@ -18,19 +18,6 @@ from cluster.messages import DrafterReport, IngressReport, TargetReport
 from profiles.provenance import DraftingPair
 
 
-class Clock:
-    def __init__(self):
-        self.now = 100.0
-
-    def __call__(self):
-        return self.now
-
-
-@pytest.fixture
-def clock():
-    return Clock()
-
-
 @pytest.fixture
 def fleet(clock):
     return FleetController(clock)

@@ -12,19 +12,6 @@ from cluster.observability.samples import plan_samples
 ADVICE = ReplicaPlan(expected_requests=9.0, class_weights={"latency": 1.3})
 
 
-class Clock:
-    def __init__(self):
-        self.now = 100.0
-
-    def __call__(self):
-        return self.now
-
-
-@pytest.fixture
-def clock():
-    return Clock()
-
-
 @pytest.fixture
 def held(clock):
     return HeldPlan(clock)

@@ -15,19 +15,6 @@ from deployments.engine.worker_plan import AdviceInForce, WorkerPlan
 PLAN = ReplicaPlan(expected_requests=6.0, class_weights={"latency": 1.5}, draft_wait_s=0.02)
 
 
-class Clock:
-    def __init__(self):
-        self.now = 100.0
-
-    def __call__(self):
-        return self.now
-
-
-@pytest.fixture
-def clock():
-    return Clock()
-
-
 @pytest.fixture
 def forecast(clock):
     made = StepForecast(512)
