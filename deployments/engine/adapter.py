@@ -8,7 +8,6 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import partial
 
 import numpy as np
@@ -24,8 +23,8 @@ from deployments.engine.eligibility import PROBE
 from deployments.engine.engine_step import AdapterStats, EngineStep, RequestTerms
 from deployments.engine.features import gather_features
 from deployments.engine.plain_run import PlainRun, RunBuffer
-from deployments.engine.prefix_hash import extend_prefix_hashes
 from deployments.engine.reply import is_well_formed, one_hot
+from deployments.engine.session_rows import SessionRows
 from deployments.engine.step_forecast import StepForecast
 from drafters.messages import DraftBatch, DraftSource, SparseDistribution, StepBatch, StepRow
 
@@ -36,21 +35,8 @@ _DEFAULT_TERMS = RequestTerms()
 _UNBOUNDED = 1 << 30
 
 
-@dataclass(slots=True)
-class _Tracked:
-    """What the drafter has been told of a request."""
-
-    epoch: int
-    fed: int  # the next position it expects
-    hashes: list[bytes] = field(default_factory=list)
-
-
 class SpeculationAdapter:
-    """Turns steps into `StepBatch`es and drafts into the engine's draft token lists.
-
-    A request's session opens with its first step, again under a new epoch when its
-    computed position jumps (preemption, a prefix hit after it), and closes with it.
-    """
+    """Turns steps into `StepBatch`es and drafts into the engine's draft token lists."""
 
     def __init__(
         self,
@@ -82,16 +68,16 @@ class SpeculationAdapter:
         self.canary: CanaryArm | None = None  # whose source is `source` then
         self._target_id = target_id
         self._block_size = block_size
-        self._block_tokens = block_tokens
         self._num_context_tokens = num_context_tokens
         self._max_model_len = max_model_len
         self._vocab_size = vocab_size
         self._feature_dtype = feature_dtype
-        self._needs_tokens = needs_tokens
         self._terms: dict[str, RequestTerms] = {}
-        self._tracked: dict[str, _Tracked] = {}
-        self._closed: list[str] = []
-        self._num_epochs = 0
+        self._sessions = SessionRows(
+            block_tokens=block_tokens,
+            num_context_tokens=num_context_tokens,
+            needs_tokens=needs_tokens,
+        )
         self._drawn_from: dict[str, SparseDistribution] = {}
         self._no_features = torch.empty(0, 0)  # [0, feature_size] from the first step on
         self._backlog = FeatureBacklog()
@@ -102,12 +88,12 @@ class SpeculationAdapter:
 
     @property
     def num_sessions(self) -> int:
-        return len(self._tracked)
+        return len(self._sessions)
 
     @property
     def session_ids(self) -> frozenset[str]:
         """Requests that a drafter knows of."""
-        return frozenset(self._tracked)
+        return self._sessions.ids
 
     def begin_step(
         self, num_scheduled: Mapping[str, int], drafts: Mapping[str, Sequence[int]]
@@ -138,13 +124,11 @@ class SpeculationAdapter:
     def suspend_requests(self, request_ids: Iterable[str]) -> None:
         """Requests that were preempted: they come back, under a new epoch."""
         for request_id in request_ids:
-            if self._tracked.pop(request_id, None) is not None:
-                self._closed.append(request_id)
+            self._sessions.close(request_id)
 
     def flush(self) -> None:
         """Tell the drafter what closed when no step follows that would."""
-        if self._closed:
-            closed = self._take_closed()
+        if closed := self._sessions.take_closed():
             self._ask(StepBatch(self._target_id, (), self._no_features, closed), may_wait=False)
 
     def step(self, step: EngineStep) -> list[list[int]]:
@@ -187,7 +171,7 @@ class SpeculationAdapter:
         if not accounts or too_many or any(row.anchor is None for row in accounts):
             return None
         start = step.num_computed[: len(accounts)] + np.array([row.num_valid for row in accounts])
-        kept = [(i, id_) for i, id_ in enumerate(step.request_ids) if id_ in self._tracked]
+        kept = [(i, id_) for i, id_ in enumerate(step.request_ids) if id_ in self._sessions]
         return PlainRun(step.request_ids, start, kept, step.token_ids, self._run_buffer)
 
     def _goes_on_plain(self, run: PlainRun, step: EngineStep, now_s: float) -> bool:
@@ -224,7 +208,9 @@ class SpeculationAdapter:
         )
         features = run.take_features()
         self.stats.feature_rows += len(features)
-        self._ask(StepBatch(self._target_id, rows, features, self._take_closed()), may_wait=True)
+        self._ask(
+            StepBatch(self._target_id, rows, features, self._sessions.take_closed()), may_wait=True
+        )
 
     def _outcome(self, step: EngineStep, accounts: list[RowAccount], now_s: float) -> StepOutcome:
         """What the step did, for the policy."""
@@ -237,7 +223,7 @@ class SpeculationAdapter:
         n_tokens = sum(step.num_scheduled[id_] for id_ in step.request_ids)
         only_decodes = n_tokens == len(num_drafts) + sum(num_drafts)
         # A request that was there before has kept the engine busy since.
-        was_busy = any(id_ in self._tracked for id_ in step.request_ids)
+        was_busy = any(id_ in self._sessions for id_ in step.request_ids)
         step_s = now_s - self._step_began_s if only_decodes and was_busy else None
         if step_s is not None:
             self.stats.time_step(step_s)
@@ -343,7 +329,7 @@ class SpeculationAdapter:
         features = gather_features(step.features, kept, self._feature_dtype)
         self._no_features = features[:0]
         self.stats.feature_rows += len(features)
-        batch = StepBatch(self._target_id, tuple(rows), features, self._take_closed())
+        batch = StepBatch(self._target_id, tuple(rows), features, self._sessions.take_closed())
         limits = np.array([limit for id_, limit in room.items() if id_ in wanted], dtype=np.int64)
         return batch, limits, bool(room) and not wanted
 
@@ -366,38 +352,9 @@ class SpeculationAdapter:
         anchor: int | None,
         token_ids: NDArray[np.int32],
     ) -> StepRow:
-        """The next `num_valid` positions of a request, its session opened where needed."""
-        tracked = self._tracked.get(request_id)
-        if tracked is None or tracked.fed != computed:
-            self.stats.gaps += tracked is not None
-            self._num_epochs += 1
-            tracked = self._tracked[request_id] = _Tracked(epoch=self._num_epochs, fed=computed)
-        end = computed + num_valid
-        first_block = len(tracked.hashes)
-        extend_prefix_hashes(tracked.hashes, token_ids, end, self._block_tokens)
-        tracked.fed = end
-        start = max(computed, self._window_start(end))
-        return StepRow(
-            request_id=request_id,
-            epoch=tracked.epoch,
-            start=start,
-            num_rows=end - start,
-            anchor=anchor,
-            first_block=first_block,
-            block_hashes=tuple(tracked.hashes[first_block:]),
-            temperature=self._terms.get(request_id, _DEFAULT_TERMS).temperature,
-            tokens=tuple(token_ids[start + 1 : end + 1].tolist()) if self._needs_tokens else (),
-        )
-
-    def _window_start(self, end: int) -> int:
-        """First position the drafter would look at, down to a block's beginning."""
-        start = end - self._num_context_tokens
-        return start - start % self._block_tokens
-
-    def _take_closed(self) -> tuple[str, ...]:
-        closed = tuple(self._closed)
-        self._closed.clear()
-        return closed
+        self.stats.gaps += self._sessions.jumps(request_id, computed)
+        temperature = self._terms.get(request_id, _DEFAULT_TERMS).temperature
+        return self._sessions.row(request_id, computed, num_valid, anchor, token_ids, temperature)
 
     def _admit(
         self,
