@@ -63,7 +63,8 @@ def build_app(args: dict[str, Any]) -> Application:
         for model in settings.models
         if model.drafter is not None and (shapes[model.id] or native_steering(model))
     }
-    check_installed(settings.tracing)  # refused here, where somebody is told
+    if settings.tracing is not None:
+        check_installed()  # refused here, where somebody is told
     configs = {m.id: _llm_config(m, shapes[m.id], settings) for m in settings.models}
     targets = {
         model.id: _bind_target(model, configs[model.id], pairs.get(model.id), settings)

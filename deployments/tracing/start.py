@@ -11,23 +11,20 @@ from deployments.tracing.spec import TracingSpec
 
 @cache
 def tracing_of(spec: TracingSpec | None, service: str) -> Tracing:
-    """Spans of this process under the name of `service`. Raises ConfigError like the check."""
+    """Spans of this process under the name of `service`; without `spec` none."""
     if spec is None:
         return Tracing()
-    check_installed(spec)
     from deployments.tracing.otel import OtelTracing, exporting
 
     return OtelTracing(service, exporting(spec))
 
 
-def check_installed(spec: TracingSpec | None) -> None:
-    """Raises ConfigError where OpenTelemetry is asked for and not installed."""
-    if spec is None:
-        return
+def check_installed() -> None:
+    """Raises ConfigError where there is no OpenTelemetry."""
     try:
         import deployments.tracing.otel  # noqa: F401
     except ImportError as error:
         raise ConfigError(
-            f"tracing: {error}; install the OpenTelemetry SDK and its OTLP exporter, "
-            "`pip install 'dspark-serve[tracing]'`, or remove tracing"
+            f"tracing: {error}; install the OpenTelemetry SDK and its OTLP exporter: "
+            "pip install 'dspark-serve[tracing]'"
         ) from None

@@ -56,6 +56,5 @@ def test_without_the_setting_the_engine_is_as_it_was():
 
 def test_opentelemetry_that_is_missing_is_asked_for(monkeypatch):
     monkeypatch.setitem(sys.modules, "deployments.tracing.otel", None)
-    check_installed(None)
     with pytest.raises(ConfigError, match=r"dspark-serve\[tracing\]"):
-        check_installed(SPEC)
+        check_installed()
