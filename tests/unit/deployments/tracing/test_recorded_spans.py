@@ -104,7 +104,8 @@ def test_opentelemetry_is_imported_only_where_it_is_asked_for():
         "tracing_of(None, 'test')\n"
         "print([name for name in sys.modules if name.startswith('opentelemetry')])\n"
     )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 
 
