@@ -303,9 +303,7 @@ class DraftServer:
             batch = pending.message.batch
             if batch.trace:
                 rows = len(batch.features)
-                self._on_traced(
-                    TracedStep(batch.trace, batch.num_drafts, rows, len(group), step_s)
-                )
+                self._on_traced(TracedStep(batch.trace, batch.num_drafts, rows, len(group), step_s))
         self._count(
             merged_steps=1,
             batches=len(group),

@@ -213,9 +213,7 @@ def test_a_trace_is_told_of_the_wait_for_a_seat_and_of_what_came_of_it():
         body = request(prompt="x", vllm_xargs={"dspark_trace": "a client's"})
         engine = Engine("a", "b")
         one = gate()
-        answers = seated(
-            one, body, {}, replica_id="r1", most_tokens=9, run=engine.run, trace=trace
-        )
+        answers = seated(one, body, {}, replica_id="r1", most_tokens=9, run=engine.run, trace=trace)
         assert [answer async for answer in answers] == ["a", "b"]
         assert body.vllm_xargs == {"dspark_class": "any", "dspark_trace": "00-trace"}
         usage = {"gen_ai.usage.input_tokens": 5, "gen_ai.usage.output_tokens": 2}

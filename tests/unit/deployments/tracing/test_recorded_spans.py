@@ -27,12 +27,12 @@ NOWHERE = TracingSpec(endpoint="http://127.0.0.1:9")
 
 def test_spans_of_three_processes_are_one_trace():
     recorded = Recorded()
-    with recorded.tracing.begin("ingress", TraceParent.parse(SAMPLED)) as ingress:
-        with (
-            ingress.child("attempt", {"n": 1}, "client") as attempt,
-            recorded.tracing.continued("target", attempt.traceparent) as target,
-        ):
-            assert target.trace_id == TRACE_ID
+    with (
+        recorded.tracing.begin("ingress", TraceParent.parse(SAMPLED)) as ingress,
+        ingress.child("attempt", {"n": 1}, "client") as attempt,
+        recorded.tracing.continued("target", attempt.traceparent) as target,
+    ):
+        assert target.trace_id == TRACE_ID
     target_span, attempt_span, ingress_span = recorded.spans
     assert recorded.names == ["target", "attempt", "ingress"]
     assert {ids(span)[0] for span in recorded.spans} == {TRACE_ID}

@@ -7,8 +7,16 @@ from typing import Any
 
 import httpx
 import pytest
-from recorded_spans import CLIENT_SPAN, SAMPLED, TRACE_ID, UNSAMPLED, Recorded, attributes, ids
-from recorded_spans import parent_id
+from recorded_spans import (
+    CLIENT_SPAN,
+    SAMPLED,
+    TRACE_ID,
+    UNSAMPLED,
+    Recorded,
+    attributes,
+    ids,
+    parent_id,
+)
 from starlette.requests import Request
 
 from deployments.callers import CLASS_HEADER, TENANT_HEADER
