@@ -33,7 +33,7 @@ $(READY): pyproject.toml cpu-overrides.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check 'uv>=0.5'
 	$(BIN)/uv pip install --python $(BIN)/python $(WHEEL_FLAGS) \
-		$(if $(filter cpu,$(EXTRA)),--override cpu-overrides.txt) --editable '.[$(EXTRA),test,observability,plots]'
+		$(if $(filter cpu,$(EXTRA)),--override cpu-overrides.txt) --editable '.[$(EXTRA),test,observability,tracing,plots]'
 	@touch $@
 
 serve: setup ## serve the bundled demo on 127.0.0.1:$(PORT)

@@ -12,7 +12,6 @@ from ray.serve import Application
 from ray.serve.config import BackpressureConfig, RequestRouterConfig
 from ray.serve.llm import LLMConfig, build_llm_deployment
 
-from autoscale.service_class import ServiceClass
 from deployments.callers import Callers
 from deployments.compatibility import accept_software
 from deployments.controller import ControllerKeeper, ControllerSettings
@@ -38,6 +37,7 @@ from deployments.preflight import draft_shape
 from deployments.schema import AppSpec, ModelSpec, TargetSpec, parse_settings
 from deployments.serve_file import read_serve_file
 from deployments.target import TargetServer
+from deployments.tracing.start import check_installed
 from profiles.provenance import DraftingPair
 
 # Requests wait at the gates of the targets. Where even those are overrun they are turned away.
@@ -63,9 +63,11 @@ def build_app(args: dict[str, Any]) -> Application:
         for model in settings.models
         if model.drafter is not None and (shapes[model.id] or native_steering(model))
     }
-    configs = {m.id: _llm_config(m, shapes[m.id], settings.promises) for m in settings.models}
+    if settings.tracing is not None:
+        check_installed()  # refused here, where somebody is told
+    configs = {m.id: _llm_config(m, shapes[m.id], settings) for m in settings.models}
     targets = {
-        model.id: _bind_target(model, configs[model.id], pairs.get(model.id), settings.promises)
+        model.id: _bind_target(model, configs[model.id], pairs.get(model.id), settings)
         for model in settings.models
     }
     cards = {id_: to_model_metadata(id_, config) for id_, config in configs.items()}
@@ -79,7 +81,12 @@ def build_app(args: dict[str, Any]) -> Application:
     keys = KeyRing(settings.keys, settings.keys_file, settings.promises)
     keys.read()  # refused here, where somebody is told
     ingress = serve.deployment(
-        make_ingress(Callers(settings.promises, keys), settings.limits, settings.request_log),
+        make_ingress(
+            Callers(settings.promises, keys),
+            settings.limits,
+            settings.request_log,
+            settings.tracing,
+        ),
         name="Ingress",
         max_ongoing_requests=_max_ongoing(settings),
         max_queued_requests=QUEUED_AT_CALLER,
@@ -91,7 +98,11 @@ def build_app(args: dict[str, Any]) -> Application:
         logging_config=QUIET,
         **PROMPTLY_REPLACED,
     )
-    drafters = [bind_drafters(m) for m in settings.models if m.placement == "split"]
+    drafters = [
+        bind_drafters(m, tracing=settings.tracing)
+        for m in settings.models
+        if m.placement == "split"
+    ]
     return ingress.bind(
         llm_deployments=targets,
         model_cards=cards,
@@ -99,6 +110,7 @@ def build_app(args: dict[str, Any]) -> Application:
         dependencies=[keeper, *drafters],
         models={model.id: model for model in settings.models},
         limits=settings.limits,
+        tracing=settings.tracing,
     )
 
 
@@ -129,7 +141,7 @@ def _bind_target(
     model: ModelSpec,
     config: LLMConfig,
     pair: DraftingPair | None,
-    promises: Mapping[str, ServiceClass],
+    settings: AppSpec,
 ) -> Any:
     engine = NativeEngine if model.placement == "native" else TargetEngine
     return build_llm_deployment(
@@ -138,12 +150,13 @@ def _bind_target(
         bind_kwargs={
             "placement": model.placement,
             "pair": pair,
-            "promises": promises,
+            "promises": settings.promises,
             "queued_requests": model.target.max_queued_requests,
             "steering": native_steering(model),
             "engine_cls": engine,
             "stall_limit_s": stall_limit_s(model.target),
             "capture": model.target.capture,
+            "tracing": settings.tracing,
         },
     )
 
@@ -155,18 +168,16 @@ def stall_limit_s(target: TargetSpec) -> float:
     return 15.0 if target.device == "cpu" else 60.0
 
 
-def _llm_config(
-    model: ModelSpec, shape: DraftShape | None, promises: Mapping[str, ServiceClass]
-) -> LLMConfig:
+def _llm_config(model: ModelSpec, shape: DraftShape | None, settings: AppSpec) -> LLMConfig:
     target = model.target
-    kwargs = engine_kwargs(model, shape)
+    kwargs = engine_kwargs(model, shape, settings.tracing)
     return LLMConfig(
         model_loading_config={"model_id": model.id, "model_source": target_source(model)},
         # Without an accelerator_type: GB10 is none that Ray knows.
         accelerator_config={"kind": "cpu" if target.device == "cpu" else "gpu"},
         server_cls=TargetServer,
         engine_kwargs=with_prefill_control(
-            kwargs, target.prefill, promises, drafts=shape is not None
+            kwargs, target.prefill, settings.promises, drafts=shape is not None
         ),
         placement_group_config=placement_group(target),
         deployment_config={
@@ -187,5 +198,5 @@ def _llm_config(
             "ray_actor_options": {"num_cpus": target.num_cpus},
             "logging_config": QUIET,
         },
-        runtime_env={"env_vars": target_env(model)},
+        runtime_env={"env_vars": target_env(model, settings.tracing)},
     )

@@ -12,6 +12,7 @@ from deployments.drafting_pair import drafting_pair
 from deployments.errors import ConfigError
 from deployments.schema import ModelSpec
 from deployments.specs import Revision, Settings
+from deployments.tracing.spec import TracingSpec
 
 
 class CanarySpec(Settings):
@@ -81,12 +82,16 @@ def canary_name(tried: ModelSpec) -> str:
     return f"{pair.drafter_id}:{pair.drafter_version}"
 
 
-def deploy_canary(app_name: str, tried: ModelSpec) -> str:
+def deploy_canary(app_name: str, tried: ModelSpec, tracing: TracingSpec | None = None) -> str:
     """Start the new drafter's replicas; returns its name. Does not wait until they are up."""
     pair = drafting_pair(tried)
     name = canary_name(tried)
     application = bind_drafters(
-        tried, app_name=app_name, canary=name, version=(pair.drafter_id, pair.drafter_version)
+        tried,
+        tracing=tracing,
+        app_name=app_name,
+        canary=name,
+        version=(pair.drafter_id, pair.drafter_version),
     )
     serve.run_many(
         [serve.RunTarget(application, name=canary_app(app_name, tried.id), route_prefix=None)],

@@ -50,6 +50,9 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     measure.add_argument(
         "--replicas", type=int, help="instead: the controller with so many simulated replicas"
     )
+    measure.add_argument(
+        "--tracing", action="store_true", help="instead: what tracing takes of a request"
+    )
     measure.set_defaults(run=_measure)
 
     profile = subparsers.add_parser(
@@ -141,6 +144,7 @@ def _measure(args: argparse.Namespace) -> int:
 
     from deployments.errors import ConfigError
     from deployments.measure import measure, measure_shape
+    from deployments.tracing.start import check_installed
 
     torch.set_num_threads(args.threads)
     try:
@@ -148,6 +152,11 @@ def _measure(args: argparse.Namespace) -> int:
             from deployments.measure_fleet import measure_fleet
 
             print(measure_fleet(args.replicas, args.repeats))
+        elif args.tracing:
+            check_installed()
+            from deployments.measure_tracing import measure_tracing
+
+            print(measure_tracing(args.repeats))
         elif args.model is None:
             print(measure(args.config, args.repeats))
         else:

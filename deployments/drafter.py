@@ -8,6 +8,7 @@ import os
 import secrets
 import time
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 import ray
@@ -20,8 +21,12 @@ from cluster.observability.samples import drafter_samples
 from deployments.autoscaling import BUSY
 from deployments.controller import INTERVAL_S, find_controller
 from deployments.draft_model import make_draft_engine
+from deployments.tracing.draft_spans import record_step
+from deployments.tracing.spec import TracingSpec
+from deployments.tracing.start import tracing_of
 from drafters.server import DraftServer
 
+SERVICE = "dspark-drafter"  # in traces
 logger = logging.getLogger(__name__)
 
 
@@ -41,6 +46,7 @@ class DrafterServer:
         *,
         device: str = "cpu",
         encrypted: bool = False,
+        tracing: TracingSpec | None = None,
         app_name: str | None = None,
         canary: str = "",
         version: tuple[str, str] | None = None,
@@ -58,6 +64,7 @@ class DrafterServer:
             secret=secrets.token_hex(16),  # nobody's, until the controller gives its own
             shape=self._engine.model.config.shape,
             encrypted=encrypted,
+            on_traced=partial(record_step, tracing_of(tracing, SERVICE)),
         )
         self._server.start()
         self._busy_since = (time.monotonic(), 0.0)  # and seconds of drafting until then

@@ -9,11 +9,13 @@ from deployments.drafter import DrafterServer
 from deployments.engine_args import MIB, target_source
 from deployments.placement import PROMPTLY_REPLACED, QUIET, drafter_actor_options, replica_counts
 from deployments.schema import ModelSpec
+from deployments.tracing.spec import TracingSpec
 
 
 def bind_drafters(
     model: ModelSpec,
     *,
+    tracing: TracingSpec | None = None,
     app_name: str | None = None,
     canary: str = "",
     version: tuple[str, str] | None = None,
@@ -43,6 +45,7 @@ def bind_drafters(
         },
         device=drafter.device,
         encrypted=drafter.encrypted,
+        tracing=tracing,
         app_name=app_name,
         canary=canary,
         version=version,

@@ -13,6 +13,7 @@ from deployments.errors import ConfigError
 from deployments.loras import lora_kwargs
 from deployments.native import Steering, speculative_config
 from deployments.schema import ModelSpec
+from deployments.tracing.spec import TracingSpec
 from profiles.provenance import ProfileError
 from profiles.step_cost import load_step_cost
 
@@ -25,7 +26,9 @@ DRAFTING_WORKERS = {
 }
 
 
-def engine_kwargs(model: ModelSpec, shape: DraftShape | None) -> dict[str, Any]:
+def engine_kwargs(
+    model: ModelSpec, shape: DraftShape | None, tracing: TracingSpec | None = None
+) -> dict[str, Any]:
     """vLLM's engine arguments. `shape` is None where our adapter does not draft.
 
     The settings' own `engine_kwargs` win over ours. Raises ConfigError where a checkpoint
@@ -49,15 +52,17 @@ def engine_kwargs(model: ModelSpec, shape: DraftShape | None) -> dict[str, Any]:
     if target.device == "cpu":
         kwargs |= {"enforce_eager": True, "worker_cls": PLAIN_CPU_WORKER}
     if shape is not None:
-        kwargs |= _drafting(model, shape)
+        kwargs |= _drafting(model, shape, tracing)
     elif model.placement == "native":
         kwargs["speculative_config"] = speculative_config(model)
         if model.native.adaptive_verification:
             kwargs["worker_extension_cls"] = STEERED
+    if tracing is not None:
+        kwargs |= tracing.engine_kwargs()
     return kwargs | lora_kwargs(model) | target.engine_kwargs
 
 
-def _drafting(model: ModelSpec, shape: DraftShape) -> dict[str, Any]:
+def _drafting(model: ModelSpec, shape: DraftShape, tracing: TracingSpec | None) -> dict[str, Any]:
     """What puts our adapter into the target's workers."""
     drafter = model.drafter
     assert drafter is not None
@@ -88,6 +93,7 @@ def _drafting(model: ModelSpec, shape: DraftShape) -> dict[str, Any]:
             nodes=model.target.nodes,
             step_cost=step_cost_file(model),
             step_cost_override=model.target.step_cost_override,
+            tracing=tracing.model_dump() if tracing is not None else None,
         ).to_config(),
     }
 

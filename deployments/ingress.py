@@ -9,6 +9,7 @@ import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import asdict
+from functools import partial
 from math import ceil
 from typing import Annotated, Any
 
@@ -48,7 +49,12 @@ from deployments.request_log import LogFile, RequestLog
 from deployments.resumption import RESUME
 from deployments.schema import ModelSpec
 from deployments.seated_requests import UNSEATED
+from deployments.tracing.span import Span, span_of
+from deployments.tracing.spec import TracingSpec
+from deployments.tracing.start import tracing_of
+from deployments.tracing.traced_requests import TraceRequests, carrying
 
+SERVICE = "dspark-ingress"  # in traces
 logger = logging.getLogger(__name__)
 
 
@@ -68,11 +74,14 @@ class FleetIngress(OpenAiIngress):  # type: ignore[misc]
         dependencies: list[Any],
         models: dict[str, ModelSpec],
         limits: LimitSpec,
+        tracing: TracingSpec | None = None,
         **kwargs: Any,
     ) -> None:
         del dependencies
         self._models = models
         self._limits = limits
+        self._tracing = tracing
+        tracing_of(tracing, SERVICE)  # imported before a request waits for it
         super().__init__(**kwargs)
         for adapter in adapters:
             model_id, _, _ = adapter.partition(":")
@@ -130,6 +139,8 @@ class FleetIngress(OpenAiIngress):  # type: ignore[misc]
         except ValueError as error:
             raise HTTPException(400, str(error)) from None
 
+        span_of(raw_request.scope).note({"gen_ai.request.model": body.model or ""})
+
         def ask(request: Any) -> AsyncGenerator[Any, None]:
             return self._ask(request, call_method, raw_request, pool, asking.caller.class_name)
 
@@ -162,7 +173,7 @@ class FleetIngress(OpenAiIngress):  # type: ignore[misc]
         self,
         body: Any,
         call_method: str,
-        raw_request: Request | None,
+        raw_request: Request,
         pool: PoolView,
         class_name: str,
     ) -> AsyncGenerator[Any, None]:
@@ -171,13 +182,15 @@ class FleetIngress(OpenAiIngress):  # type: ignore[misc]
             _refuse_where_all_do(pool, class_name)
         for is_last in (False, True):
             refused = None
-            async for answer in super()._get_response(
-                body=body, call_method=call_method, raw_request=raw_request
-            ):
-                if isinstance(answer, TryLater):
-                    refused = answer
-                else:
-                    yield answer
+            with _attempt(span_of(raw_request.scope), body) as attempt:
+                async for answer in super()._get_response(
+                    body=body, call_method=call_method, raw_request=carrying(raw_request, attempt)
+                ):
+                    if isinstance(answer, TryLater):
+                        refused = answer
+                        attempt.fail(answer.reason)
+                    else:
+                        yield answer
             if refused is None:
                 return
             now_s = time.monotonic()
@@ -256,7 +269,7 @@ class FleetIngress(OpenAiIngress):  # type: ignore[misc]
             raise HTTPException(409, f"no target of {model_id!r} has reported yet; try again")
         if "refused" in begun:
             raise HTTPException(409, begun["refused"])
-        await asyncio.to_thread(deploy_canary, app_name, tried)
+        await asyncio.to_thread(deploy_canary, app_name, tried, self._tracing)
         return {"model": model_id, "canary": begun}
 
     async def stop_canary(self, model_id: str) -> dict[str, Any]:
@@ -274,6 +287,12 @@ class FleetIngress(OpenAiIngress):  # type: ignore[misc]
             raise HTTPException(503, f"the fleet controller does not answer: {error}") from None
 
 
+def _attempt(span: Span, body: Any) -> Span:
+    """A call of one target, whichever Serve chooses; its answer may go on with another's."""
+    resumes = RESUME in (getattr(body, "vllm_xargs", None) or {})
+    return span.child("target attempt", {"dspark.resumes": resumes}, "client")
+
+
 def _refuse_where_all_do(pool: PoolView, class_name: str) -> None:
     """Raises RefusedByAllError where every target has refused the class a moment ago."""
     retry_after_s = pool.retry_after_s(class_name, time.monotonic())
@@ -287,17 +306,26 @@ async def openai_error(request: Request, error: Exception) -> JSONResponse:
     return error_response(error.status_code, str(error.detail), error.headers)
 
 
-def make_ingress(callers: Callers, limits: LimitSpec, request_log: str | None = None) -> Any:
+def make_ingress(
+    callers: Callers,
+    limits: LimitSpec,
+    request_log: str | None = None,
+    tracing: TracingSpec | None = None,
+) -> Any:
     """The ingress class with its routes, ready to be a Serve deployment.
 
     A request passes the middleware in the other order: who is it, is there room, its body.
-    With a `request_log` directory requests of known callers are logged there.
+    With a `request_log` directory requests of known callers are logged there; with `tracing`
+    some of them are traced.
     """
     app = init()
     app.add_middleware(BoundBodies, limits=limits)
     app.add_middleware(RefuseWhenFull, all_full=all_full)
     if request_log is not None:
         app.add_middleware(RequestLog, write=LogFile(request_log))
+    if tracing is not None:
+        begun = partial(tracing_of, tracing, SERVICE)
+        app.add_middleware(TraceRequests, tracing=begun, sample=tracing.sample)
     app.add_middleware(IdentifyCallers, callers=callers, accounts=Accounts())
     app.add_exception_handler(StarletteHTTPException, openai_error)
     endpoints = {

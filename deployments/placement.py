@@ -13,6 +13,7 @@ from typing import Any
 from deployments.engine.ray_platform import SWITCH as CPU_OVER_RAY
 from deployments.schema import DRAFTED_BY_US, AppSpec, ModelSpec
 from deployments.specs import DrafterSpec, ReplicaSpec, ScalingSpec, TargetSpec
+from deployments.tracing.spec import TracingSpec
 
 INGRESS_CPUS = 0.1
 # A replica that died is found by the next health check; the default is one in ten seconds.
@@ -63,7 +64,7 @@ def _strategy(target: TargetSpec) -> str:
     return "STRICT_SPREAD" if target.nodes == target.tensor_parallel else "PACK"
 
 
-def target_env(model: ModelSpec) -> dict[str, str]:
+def target_env(model: ModelSpec, tracing: TracingSpec | None = None) -> dict[str, str]:
     """Environment of a target replica and its ranks; the settings' own wins."""
     env = {
         "OMP_NUM_THREADS": str(model.target.threads),
@@ -77,6 +78,8 @@ def target_env(model: ModelSpec) -> dict[str, str]:
             env[CPU_OVER_RAY] = "1"
     elif model.placement in DRAFTED_BY_US:
         env["VLLM_USE_V2_MODEL_RUNNER"] = "0"  # our adapter hooks into the V1 runner
+    if tracing is not None:
+        env |= tracing.engine_env()
     return env | model.target.env
 
 

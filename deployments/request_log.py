@@ -1,4 +1,5 @@
-"""A line of JSON per request, to find one again: its id, who asked, what became of it.
+"""A line of JSON per request, to find one again: its id, who asked, what became of it, and its
+trace where it has one.
 
 Neither prompts nor outputs are in it, nor headers but those that we set.
 """
@@ -20,6 +21,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from deployments.callers import CLASS_HEADER, TENANT_HEADER
+from deployments.tracing.span import span_of
 
 ID_HEADER = "x-request-id"
 _MAX_ID = 128  # characters of an id that a client chose
@@ -59,8 +61,14 @@ class RequestLog:
                     "tenant": headers.get(TENANT_HEADER),
                     "service_class": headers.get(CLASS_HEADER),
                     **seen.line(),
+                    **_trace(scope),
                 }
             )
+
+
+def _trace(scope: Scope) -> dict[str, str]:
+    trace_id = span_of(scope).trace_id
+    return {"trace_id": trace_id} if trace_id else {}
 
 
 class _Seen:

@@ -20,6 +20,7 @@ from deployments.specs import (
     Settings,
     TargetSpec,
 )
+from deployments.tracing.spec import TracingSpec
 
 __all__ = [
     "DRAFTED_BY_US",
@@ -34,6 +35,7 @@ __all__ = [
     "Placement",
     "RandomDrafterSpec",
     "TargetSpec",
+    "TracingSpec",
     "parse_settings",
 ]
 
@@ -128,12 +130,13 @@ class AppSpec(Settings):
     says otherwise. With `keys` or a `keys_file` there is no request without one of them; the
     file, a YAML list of the same on every node with an ingress, is read again when it changes.
     `request_log` is a directory of the ingress' node for a line per request
-    (`deployments.request_log`).
+    (`deployments.request_log`). With `tracing` some requests are traced (`deployments.tracing`).
     """
 
     models: tuple[ModelSpec, ...] = Field(min_length=1)
     state_dir: str | None = None
     request_log: str | None = None
+    tracing: TracingSpec | None = None
     classes: tuple[ClassSpec, ...] = ()
     keys: tuple[KeySpec, ...] = ()
     keys_file: str | None = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
-from contextlib import aclosing
+from contextlib import AsyncExitStack, aclosing
 from contextvars import ContextVar
 from math import ceil
 from typing import Any
@@ -15,6 +15,8 @@ from deployments.class_specs import NO_ONE
 from deployments.refusal import TryLater
 from deployments.replica_gate import RefusedError, ReplicaGate, Seat
 from deployments.request_size import request_size
+from deployments.tracing.span import UNTRACED, Span
+from deployments.tracing.traceparent import TRACE_XARG
 
 CLASS_XARG = "dspark_class"  # of a request's vllm_xargs: for the engine's scheduler
 UNSEATED = ("tokenize", "detokenize")  # methods that never reach the engine
@@ -31,23 +33,32 @@ async def seated(
     replica_id: str,
     most_tokens: int,
     run: Callable[[], Awaitable[AsyncGenerator[Any, None]]],
+    trace: Span = UNTRACED,
 ) -> AsyncGenerator[Any, None]:
     """What `run` answers, once the request has a seat; one `TryLater` where it gets none.
 
-    `most_tokens` is what an output comes to at most. `replica_id` says who refuses.
+    `most_tokens` is what an output comes to at most. `replica_id` says who refuses. `trace`
+    ends with the request.
     """
     size = request_size(request)
     class_name = gate.known_class(headers.get(CLASS_HEADER))
     if hasattr(request, "vllm_xargs"):
-        request.vllm_xargs = {**(request.vllm_xargs or {}), CLASS_XARG: class_name}
+        request.vllm_xargs = _xargs(request.vllm_xargs or {}, class_name, trace)
     cost = RequestCost(
         size.prompt_tokens(gate.costs.prompt_tokens),
         gate.costs.output_tokens(class_name, size.output_tokens(most_tokens)),
         size.num_sequences,
     )
+    tenant, age = headers.get(TENANT_HEADER, NO_ONE), age_s(headers, time.time())
+    trace.note({"dspark.replica": replica_id, "dspark.class": class_name})
     try:
-        tenant, age = headers.get(TENANT_HEADER, NO_ONE), age_s(headers, time.time())
-        async with gate.seat(class_name, tenant, cost, age_s=age) as seat:
+        async with AsyncExitStack() as stack:
+            stack.enter_context(trace)
+            with trace.child("admission wait"):
+                seat = await stack.enter_async_context(
+                    gate.seat(class_name, tenant, cost, age_s=age)
+                )
+            stack.callback(_note_end, trace, seat)
             SEAT.set(seat)
             failed = False
             async with aclosing(await run()) as answers:
@@ -60,6 +71,23 @@ async def seated(
     except RefusedError as refused:
         reason, retry_after_s = refused.refusal
         yield TryLater(reason, ceil(retry_after_s), replica_id)
+
+
+def _xargs(given: Mapping[str, Any], class_name: str, trace: Span) -> dict[str, Any]:
+    """What the engine is told beside the request; of ours, whatever a client put there is gone."""
+    xargs = {**given, CLASS_XARG: class_name}
+    xargs.pop(TRACE_XARG, None)
+    return xargs | ({TRACE_XARG: trace.traceparent} if trace.traceparent else {})
+
+
+def _note_end(trace: Span, seat: Seat) -> None:
+    trace.note(
+        {
+            "gen_ai.usage.input_tokens": seat.prompt_tokens or 0,
+            "gen_ai.usage.output_tokens": seat.ticket.output_tokens,
+            "dspark.is_whole": seat.is_whole,
+        }
+    )
 
 
 def _is_error(answer: Any) -> bool:

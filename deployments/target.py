@@ -7,7 +7,8 @@ import logging
 import os
 import random
 from collections.abc import AsyncGenerator, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from functools import partial
 from typing import Any
 
 import ray
@@ -35,6 +36,9 @@ from deployments.replica_gate import ReplicaGate
 from deployments.schema import DRAFTED_BY_US
 from deployments.seated_requests import UNSEATED, seated
 from deployments.specs import CaptureSpec
+from deployments.tracing.spec import TracingSpec
+from deployments.tracing.start import tracing_of
+from deployments.tracing.traceparent import TRACEPARENT
 from profiles.provenance import DraftingPair
 from profiles.step_cost import EngineProvenance
 
@@ -43,6 +47,7 @@ NEW_FOR = 4  # exchanges in which the fleet's step costs are asked for
 JITTER = 0.2  # of the interval, so that replicas do not report in step
 ANSWER_S = 2.0
 UNREAD_STEPS = 4  # of the engine's prefill, that may be seated ahead of their turn
+SERVICE = "dspark-target"  # in traces
 logger = logging.getLogger(__name__)
 
 
@@ -67,6 +72,7 @@ class TargetServer(LLMServer):  # type: ignore[misc]
         stall_limit_s: float,
         steering: Steering | None = None,
         capture: CaptureSpec | None = None,
+        tracing: TracingSpec | None = None,
         **kwargs: Any,
     ) -> None:
         accept_software()
@@ -87,6 +93,7 @@ class TargetServer(LLMServer):  # type: ignore[misc]
         self._steered_by: WorkerPlan | None = None
         self._step_costs_of: EngineProvenance | None = None
         self._ranks_agree = True
+        self._tracing = tracing_of(tracing, SERVICE)
         await super().__init__(llm_config, **kwargs)
         if capture is not None:
             self.engine.keep_traffic(capture, self._replica_id)
@@ -124,22 +131,27 @@ class TargetServer(LLMServer):  # type: ignore[misc]
     ) -> AsyncGenerator[Any, None]:
         """Every request passes here. What it yields for one that is refused: `TryLater`."""
 
-        async def run() -> AsyncGenerator[Any, None]:
+        async def run(info: Any) -> AsyncGenerator[Any, None]:
             stream: AsyncGenerator[Any, None] = await super(TargetServer, self)._run_request(
-                request, engine_method=engine_method, raw_request_info=raw_request_info, **kwargs
+                request, engine_method=engine_method, raw_request_info=info, **kwargs
             )
             return stream
 
         if engine_method in UNSEATED:
-            return await run()
+            return await run(raw_request_info)
         headers = raw_request_info.headers if raw_request_info is not None else {}
+        trace = self._tracing.continued("target", headers.get(TRACEPARENT))
+        if trace.traceparent:  # the engine's own span goes within it
+            within = {**headers, TRACEPARENT: trace.traceparent}
+            raw_request_info = replace(raw_request_info, headers=within)
         return seated(
             self._gate,
             request,
             headers,
             replica_id=self._replica_id,
             most_tokens=self.engine.max_model_len,
-            run=run,
+            run=partial(run, raw_request_info),
+            trace=trace,
         )
 
     def _batch_output_stream(

@@ -69,13 +69,15 @@ class StepBatch:
     """One target step: the rows of its requests and their features.
 
     `features` is `[sum of num_rows, feature_size]`, in the order of `rows`; `closed`
-    names requests whose sessions end before the rows are read.
+    names requests whose sessions end before the rows are read. `trace` is set where the
+    drafter is to record the step: a W3C `traceparent`.
     """
 
     target_id: str
     rows: tuple[StepRow, ...]
     features: torch.Tensor
     closed: tuple[str, ...] = ()
+    trace: str = ""
 
     @property
     def num_drafts(self) -> int:

@@ -91,6 +91,20 @@ class ServerStats:
 
 
 @dataclass(frozen=True, slots=True)
+class TracedStep:
+    """A step that was drafted for in `step_s`, within the trace that its target named.
+
+    It had `num_drafts` drafts and `num_rows` feature rows, and was one of `num_merged` steps.
+    """
+
+    trace: str
+    num_drafts: int
+    num_rows: int
+    num_merged: int
+    step_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class _Pending:
     """A step that has arrived, and the peer that waits for it."""
 
@@ -120,6 +134,7 @@ class DraftServer:
 
     With a `shape`, hellos of targets of another one are refused. With `encrypted`, peers
     need `public_key` (ZeroMQ's CURVE), and what passes can be neither read nor replayed.
+    `on_traced` is told of steps that name a trace, once they are answered.
     """
 
     def __init__(
@@ -131,6 +146,7 @@ class DraftServer:
         secret: str,
         shape: DraftShape | None = None,
         encrypted: bool = False,
+        on_traced: Callable[[TracedStep], None] = lambda step: None,
         idle_target_s: float = 60.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -139,6 +155,7 @@ class DraftServer:
         self._shape = shape
         public_key, self._secret_key = zmq.curve_keypair() if encrypted else (b"", b"")
         self.public_key = public_key.decode() or None
+        self._on_traced = on_traced
         self._idle_target_s = idle_target_s
         self._clock = clock
         self._stats = ServerStats()
@@ -282,6 +299,11 @@ class DraftServer:
         step_s = time.perf_counter() - started_s
         for pending, drafts in zip(group, results, strict=True):
             self._reply(pending, drafts)
+        for pending in group:
+            batch = pending.message.batch
+            if batch.trace:
+                rows = len(batch.features)
+                self._on_traced(TracedStep(batch.trace, batch.num_drafts, rows, len(group), step_s))
         self._count(
             merged_steps=1,
             batches=len(group),

@@ -383,13 +383,14 @@ def split_by_anchor(batch: StepBatch) -> tuple[StepBatch, StepBatch | None]:
         rows=tuple(row for row, _ in others),
         features=torch.cat([part for _, part in others]),
         closed=(),
+        trace="",
     )
     return request, context
 
 
 def without_anchors(batch: StepBatch) -> StepBatch:
     """The same step as features only: nothing is drafted from it."""
-    return replace(batch, rows=tuple(row._replace(anchor=None) for row in batch.rows))
+    return replace(batch, rows=tuple(row._replace(anchor=None) for row in batch.rows), trace="")
 
 
 def rows_of_batch(batch: StepBatch) -> list[torch.Tensor]:

@@ -10,7 +10,8 @@ A message is a msgpack header followed by raw little-endian tensor frames:
     error   header                          answers a hello or a step, with a text for the log
 
 Every header carries the protocol version `v`, the kind, `seq` and the shared secret. An
-error carries no secret: it also goes to peers that did not know it. `v` and `seq` keep
+error carries no secret: it also goes to peers that did not know it. A step that is to be
+recorded names its `trace`; where none is asked for, nothing of that travels. `v` and `seq` keep
 their place in every version, so that a mismatch can be answered.
 
 Nothing here unpickles, and a size is checked before anything of that size is made.
@@ -137,7 +138,7 @@ def encode_welcome(*, seq: int, secret: str) -> list[Buffer]:
 def encode_step(batch: StepBatch, *, seq: int, want_reply: bool, secret: str) -> list[Buffer]:
     """Frames of a step. The features frame borrows the tensor's memory: send it by copy."""
     meta, features = _pack_tensor(batch.features)
-    header = {
+    header: dict[str, Any] = {
         "v": PROTOCOL_VERSION,
         "kind": "step",
         "seq": seq,
@@ -148,6 +149,8 @@ def encode_step(batch: StepBatch, *, seq: int, want_reply: bool, secret: str) ->
         "closed": batch.closed,
         "features": meta,
     }
+    if batch.trace:
+        header["trace"] = batch.trace
     return [_pack_header(header), features]
 
 
@@ -278,7 +281,8 @@ def _unpack_step(header: dict[str, Any], seq: int, frame: Buffer) -> StepMessage
     num_rows = sum(row.num_rows for row in rows)
     if features.shape[0] != num_rows:
         raise WireError("shape", f"{features.shape[0]} feature rows, the rows name {num_rows}")
-    batch = StepBatch(_text(header, "target"), rows, features, closed)
+    trace = _text(header, "trace") if "trace" in header else ""
+    batch = StepBatch(_text(header, "target"), rows, features, closed, trace)
     return StepMessage(seq, batch, want_reply)
 
 

@@ -26,6 +26,7 @@ from deployments.engine.plain_run import PlainRun, RunBuffer
 from deployments.engine.reply import is_well_formed, one_hot
 from deployments.engine.session_rows import SessionRows
 from deployments.engine.step_forecast import StepForecast
+from deployments.tracing.draft_spans import DraftSpans
 from drafters.messages import DraftBatch, DraftSource, SparseDistribution, StepBatch, StepRow
 
 log = logging.getLogger(__name__)
@@ -66,6 +67,7 @@ class SpeculationAdapter:
         self.calibration = DraftCalibration(block_size)
         self.forecast = StepForecast(max_step_tokens)
         self.canary: CanaryArm | None = None  # whose source is `source` then
+        self.spans: DraftSpans | None = None  # of requests that are traced
         self._target_id = target_id
         self._block_size = block_size
         self._num_context_tokens = num_context_tokens
@@ -106,6 +108,8 @@ class SpeculationAdapter:
         """A request arrived. One that is never drafted for is counted by its reason."""
         self._terms[request_id] = terms
         self.forecast.open(request_id, terms)
+        if terms.trace and self.spans is not None:
+            self.spans.open(request_id, terms.trace, terms.ineligible)
         if terms.ineligible not in (None, PROBE):
             counts = self.stats.ineligible
             counts[terms.ineligible] = counts.get(terms.ineligible, 0) + 1
@@ -119,6 +123,8 @@ class SpeculationAdapter:
             self.forecast.close(request_id)
             self.policy.forget(request_id)
             self.calibration.forget(request_id)
+            if self.spans:
+                self.spans.close(request_id)
             self.suspend_requests((request_id,))
 
     def suspend_requests(self, request_ids: Iterable[str]) -> None:
@@ -147,11 +153,17 @@ class SpeculationAdapter:
         self.stats.count_expected(self.calibration.record(outcome.verified))
         if self.canary is not None:
             self.stats.count_expected(self.canary.record(outcome.verified))
+        if self.spans:
+            self.spans.verified(outcome.verified)
         batch, limits, may_wait = self._describe(step, accounts)
         catches_up = self._catches_up(batch)
+        if self.spans:
+            batch = self.spans.marked(batch)
         described = time.perf_counter()
         drafts = self._ask(batch, may_wait)
         answered = time.perf_counter()
+        if self.spans:
+            self.spans.asked(batch.rows, answered - described, answered=drafts is not None)
         if batch.num_drafts:
             if not catches_up:
                 self.stats.time_draft(answered - described)

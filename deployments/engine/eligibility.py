@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from deployments.engine.engine_step import RequestTerms
+from deployments.tracing.traceparent import TRACE_XARG
 
 GREEDY_TEMPERATURE = 1e-5  # vLLM treats anything below as greedy
 MIN_P_EPSILON = 1e-5  # and any min_p below as none
@@ -30,6 +31,7 @@ def terms_of(request: Any) -> RequestTerms:
         num_prompt + params.max_tokens,
         num_prompt,
         service_class_of(params),
+        str((params.extra_args or {}).get(TRACE_XARG, "")),
     )
 
 

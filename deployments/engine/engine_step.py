@@ -19,7 +19,8 @@ class RequestTerms:
 
     With an `ineligible` reason it is never drafted for. `temperature` is 0 where it is
     greedy. It ends with `max_positions` tokens, prompt included, at the latest, and its
-    prompt has `prompt_tokens`. Its `service_class` may have a weight in the plan.
+    prompt has `prompt_tokens`. Its `service_class` may have a weight in the plan. `trace` is
+    the `traceparent` of one that is traced.
     """
 
     ineligible: str | None = None
@@ -27,6 +28,7 @@ class RequestTerms:
     max_positions: int = _UNBOUNDED
     prompt_tokens: int = 0
     service_class: str = ""
+    trace: str = ""
 
 
 @dataclass(frozen=True, slots=True)

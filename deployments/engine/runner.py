@@ -31,11 +31,15 @@ from deployments.engine.ranks import CommittedDigest, Follower, broadcast_distri
 from deployments.engine.settings import WorkerSettings
 from deployments.engine.source import make_source
 from deployments.engine.worker_plan import AdviceInForce
+from deployments.tracing.draft_spans import DraftSpans
+from deployments.tracing.spec import TracingSpec
+from deployments.tracing.start import tracing_of
 from drafters.canary_source import CanarySource
 from drafters.messages import DraftSource
 from drafters.sources import RemoteDraftSource
 
 _NEW_STEPS = 32  # after so many an engine knows more of itself than others do
+TRACED_AS = "dspark-worker"
 
 
 class DrafterInRunner:
@@ -97,6 +101,9 @@ class DraftingRunner:
             max_step_tokens=vllm_config.scheduler_config.max_num_batched_tokens,
         )
         adapter.forecast.advice = AdviceInForce(self._follow)
+        if settings.tracing is not None:
+            spec = TracingSpec.model_validate(settings.tracing)
+            adapter.spans = DraftSpans(tracing_of(spec, TRACED_AS))
         adapter.calibration.replica.adopt(calibrations_from_plain(settings.calibrations))
         return adapter
 

@@ -18,7 +18,8 @@ class WorkerSettings:
     checkpoint (see `deployments.schema.DrafterSpec`) and is read for `colocated` only.
     `calibrations` are those to start with (`autoscale.calibration_messages`).
     The target is spread over `nodes`. `step_cost` is a profile's file, in which the keys
-    `step_cost_override` may differ; without one the worker measures as it starts.
+    `step_cost_override` may differ; without one the worker measures as it starts. With
+    `tracing` (`deployments.tracing.spec.TracingSpec`) drafting for traced requests is recorded.
     """
 
     placement: str
@@ -38,6 +39,7 @@ class WorkerSettings:
     nodes: int
     step_cost: str | None
     step_cost_override: tuple[str, ...]
+    tracing: dict[str, Any] | None = None
 
     def to_config(self) -> dict[str, Any]:
         return {KEY: asdict(self)}

@@ -101,7 +101,12 @@ def engine_of(target_pid: int) -> psutil.Process:
 
 
 def demo_config(
-    path: Path, *, models: dict[str, str], classes: tuple[dict[str, Any], ...] = (), **target: Any
+    path: Path,
+    *,
+    models: dict[str, str],
+    classes: tuple[dict[str, Any], ...] = (),
+    tracing: dict[str, Any] | None = None,
+    **target: Any,
 ) -> Path:
     """A Serve file with the bundled demo once per entry of `models` (id: placement)."""
     args = {"models": [_model(id_, p, target) for id_, p in models.items()]}
@@ -112,7 +117,7 @@ def demo_config(
                 "name": "test",
                 "route_prefix": "/",
                 "import_path": "deployments.app:build_app",
-                "args": args | {"classes": list(classes)},
+                "args": args | {"classes": list(classes), "tracing": tracing},
             }
         ],
     }

@@ -22,9 +22,12 @@ from cluster.cli import main
 from drafters.answers import read_answers
 from loadtest.prompts import PROMPTS, SECOND_TURNS
 from profiles.served_acceptance import load_served
+from tests.integration.collector import CollectedSpan, Collector, collecting
 from tests.integration.served import demo_config, fleet, serving, wait_for
 
 MAX_TOKENS = 40
+CLIENT_SPAN = "00f067aa0ba902b7"
+TRACED_PROMPT = "What is 12 times 7?"
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +37,15 @@ def captured(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def url(tmp_path_factory: pytest.TempPathFactory, captured: Path) -> Iterator[str]:
+def collector() -> Iterator[Collector]:
+    with collecting() as one:
+        yield one
+
+
+@pytest.fixture(scope="module")
+def url(
+    tmp_path_factory: pytest.TempPathFactory, captured: Path, collector: Collector
+) -> Iterator[str]:
     folder: Path = tmp_path_factory.mktemp("served")
     config = demo_config(
         folder / "serve.yaml",
@@ -43,6 +54,7 @@ def url(tmp_path_factory: pytest.TempPathFactory, captured: Path) -> Iterator[st
         # Prompts of more tokens than this are prefilled in chunks.
         engine_kwargs={"max_num_batched_tokens": 64},
         capture={"directory": str(captured)},
+        tracing={"endpoint": collector.url, "sample": 0},
     )
     with serving(config, folder / "log") as base:
         yield base
@@ -142,6 +154,73 @@ def test_a_request_that_disconnects_leaves_nothing_behind(client, url):
     assert fleet(url, "split")["targets"][0]["stats"]["sessions"] == 0
     wait_for(lambda: fleet(url, "split")["drafters"][0]["stats"]["engine"]["sessions"] == 0)
     assert ask(client, "split", first_turns()[0])
+
+
+def trace_of(client: openai.OpenAI, collector: Collector, trace_id: str, **request: Any) -> Any:
+    """The spans of one request whose client traces it, by name; they are one tree."""
+    traceparent = f"00-{trace_id}-{CLIENT_SPAN}-01"
+    client.completions.create(
+        prompt=TRACED_PROMPT, temperature=0, extra_headers={"traceparent": traceparent}, **request
+    )
+
+    def whole() -> dict[str, CollectedSpan] | None:
+        spans = {span.name: span for span in collector.of(trace_id)}
+        return spans if {"POST /v1/completions", "llm_request", "target"} <= spans.keys() else None
+
+    wait_for(whole)
+    time.sleep(1.5)  # spans are exported every second
+    spans = collector.of(trace_id)
+    parents = {span.span_id for span in spans} | {CLIENT_SPAN}
+    assert {span.name for span in spans if span.parent_id not in parents} == set()
+    assert [span.name for span in spans if span.parent_id == CLIENT_SPAN] == [
+        "POST /v1/completions"
+    ]
+    assert not any(TRACED_PROMPT in span.raw for span in spans)
+    return {span.name: span for span in spans}
+
+
+def test_a_clients_trace_goes_on_through_ingress_target_and_drafter(client, collector):
+    ask = {"model": "split", "max_tokens": 40, "extra_body": {"ignore_eos": True}}
+    spans = trace_of(client, collector, "a" * 32, **ask)
+    assert {name: span.service for name, span in spans.items()} == {
+        "POST /v1/completions": "dspark-ingress",
+        "target attempt": "dspark-ingress",
+        "target": "dspark-target",
+        "admission wait": "dspark-target",
+        "llm_request": "dspark-engine",
+        "drafting": "dspark-worker",
+        "draft round": "dspark-drafter",
+    }
+    parents = {name: span.parent_id for name, span in spans.items()}
+    within = {
+        "target attempt": "POST /v1/completions",
+        "target": "target attempt",
+        "admission wait": "target",
+        "llm_request": "target",
+        "drafting": "target",
+        "draft round": "drafting",
+    }
+    for name, parent in within.items():
+        assert parents[name] == spans[parent].span_id, name
+    assert spans["target"].attributes["gen_ai.usage.output_tokens"] == 40
+    assert spans["llm_request"].attributes["gen_ai.usage.completion_tokens"] == 40
+    assert spans["llm_request"].attributes["gen_ai.latency.time_in_model_prefill"] > 0
+    drafting = spans["drafting"].attributes
+    assert 0 < drafting["dspark.draft.answered_rounds"] <= drafting["dspark.draft.rounds"] <= 40
+    assert drafting["dspark.draft.accepted_tokens"] <= drafting["dspark.draft.verified_tokens"]
+    assert drafting["dspark.draft.wait_ms"] > 0
+
+
+def test_a_trace_says_why_a_request_was_not_drafted_for(client, collector):
+    spans = trace_of(client, collector, "b" * 32, model="colocated", max_tokens=4, logprobs=1)
+    assert spans["drafting"].attributes["dspark.draft.without"] == "logprobs"
+    assert "draft round" not in spans
+
+
+def test_requests_that_nobody_samples_leave_no_span(client, collector):
+    ask(client, "split", first_turns()[0])
+    time.sleep(1.5)
+    assert {span.trace_id for span in collector.spans} <= {"a" * 32, "b" * 32}
 
 
 def admission(url: str, model: str) -> dict[str, Any]:

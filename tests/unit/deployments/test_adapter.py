@@ -297,3 +297,54 @@ def test_closing_is_told_even_when_no_step_follows(adapter, source):
     assert adapter.num_sessions == 0
     adapter.flush()
     assert len(source.batches) == 2
+
+
+class Spans:
+    """What the adapter says of drafting for traced requests."""
+
+    def __init__(self):
+        self.said = []
+        self.opened = set()
+
+    def __len__(self):
+        return len(self.opened)
+
+    def open(self, request_id, traceparent, ineligible):
+        self.opened.add(request_id)
+        self.said.append(("open", request_id, traceparent, ineligible))
+
+    def marked(self, batch):
+        return replace(batch, trace="00-t")
+
+    def asked(self, rows, wait_s, *, answered):
+        self.said.append(("asked", [row.request_id for row in rows], answered))
+
+    def verified(self, drafts):
+        self.said += [("verified", *draft) for draft in drafts]
+
+    def close(self, request_id):
+        self.opened.discard(request_id)
+        self.said.append(("close", request_id))
+
+
+def test_drafting_for_traced_requests_is_told_and_for_others_it_is_not(adapter, source):
+    adapter.spans = spans = Spans()
+    adapter.open_request("b", RequestTerms())
+    adapter.step(engine_step(("b", 0, 3, [], [8])))
+    assert spans.said == []
+    assert source.batches[0].trace == ""
+    adapter.open_request("a", RequestTerms(trace="00-a"))
+    adapter.step(engine_step(("a", 0, 6, [], [7])))
+    assert source.batches[1].trace == "00-t"
+    source.late = True
+    adapter.step(engine_step(("a", 6, 4, [100, 101, 102], [100, 9])))
+    adapter.close_requests(["a"])
+    assert spans.said == [
+        ("open", "a", "00-a", None),
+        ("asked", ["a"], True),
+        ("verified", "a", 3, 1),
+        ("asked", ["a"], False),
+        ("close", "a"),
+    ]
+    adapter.step(engine_step(("b", 3, 1, [], [8])))
+    assert len(spans.said) == 5

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 
@@ -68,3 +70,13 @@ def test_a_model_without_a_drafter_of_its_own_is_refused_by_name(capsys):
 def test_a_device_that_is_not_there_is_refused(capsys):
     assert main(["measure", "--model", "qwen3-4b", "--device", "cuda"]) == 2
     assert "no CUDA device" in capsys.readouterr().err
+
+
+def test_what_tracing_takes_is_measured_without_a_collector(capsys):
+    assert main(["measure", "--tracing", "--repeats", "2"]) == 0
+    said = capsys.readouterr().out
+    assert re.fullmatch(
+        r"tracing, processor time per request: not sampled -?[\d.]+ us; sampled, 40 draft rounds, "
+        r"encoded and not sent \d+ us\n",
+        said,
+    )

@@ -11,11 +11,13 @@ from typing import Any
 import pytest
 
 from autoscale.admission import ReplicaLimits
+from autoscale.request_cost import RequestCost
 from autoscale.service_class import ServiceClass
 from deployments.refusal import TryLater
-from deployments.replica_gate import ReplicaGate
+from deployments.replica_gate import RefusedError, ReplicaGate
 from deployments.request_size import RequestSize, request_size, request_text
 from deployments.seated_requests import SEAT, seated
+from deployments.tracing.span import Span
 
 CHAT = {
     "messages": [
@@ -180,5 +182,75 @@ def test_lengths_are_learned():
         assert one.costs.output_tokens("any", 2) == 2.0
         assert one.costs.output_tokens("soon", 100) == 100.0
         assert one.costs.output_tokens("soon", 40960) == 512.0
+
+    asyncio.run(run())
+
+
+class Trace(Span):
+    """Keeps what is said of a request, parts of it behind their name."""
+
+    def __init__(self, name: str = "", said: list[Any] | None = None) -> None:
+        self.name = name
+        self.said: list[Any] = [] if said is None else said
+
+    @property
+    def traceparent(self) -> str:
+        return "00-trace"
+
+    def child(self, name: str, *_: Any) -> Trace:
+        return Trace(name, self.said)
+
+    def note(self, attributes: Any) -> None:
+        self.said.append(dict(attributes))
+
+    def __exit__(self, kind: Any, error: Any, where: Any) -> None:
+        self.said.append((self.name, kind))
+
+
+def test_a_trace_is_told_of_the_wait_for_a_seat_and_of_what_came_of_it():
+    async def run() -> None:
+        trace = Trace()
+        body = request(prompt="x", vllm_xargs={"dspark_trace": "a client's"})
+        engine = Engine("a", "b")
+        one = gate()
+        answers = seated(one, body, {}, replica_id="r1", most_tokens=9, run=engine.run, trace=trace)
+        assert [answer async for answer in answers] == ["a", "b"]
+        assert body.vllm_xargs == {"dspark_class": "any", "dspark_trace": "00-trace"}
+        usage = {"gen_ai.usage.input_tokens": 5, "gen_ai.usage.output_tokens": 2}
+        assert trace.said == [
+            {"dspark.replica": "r1", "dspark.class": "any"},
+            ("admission wait", None),
+            usage | {"dspark.is_whole": True},
+            ("", None),
+        ]
+
+    asyncio.run(run())
+
+
+def test_the_trace_of_a_request_without_a_seat_ends_with_its_refusal():
+    async def run() -> None:
+        trace = Trace()
+        one = gate(seats=1, queued_requests=0)
+        async with one.seat("any", "t", RequestCost(1, 1, 1)):
+            answers = seated(
+                one,
+                request(prompt="x"),
+                {},
+                replica_id="r1",
+                most_tokens=9,
+                run=Engine().run,
+                trace=trace,
+            )
+            assert [type(answer) async for answer in answers] == [TryLater]
+        assert trace.said[1:] == [("admission wait", RefusedError), ("", RefusedError)]
+
+    asyncio.run(run())
+
+
+def test_no_client_starts_a_trace_in_the_engine_by_itself():
+    async def run() -> None:
+        body = request(prompt="x", vllm_xargs={"dspark_trace": "a client's"})
+        await ask(gate(), Engine("a"), body)
+        assert body.vllm_xargs == {"dspark_class": "any"}
 
     asyncio.run(run())

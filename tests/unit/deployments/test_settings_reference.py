@@ -15,6 +15,7 @@ from deployments.schema import (
     ModelSpec,
     NativeSpec,
     TargetSpec,
+    TracingSpec,
 )
 
 REFERENCE = Path("deployments/configs/README.md")
@@ -25,8 +26,9 @@ def test_every_setting_is_listed_once_as_hot_or_restart():
     listed = dict(ROW.findall(REFERENCE.read_text()))
     parts = {"target": TargetSpec, "drafter": DrafterSpec, "native": NativeSpec}
     settings = set(ModelSpec.model_fields) - parts.keys()
-    settings |= AppSpec.model_fields.keys() - {"models", "classes", "keys", "limits"}
-    beside = {"classes[]": ClassSpec, "keys[]": KeySpec, "limits": LimitSpec}
+    settings |= AppSpec.model_fields.keys() - {"models", "classes", "keys", "limits", "tracing"}
+    beside = {"classes[]": ClassSpec, "keys[]": KeySpec}
+    beside |= {"limits": LimitSpec, "tracing": TracingSpec}
     for part, spec in (parts | beside).items():
         settings |= {f"{part}.{name}" for name in spec.model_fields}
     assert listed.keys() == settings

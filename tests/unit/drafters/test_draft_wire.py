@@ -103,6 +103,36 @@ def test_a_step_survives_the_wire_to_the_bit(dtype):
     assert torch.equal(got.batch.features, sent.features)
 
 
+def test_a_step_that_is_not_traced_names_no_trace():
+    assert "trace" not in msgpack.unpackb(frames_of(batch(5), secret=SECRET)[0])
+    assert decode(frames_of(batch(5), secret=SECRET), SECRET).batch.trace == ""
+    traced = replace(batch(5), trace="00-t")
+    assert decode(frames_of(traced, secret=SECRET), SECRET).batch.trace == "00-t"
+
+
+@pytest.mark.parametrize("trace", [7, None, "x" * 5000])
+def test_a_trace_that_is_none_is_refused(trace):
+    header, features = frames_of(replace(batch(5), trace="00-t"), secret=SECRET)
+    bad = msgpack.packb(msgpack.unpackb(header) | {"trace": trace})
+    with pytest.raises(WireError) as refused:
+        decode([bad, features], SECRET)
+    assert refused.value.reason == "field"
+
+
+def test_steps_that_name_a_trace_are_told_of_once_they_are_answered(drafter):
+    told = []
+    with running(drafter, on_traced=told.append) as server:
+        source = RemoteDraftSource(deadline_s=5, secret=SECRET, address=server.address)
+        assert source.draft(batch(5)) is not None
+        assert source.draft(replace(batch(5, None, 6), trace="00-t")) is not None
+        assert source.draft(replace(batch(None), trace="00-u")) is None
+        assert source.draft(batch(5)) is not None
+        source.close()
+    (step,) = told
+    assert (step.trace, step.num_drafts, step.num_rows, step.num_merged) == ("00-t", 2, 4, 1)
+    assert step.step_s > 0
+
+
 def test_a_rows_tokens_survive_the_wire():
     sent = batch(5, None, tokens=(2**31 - 1, 5))
     got = decode(frames_of(sent, secret=SECRET), SECRET)
