@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Literal
 from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator, model_validator
@@ -104,12 +104,3 @@ def _address(url: str) -> str:
     if parts.query or parts.fragment:
         raise ValueError(f"{url!r} has a query; give the address alone, http://HOST:PORT")
     return url.rstrip("/").removesuffix("/v1").rstrip("/")
-
-
-Environment = Annotated[Mapping[str, str], "environment variables"]
-
-
-def api_key(spec: AttachSpec, environ: Environment) -> str | None:
-    """The key the engines ask for; None where they ask for none. Raises KeyError."""
-    name: Any = spec.api_key_env
-    return None if name is None else environ[name]
