@@ -14,10 +14,14 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from deployments.callers import CLASS_HEADER
 from deployments.openai_errors import error_response
 
+_BUSY = "The service is too busy for this request"
 _WHY = {
-    "queue_full": "the queue is full",
-    "too_late": "it would get its first token later than its service class promises",
+    "queue_full": f"{_BUSY}: the queue is full",
+    "too_late": f"{_BUSY}: it would get its first token later than its service class promises",
+    "engine_busy": f"{_BUSY}: its engine, which others ask too, is",
+    "engine_down": "The engine of this model, which is attached, gives no answer now",
 }
+_STATUS = {"engine_down": 503}  # the others are 429
 
 
 REFUSED: Counter[str] = Counter()
@@ -37,10 +41,11 @@ class TryLater:
 
     @property
     def message(self) -> str:
-        return (
-            f"The service is too busy for this request: {_WHY[self.reason]}. "
-            f"Try again in {self.retry_after_s} s."
-        )
+        return f"{_WHY[self.reason]}. Try again in {self.retry_after_s} s."
+
+    @property
+    def status(self) -> int:
+        return _STATUS.get(self.reason, 429)
 
     @property
     def headers(self) -> dict[str, str]:

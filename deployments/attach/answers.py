@@ -24,14 +24,14 @@ class EngineAnswer:
         return self.body["error"] if self.status >= 400 else None
 
 
-def read_answer(status: int, raw: bytes, *, served_as: str, is_named: bool) -> EngineAnswer:
-    """From an answer's status and bytes. Where it `is_named` its model is called as here."""
+def read_answer(status: int, raw: bytes, served_as: str) -> EngineAnswer:
+    """From an answer's status and bytes; where it names a model, that is called as here."""
     document = _json(raw)
     if status >= 400:
         return _refusal(status, document, raw)
     if not isinstance(document, dict):
         return _error(502, "the attached engine's answer is no JSON object", "BadGatewayError")
-    if is_named:
+    if "model" in document:
         document["model"] = served_as
     return EngineAnswer(status, document)
 

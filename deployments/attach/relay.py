@@ -54,7 +54,7 @@ class Relay:
                         async for event in stream:
                             yield event
                 else:
-                    yield self._whole(request, reply.status, await reply.read(), seat)
+                    yield self._whole(reply.status, await reply.read(), seat)
         except EventError as error:
             raise EngineLostError(str(error)) from None
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
@@ -78,12 +78,8 @@ class Relay:
                 yield f"data: {json.dumps(chunk, ensure_ascii=False, separators=(',', ':'))}\n\n"
         raise EngineLostError("the engine ended a stream before its time")
 
-    def _whole(
-        self, request: EngineRequest, status: int, raw: bytes, seat: Seat | None
-    ) -> EngineAnswer:
-        answer = read_answer(
-            status, raw, served_as=self.served_as, is_named="tokenize" not in request.method
-        )
+    def _whole(self, status: int, raw: bytes, seat: Seat | None) -> EngineAnswer:
+        answer = read_answer(status, raw, self.served_as)
         usage = answer.body.get("usage")
         if seat is not None and answer.error is None and isinstance(usage, Mapping):
             seat.prompt_tokens = usage.get("prompt_tokens")

@@ -67,6 +67,8 @@ class EngineWatch:
         if verdict is Verdict.PROBE:
             self._ask()
         elif verdict is Verdict.WEDGED:
+            if self._asked is not None:
+                self._asked.cancel()
             self._goes_down(f"nothing came from it for {self._limit_s:g} s, not even a probe")
             await self.endpoint.drop_all()
 
