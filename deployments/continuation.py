@@ -143,10 +143,8 @@ class Delivered:
         chunk["id"], chunk["created"] = self._id
         get = chunk.get if self._wants_token_ids else chunk.pop
         self._note_prompt(get("prompt_token_ids", None))
-        if not chunk["choices"]:  # the usage
-            is_new = not self._told_usage
-            self._note_usage(chunk.get("usage"))
-            return is_new and self._wants_usage
+        if not chunk["choices"]:
+            return self._note_usage(chunk.get("usage"))
         kept = [self._keep_choice(choice) for choice in chunk["choices"]]  # all of them noted
         return all(kept)
 
@@ -173,10 +171,13 @@ class Delivered:
         says_nothing = not choice.get("delta", True) and not choice.get("logprobs")
         return self._wants_token_ids or not says_nothing or bool(choice.get("finish_reason"))
 
-    def _note_usage(self, usage: dict[str, Any] | None) -> None:
-        self._told_usage = True
-        if usage is not None:
-            self._usage = (usage.get("prompt_tokens") or 0, usage.get("completion_tokens") or 0)
+    def _note_usage(self, usage: dict[str, Any] | None) -> bool:
+        """Whether it is for the client, who may have it already or not have asked."""
+        if usage is None:  # of another engine: what it says there is its own
+            return True
+        self._usage = (usage.get("prompt_tokens") or 0, usage.get("completion_tokens") or 0)
+        is_new, self._told_usage = not self._told_usage, True
+        return is_new and self._wants_usage
 
     def _note_prompt(self, token_ids: list[int] | None) -> None:
         if token_ids is not None and self._prompt_token_ids is None:

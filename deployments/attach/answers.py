@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from deployments.openai_errors import error_kind
+
 _EXCERPT_CHARS = 500
 _OUR_KEY = (401, 403)  # the engine does not know the key that we, not the client, showed it
 
@@ -30,7 +32,7 @@ def read_answer(status: int, raw: bytes, served_as: str) -> EngineAnswer:
     if status >= 400:
         return _refusal(status, document, raw)
     if not isinstance(document, dict):
-        return _error(502, "the attached engine's answer is no JSON object", "BadGatewayError")
+        return _error(502, "the attached engine's answer is no JSON object")
     if "model" in document:
         document["model"] = served_as
     return EngineAnswer(status, document)
@@ -50,23 +52,25 @@ def _refusal(status: int, document: Any, raw: bytes) -> EngineAnswer:
             502,
             f"the attached engine refuses our key with {status}; whoever serves this has to set "
             "attach.api_key_env",
-            "BadGatewayError",
         )
     said = document if isinstance(document, Mapping) else {}
     nested = said.get("error")
     error = nested if isinstance(nested, Mapping) else said
-    message = error.get("message") or said.get("detail") or nested or raw[:_EXCERPT_CHARS].decode(
-        errors="replace"
+    message = (
+        error.get("message")
+        or said.get("detail")
+        or nested
+        or raw[:_EXCERPT_CHARS].decode(errors="replace")
     )
     body = {
         "message": message if isinstance(message, str) else json.dumps(message),
-        "type": error.get("type") or ("InternalServerError" if status >= 500 else "BadRequestError"),
+        "type": error.get("type") or error_kind(status),
         "param": error.get("param"),
         "code": error.get("code") or status,
     }
     return EngineAnswer(status, {"error": body})
 
 
-def _error(status: int, message: str, kind: str) -> EngineAnswer:
-    error = {"message": message, "type": kind, "param": None, "code": status}
+def _error(status: int, message: str) -> EngineAnswer:
+    error = {"message": message, "type": error_kind(status), "param": None, "code": status}
     return EngineAnswer(status, {"error": error})

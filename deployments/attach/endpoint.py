@@ -147,7 +147,9 @@ class Endpoint:
     ) -> tuple[int, bytes]:
         return await self._whole("POST", path, limit_s, json={**body, "model": self.model})
 
-    async def _whole(self, method: str, path: str, limit_s: float, **kwargs: Any) -> Any:
+    async def _whole(
+        self, method: str, path: str, limit_s: float, **kwargs: Any
+    ) -> tuple[int, bytes]:
         try:
             async with (
                 asyncio.timeout(limit_s),

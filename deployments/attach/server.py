@@ -223,7 +223,8 @@ class AttachedServer:
 
 def _of_rank(urls: tuple[str, ...], rank: Any) -> str:
     """The engine of Serve's `ReplicaRank`; while replicas are replaced there may be more."""
-    return urls[rank.rank % len(urls)]
+    place: int = rank.rank
+    return urls[place % len(urls)]
 
 
 def _key(name: str | None) -> str | None:
