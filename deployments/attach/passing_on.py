@@ -69,9 +69,9 @@ def _as_it_came(kind: type[BaseModel]) -> Any:
         def __init__(self, body: dict[str, Any]) -> None:
             said = body.get("usage") or {}
             counts = {name: said.get(name) or 0 for name in ("prompt_tokens", "completion_tokens")}
-            vars(self).update(body=body, usage=SimpleNamespace(**counts))
+            self.__dict__.update(body=body, usage=SimpleNamespace(**counts))
 
         def model_dump(self, *_: Any, **__: Any) -> Any:
-            return vars(self)["body"]
+            return self.__dict__["body"]
 
     return AsItCame

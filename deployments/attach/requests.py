@@ -16,21 +16,16 @@ PATHS = {
 """By the ingress's name for it: where an engine is asked the same."""
 
 _GENERATE = ("chat", "completions")
-_SIZED = ("messages", "prompt", "input", "n", "max_tokens", "max_completion_tokens", "stream")
+_SIZED = ("messages", "prompt", "input", "n", "max_completion_tokens")
 _OURS = "dspark"  # what of `vllm_xargs` begins with it is ours
 
 
 class EngineRequest:
     """`body` for `method`, whose size reads as that of any request (`deployments.request_size`)."""
 
-    messages: Any
-    prompt: Any
-    input: Any
-    n: Any
-    max_completion_tokens: Any
-
     def __init__(self, method: str, body: Mapping[str, Any]) -> None:
         self.method = method
+        self.model = body.get("model")  # as the client calls it
         self.body = {name: value for name, value in body.items() if name != "vllm_xargs"}
         others = _without_ours(body.get("vllm_xargs"))
         if others:
