@@ -193,8 +193,10 @@ class FleetIngress(OpenAiIngress):  # type: ignore[misc]
             if refused is None:
                 return
             now_s = time.monotonic()
-            pool.refused(refused.replica_id, class_name, refused.retry_after_s, now_s)
-            if is_last or pool.retry_after_s(class_name, now_s) is not None:
+            pool.refused(
+                refused.replica_id, class_name, refused.retry_after_s, now_s, refused.reason
+            )
+            if is_last or pool.last_refusal(class_name, now_s) is not None:
                 raise RefusedByAllError(refused)
 
     async def _pool(self, model: str | None) -> PoolView:
@@ -309,9 +311,9 @@ class FleetIngress(OpenAiIngress):  # type: ignore[misc]
 
 def _refuse_where_all_do(pool: PoolView, class_name: str) -> None:
     """Raises RefusedByAllError where every target has refused the class a moment ago."""
-    retry_after_s = pool.retry_after_s(class_name, time.monotonic())
-    if retry_after_s is not None:
-        raise RefusedByAllError(TryLater("too_late", ceil(retry_after_s)))
+    last = pool.last_refusal(class_name, time.monotonic())
+    if last is not None:
+        raise RefusedByAllError(TryLater(last.reason, ceil(last.retry_after_s)))
 
 
 async def openai_error(request: Request, error: Exception) -> JSONResponse:

@@ -11,6 +11,7 @@ from math import ceil
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from autoscale.pool_view import LastRefusal
 from deployments.callers import CLASS_HEADER
 from deployments.openai_errors import error_response
 
@@ -25,7 +26,7 @@ _STATUS = {"engine_down": 503}  # the others are 429
 
 
 REFUSED: Counter[str] = Counter()
-"""Requests that this process answered 429, by why."""
+"""Requests that this process answered 429, or 503, by why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,21 +65,21 @@ class RefuseWhenFull:
     """ASGI middleware: says no before anything is read, where everybody would say no.
 
     In overload most requests are refused, and what that costs is taken from those that are not.
-    `all_full` says for a class in how many seconds to come back, None where there may be room.
+    `all_full` says for a class when to come back and why not now, None where there may be room.
     """
 
-    def __init__(self, app: ASGIApp, all_full: Callable[[str, float], float | None]) -> None:
+    def __init__(self, app: ASGIApp, all_full: Callable[[str, float], LastRefusal | None]) -> None:
         self._app = app
         self._all_full = all_full
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and _asks_for_a_seat(scope):
             class_name = Headers(scope=scope).get(CLASS_HEADER, "")
-            retry_after_s = self._all_full(class_name, time.monotonic())
-            if retry_after_s is not None:
+            last = self._all_full(class_name, time.monotonic())
+            if last is not None:
                 REFUSED["known_full"] += 1
-                refused = TryLater("too_late", ceil(retry_after_s))
-                respond = error_response(429, refused.message, refused.headers)
+                refused = TryLater(last.reason, ceil(last.retry_after_s))
+                respond = error_response(refused.status, refused.message, refused.headers)
                 await respond(scope, receive, send)
                 return
         await self._app(scope, receive, send)
