@@ -91,10 +91,10 @@ class AttachedServer:
             raise
         self._endpoint = endpoint
         self._said: EngineReading | str = await endpoint.metrics()
-        self._tells = isinstance(self._said, EngineReading)
+        self._kind = self._said.kind if isinstance(self._said, EngineReading) else None
         self._num_untold = 0
         self._num_committed = None
-        self._relay = Relay(endpoint, self._model.id, counts_in_chunks=self._tells)
+        self._relay = Relay(endpoint, self._model.id, counts_in_chunks=self._kind is not None)
         if self._watched is not None:
             self._watched.cancel()
         self._watch = EngineWatch(endpoint, spec.stall_limit_s)
@@ -180,13 +180,14 @@ class AttachedServer:
 
     async def _read_metrics(self) -> None:
         """In every exchange; where there have never been any, now and then."""
-        if not self._tells:
+        if self._kind is None:
             self._num_untold += 1
             if self._num_untold % UNTOLD_EVERY:
                 return
         if self._watch.down is None:
             self._said = await self._endpoint.metrics()
-            self._tells = self._tells or isinstance(self._said, EngineReading)
+            if isinstance(self._said, EngineReading):
+                self._kind = self._said.kind
 
     def _engine(self) -> dict[str, Any]:
         """For `GET /fleet`: which engine it is, how it is, and what it does not tell."""
@@ -197,11 +198,11 @@ class AttachedServer:
             "down": watch.down,
             "down_s": round(watch.down_s, 1),
             "outages": watch.num_outages,
-            "kind": None,
+            "kind": self._kind,
             "no_metrics": said,
         }
         if isinstance(said, EngineReading):
-            told = ("kind", "running", "waiting", "kv_usage", "kv_tokens", "acceptance_length")
+            told = ("running", "waiting", "kv_usage", "kv_tokens", "acceptance_length")
             engine |= {name: getattr(said, name) for name in told} | {"no_metrics": None}
         return engine
 
