@@ -45,7 +45,10 @@ class ScriptedEngine:
         self.url = ""
 
     async def models_list(self, request: web.Request) -> web.Response:
-        if self.asks_for is not None and request.headers.get("Authorization") != f"Bearer {self.asks_for}":
+        if (
+            self.asks_for is not None
+            and request.headers.get("Authorization") != f"Bearer {self.asks_for}"
+        ):
             return web.json_response({"error": "Unauthorized"}, status=401)
         return web.json_response({"object": "list", "data": self.models})
 
