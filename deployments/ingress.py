@@ -134,7 +134,7 @@ class FleetIngress(OpenAiIngress):  # type: ignore[misc]
             body = read_out(body)
             check_limits(self._limits, body)
             if not is_ours:
-                for_engine = await engine_request(call_method, raw_request)
+                for_engine = await engine_request(call_method, raw_request, body)
         except ValueError as error:
             raise HTTPException(400, str(error)) from None
 

@@ -42,7 +42,7 @@ class EngineRefusedError(HTTPException):
         self.body = answer.body
 
 
-async def engine_request(method: str, request: Request) -> EngineRequest:
+async def engine_request(method: str, request: Request, parsed: Any) -> EngineRequest:
     """The client's own JSON, for the engine. Raises ValueError for what it cannot be asked."""
     if method == "transcriptions":  # no JSON
         body: Any = {}
@@ -51,7 +51,7 @@ async def engine_request(method: str, request: Request) -> EngineRequest:
     refusal = why_refused(method, body)
     if refusal is not None:
         raise ValueError(refusal)
-    return EngineRequest(method, body)
+    return EngineRequest(method, body, parsed)
 
 
 def passed_on(method: str, answer: EngineAnswer) -> Any:

@@ -15,27 +15,31 @@ PATHS = {
 }
 """By the ingress's name for it: where an engine is asked the same."""
 
-_GENERATE = ("chat", "completions")
-_SIZED = ("messages", "prompt", "input", "n", "max_completion_tokens")
+_TEXTS = ("messages", "prompt", "input")
+_NUMBERS = ("n", "max_tokens", "max_completion_tokens")
 _OURS = "dspark"  # what of `vllm_xargs` begins with it is ours
 
 
 class EngineRequest:
-    """`body` for `method`, whose size reads as that of any request (`deployments.request_size`)."""
+    """`body` for `method`, whose size reads as that of any request (`deployments.request_size`).
 
-    def __init__(self, method: str, body: Mapping[str, Any]) -> None:
+    `parsed` is the same as the API's types have it: numbers may come as text.
+    """
+
+    def __init__(self, method: str, body: Mapping[str, Any], parsed: Any) -> None:
         self.method = method
         self.model = body.get("model")  # as the client calls it
         self.body = {name: value for name, value in body.items() if name != "vllm_xargs"}
         others = _without_ours(body.get("vllm_xargs"))
         if others:
             self.body["vllm_xargs"] = others
-        for name in _SIZED:
+        for name in _TEXTS:
             if name in body:
                 setattr(self, name, body[name])
-        self.stream = method in _GENERATE and bool(body.get("stream"))
-        if method in _GENERATE:
-            self.max_tokens = body.get("max_tokens")
+        for name in _NUMBERS:
+            if hasattr(parsed, name):
+                setattr(self, name, getattr(parsed, name))
+        self.stream = bool(getattr(parsed, "stream", False))
 
     @property
     def path(self) -> str:

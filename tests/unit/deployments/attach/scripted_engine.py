@@ -6,9 +6,12 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from types import SimpleNamespace
 from typing import Any
 
 from aiohttp import web
+
+from deployments.attach.requests import EngineRequest
 
 TOKENS = ("one", " two", " three", " four")
 VLLM_METRICS = """\
@@ -140,6 +143,12 @@ def _chunk(body: dict[str, Any], delta: dict[str, Any] | None = None) -> dict[st
 
 async def _send(reply: web.StreamResponse, chunk: dict[str, Any]) -> None:
     await reply.write(f"data: {json.dumps(chunk)}\n\n".encode())
+
+
+def request_for(method: str, body: dict[str, Any]) -> EngineRequest:
+    """As the ingress makes it of a body that its types take as it is."""
+    generates = {"max_tokens": None} if method in ("chat", "completions") else {}
+    return EngineRequest(method, body, SimpleNamespace(**generates | body))
 
 
 @asynccontextmanager

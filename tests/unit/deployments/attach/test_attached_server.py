@@ -11,13 +11,12 @@ import pytest
 
 from autoscale.service_class import BEST_EFFORT, ServiceClass
 from deployments.attach import server
-from deployments.attach.requests import EngineRequest
 from deployments.attach.server import AttachedServer
 from deployments.continuation import DONE
 from deployments.errors import ConfigError, EngineLostError
 from deployments.refusal import TryLater
 from deployments.schema import AttachedModelSpec
-from tests.unit.deployments.attach.scripted_engine import scripted_engine
+from tests.unit.deployments.attach.scripted_engine import request_for, scripted_engine
 
 SOON = ServiceClass("soon", ttft_s=1.0, tpot_s=0.5)
 
@@ -60,7 +59,7 @@ async def serving(promise=BEST_EFFORT, **attach):
 
 
 def completion(prompt, **body):
-    return EngineRequest("completions", {"model": "m", "prompt": prompt, "max_tokens": 4, **body})
+    return request_for("completions", {"model": "m", "prompt": prompt, "max_tokens": 4, **body})
 
 
 async def answers(replica, request):

@@ -1,12 +1,14 @@
 """What goes to an attached engine and what comes back: the client's words, and the engine's."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 
 from deployments.attach.answers import EngineAnswer, read_answer
 from deployments.attach.requests import EngineRequest, why_refused
 from deployments.request_size import RequestSize, request_size, request_text
+from tests.unit.deployments.attach.scripted_engine import request_for
 
 
 def refusal(status, document):
@@ -17,7 +19,7 @@ def refusal(status, document):
 
 
 def test_a_request_goes_as_it_came_but_for_the_models_name():
-    request = EngineRequest("chat", {"model": "m", "messages": [], "top_k": 3, "odd": {"a": None}})
+    request = request_for("chat", {"model": "m", "messages": [], "top_k": 3, "odd": {"a": None}})
     sent = request.for_engine("theirs", counts_in_chunks=True)
     assert sent == {"model": "theirs", "messages": [], "top_k": 3, "odd": {"a": None}}
     assert (request.model, request.path) == ("m", "/v1/chat/completions")
@@ -32,7 +34,7 @@ def test_a_request_goes_as_it_came_but_for_the_models_name():
     ],
 )
 def test_a_stream_is_always_asked_for_its_usage(options, counts, sent):
-    request = EngineRequest("completions", {"prompt": "x", "stream": 1, "stream_options": options})
+    request = request_for("completions", {"prompt": "x", "stream": 1, "stream_options": options})
     body = request.for_engine("theirs", counts_in_chunks=counts)
     assert body["stream_options"] == sent
 
@@ -46,18 +48,26 @@ def test_a_stream_is_always_asked_for_its_usage(options, counts, sent):
     ],
 )
 def test_what_is_ours_in_it_does_not_reach_the_engine(xargs, sent):
-    request = EngineRequest("completions", {"vllm_xargs": xargs})
+    request = request_for("completions", {"vllm_xargs": xargs})
     assert request.for_engine("t", counts_in_chunks=False) == {"model": "t"} | sent
 
 
 def test_its_size_reads_as_that_of_any_request():
     chat = {"messages": [{"role": "user", "content": "abcd"}], "n": 2, "max_completion_tokens": 9}
-    assert request_size(EngineRequest("chat", chat)) == RequestSize(4, 0, 2, 9)
-    assert request_text(EngineRequest("chat", chat)) == "user:abcd"
-    completion = EngineRequest("completions", {"prompt": [1, 2, 3]})
+    assert request_size(request_for("chat", chat)) == RequestSize(4, 0, 2, 9)
+    assert request_text(request_for("chat", chat)) == "user:abcd"
+    completion = request_for("completions", {"prompt": [1, 2, 3]})
     assert request_size(completion) == RequestSize(0, 3, 1, None)
-    embedding = EngineRequest("embeddings", {"input": ["ab", "c"], "max_tokens": 5})
+    embedding = request_for("embeddings", {"input": ["ab", "c"]})
     assert request_size(embedding) == RequestSize(3, 0, 2, 0)
+
+
+def test_numbers_are_those_that_the_apis_types_made_of_them():
+    parsed = SimpleNamespace(stream=False, n=2, max_tokens=8)
+    body = {"prompt": "ab", "stream": "false", "n": "2", "max_tokens": "8"}
+    request = EngineRequest("completions", body, parsed)
+    assert request_size(request) == RequestSize(2, 0, 2, 8)
+    assert request.for_engine("t", counts_in_chunks=True) == {"model": "t"} | body
 
 
 @pytest.mark.parametrize(

@@ -9,11 +9,14 @@ import pytest
 from deployments.attach.answers import EngineAnswer
 from deployments.attach.endpoint import Endpoint
 from deployments.attach.relay import Relay
-from deployments.attach.requests import EngineRequest
 from deployments.continuation import DONE
 from deployments.errors import EngineLostError
 from deployments.refusal import TryLater
-from tests.unit.deployments.attach.scripted_engine import TOKENS, scripted_engine
+from tests.unit.deployments.attach.scripted_engine import (
+    TOKENS,
+    request_for,
+    scripted_engine,
+)
 
 
 class Seat:
@@ -39,7 +42,7 @@ def asked(prompt, *, counts_in_chunks=False, headers=None, **body):
     async def run():
         async with scripted_engine() as engine:
             relay, seat = await relay_of(engine, counts_in_chunks), Seat()
-            request = EngineRequest("completions", {"model": "m", "prompt": prompt, **body})
+            request = request_for("completions", {"model": "m", "prompt": prompt, **body})
             try:
                 items = [item async for item in relay.ask(request, headers or {}, seat)]
             finally:
@@ -115,7 +118,7 @@ def test_an_engine_that_does_not_listen_is_lost():
     async def run():
         relay = Relay(Endpoint("http://127.0.0.1:9", "theirs", None), "m", counts_in_chunks=False)
         try:
-            async for _ in relay.ask(EngineRequest("chat", {"messages": []}), {}, None):
+            async for _ in relay.ask(request_for("chat", {"messages": []}), {}, None):
                 raise AssertionError
         finally:
             await relay.endpoint.close()
@@ -136,7 +139,7 @@ def test_the_engine_is_told_when_the_client_leaves(how):
     async def run():
         async with scripted_engine() as engine:
             relay, heard = await relay_of(engine), []
-            request = EngineRequest("completions", {"prompt": "endless", "stream": True})
+            request = request_for("completions", {"prompt": "endless", "stream": True})
             asking = asyncio.create_task(leave(relay, request, heard))
             while len(heard) < 2:
                 await asyncio.sleep(0.01)

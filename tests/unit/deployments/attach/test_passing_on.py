@@ -41,12 +41,14 @@ def test_a_refusal_keeps_status_and_body():
 
 
 def test_the_clients_own_json_goes_to_the_engine():
-    sent = asyncio.run(engine_request("chat", request(b'{"messages": [], "odd": {"a": null}}')))
+    raw = b'{"messages": [], "odd": {"a": null}}'
+    sent = asyncio.run(engine_request("chat", request(raw), None))
     assert sent.body == {"messages": [], "odd": {"a": None}}
 
 
 def test_what_cannot_be_passed_on_is_refused():
+    raw = b'{"vllm_xargs": {"dspark": "off"}}'
     with pytest.raises(ValueError, match="remove dspark from vllm_xargs"):
-        asyncio.run(engine_request("chat", request(b'{"vllm_xargs": {"dspark": "off"}}')))
+        asyncio.run(engine_request("chat", request(raw), None))
     with pytest.raises(ValueError, match="not passed on"):
-        asyncio.run(engine_request("transcriptions", request(b"--form")))
+        asyncio.run(engine_request("transcriptions", request(b"--form"), None))
