@@ -29,6 +29,10 @@ _PROBES: tuple[tuple[str, dict[str, Any]], ...] = (
 )
 
 
+class EngineSilentError(EngineLostError):
+    """It did not answer in time: it may have too much to do."""
+
+
 class Endpoint:
     """One engine at `url`, where the model is called `model`.
 
@@ -38,7 +42,8 @@ class Endpoint:
     def __init__(self, url: str, model: str, key: str | None) -> None:
         self.url, self.model = url, model
         self._headers = {} if key is None else {"Authorization": f"Bearer {key}"}
-        self._session = self._open()
+        self._requests = self._open()  # of clients
+        self._looks = self._open()  # our own
         self._probe: tuple[str, dict[str, Any]] | None = None
 
     def _open(self) -> aiohttp.ClientSession:
@@ -53,17 +58,18 @@ class Endpoint:
         self, path: str, body: Mapping[str, Any], headers: Mapping[str, str]
     ) -> aiohttp.client._RequestContextManager:
         """As a context: left early, the engine sees its client gone."""
-        return self._session.post(
+        return self._requests.post(
             self.url + path, json=body, headers=headers, allow_redirects=False
         )
 
     async def drop_all(self) -> None:
-        """End every request that is under way; they raise what a lost connection raises."""
-        session, self._session = self._session, self._open()
-        await session.close()
+        """End every client's request that is under way; it raises what a lost connection does."""
+        requests, self._requests = self._requests, self._open()
+        await requests.close()
 
     async def close(self) -> None:
-        await self._session.close()
+        await self._requests.close()
+        await self._looks.close()
 
     async def card(self) -> dict[str, Any]:
         """The model as the engine lists it.
@@ -153,13 +159,13 @@ class Endpoint:
         try:
             async with (
                 asyncio.timeout(limit_s),
-                self._session.request(
+                self._looks.request(
                     method, self.url + path, allow_redirects=False, **kwargs
                 ) as reply,
             ):
                 return reply.status, await reply.read()
         except TimeoutError:
-            raise EngineLostError(f"no answer in {limit_s:g} s") from None
+            raise EngineSilentError(f"no answer in {limit_s:g} s") from None
         except (aiohttp.ClientError, OSError) as error:
             raise EngineLostError(str(error) or type(error).__name__) from None
 

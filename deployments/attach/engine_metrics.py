@@ -32,6 +32,7 @@ class _Names(NamedTuple):
     accepted_tokens: tuple[str, ...] = ()
     acceptance_length: tuple[str, ...] = ()
     kv_tokens: tuple[str, ...] = ()
+    realtime_tokens: tuple[str, ...] = ()
 
 
 _KINDS = {
@@ -53,6 +54,7 @@ _KINDS = {
         committed_tokens=("sglang:generation_tokens_total",),
         acceptance_length=("sglang:spec_accept_length",),
         kv_tokens=("sglang:max_total_num_tokens",),
+        realtime_tokens=("sglang:realtime_tokens_total",),
     ),
 }
 _MEANS = ("kv_usage", "acceptance_length")
@@ -64,8 +66,9 @@ class EngineReading:
     """One reading; what the engine does not say is None.
 
     `running` and `waiting` are requests now, of all its clients, `kv_usage` the share of
-    `kv_tokens` in use. Tokens and drafts are since it started. `acceptance_length` counts the
-    bonus token and is told where drafts are not counted.
+    `kv_tokens` in use. Tokens and drafts are since it started; `realtime_tokens`, read or made,
+    where the others are counted as requests end. `acceptance_length` counts the bonus token and
+    is told where drafts are not counted.
     """
 
     kind: str
@@ -79,6 +82,13 @@ class EngineReading:
     draft_tokens: float | None = None
     accepted_tokens: float | None = None
     acceptance_length: float | None = None
+    realtime_tokens: float | None = None
+
+    @property
+    def progress(self) -> float:
+        """Moves when the engine does, whoever it works for."""
+        counts = (self.prompt_tokens, self.committed_tokens, self.realtime_tokens)
+        return fsum(count for count in counts if count is not None)
 
     def counted(self) -> dict[str, int]:
         """What our own adapter would have counted, under its names; unknown is left out."""

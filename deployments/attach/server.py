@@ -111,18 +111,14 @@ class AttachedServer:
         """What the engine answers, once the request has a seat; one `TryLater` where it gets
         none, and one where the engine is not to be had."""
         headers = info.headers if info is not None else {}
-        down = TryLater("engine_down", DOWN_S, self._replica_id)
 
         async def run() -> AsyncGenerator[Any, None]:
             return self._relayed(request, headers)
 
-        if self._watch.down is not None:
-            yield down
-            return
-        answers = (
-            self._relayed(request, headers)
-            if request.method in UNSEATED
-            else seated(
+        if request.method in UNSEATED or self._watch.down is not None:
+            answers = await run()
+        else:
+            answers = seated(
                 self._gate,
                 request,
                 headers,
@@ -130,7 +126,6 @@ class AttachedServer:
                 most_tokens=self._most_tokens,
                 run=run,
             )
-        )
         async with aclosing(answers) as seen:
             async for answer in seen:
                 yield answer
@@ -140,6 +135,9 @@ class AttachedServer:
     ) -> AsyncGenerator[Any, None]:
         """Events of a stream come as lists, as those of `ray.serve.llm` do."""
         watch = self._watch
+        if watch.down is not None:
+            yield TryLater("engine_down", DOWN_S, self._replica_id)
+            return
         try:
             items = self._relay.ask(request, headers, SEAT.get())
             async with aclosing(self._pace.stream(items)) as messages:
@@ -184,10 +182,13 @@ class AttachedServer:
             self._num_untold += 1
             if self._num_untold % UNTOLD_EVERY:
                 return
-        if self._watch.down is None:
-            self._said = await self._endpoint.metrics()
-            if isinstance(self._said, EngineReading):
-                self._kind = self._said.kind
+        if self._watch.down is not None:
+            return
+        before, self._said = self._said, await self._endpoint.metrics()
+        if isinstance(self._said, EngineReading):
+            self._kind = self._said.kind
+            if isinstance(before, EngineReading) and before.progress != self._said.progress:
+                self._watch.saw_result()
 
     def _engine(self) -> dict[str, Any]:
         """For `GET /fleet`: which engine it is, how it is, and what it does not tell."""

@@ -1,7 +1,8 @@
 """Whether an attached engine is to be had: by results that come, and by one-token probes.
 
 An engine that is down is not restarted from here, whoever launched it does that: its replica
-stays, refuses, and serves again in the moment in which the engine gives a token.
+stays, refuses, and serves again in the moment in which the engine gives a token. What is under
+way at an engine ends with silence alone: one that takes no more may still finish what it has.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import logging
 import time
 from collections.abc import Callable
 
-from deployments.attach.endpoint import Endpoint
+from deployments.attach.endpoint import EngineSilentError, Endpoint
 from deployments.errors import ConfigError, EngineLostError
 from deployments.progress import TICK_S, ProgressWatch, Verdict
 
@@ -60,17 +61,13 @@ class EngineWatch:
 
     async def tick(self) -> None:
         """One look; every `TICK_S`, by which silence is counted."""
-        if self.down is not None:
-            self._ask()
-            return
         verdict = self._watch.tick(self._num_results)
-        if verdict is Verdict.PROBE:
-            self._ask()
-        elif verdict is Verdict.WEDGED:
-            if self._asked is not None:
-                self._asked.cancel()
-            self._goes_down(f"nothing came from it for {self._limit_s:g} s, not even a probe")
+        if verdict is Verdict.WEDGED:
+            if self.down is None:
+                self._goes_down(f"nothing came from it for {self._limit_s:g} s, not even a probe")
             await self.endpoint.drop_all()
+        if verdict is Verdict.PROBE or self.down is not None:
+            self._ask()
 
     def _ask(self) -> None:
         """For one token, unless the last one is still under way."""
@@ -78,9 +75,14 @@ class EngineWatch:
             self._asked = asyncio.create_task(self._probe())
 
     async def _probe(self) -> None:
+        num_results = self._num_results
         try:
             await self.endpoint.card()  # somebody may have launched another model there
             await self.endpoint.probe(self._limit_s)
+        except EngineSilentError as error:
+            if self._num_results == num_results:  # else it is busy, with others
+                self._goes_down(str(error))
+            return
         except (EngineLostError, ConfigError) as error:
             self._goes_down(str(error))
             return
@@ -88,7 +90,6 @@ class EngineWatch:
         if self.down is not None:
             logger.warning("attached engine %s is back", self.endpoint.url)
             self.down = None
-            self._watch = ProgressWatch(self._limit_s)
 
     def _goes_down(self, why: str) -> None:
         if self.down is None:

@@ -107,6 +107,10 @@ class ScriptedEngine:
         await reply.write(b"data: nothing you know\n\n")
         return reply
 
+    async def _slow(self, request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+        await asyncio.sleep(0.3)
+        return await self._well(request, body)
+
     async def _mute(self, request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
         await asyncio.sleep(60)
         raise AssertionError

@@ -232,3 +232,17 @@ def test_a_context_that_nobody_tells_has_to_be_set():
     with pytest.raises(ConfigError, match=r"set attach\.max_model_len"):
         asyncio.run(run())
     assert asyncio.run(run(max_model_len=64)) == 64
+
+
+def test_counters_that_move_are_a_sign_of_life():
+    async def run():
+        async with serving() as (engine, replica):
+            replica._watch.saw_result = lambda: seen.append(1)
+            seen = []
+            await replica._report()
+            assert seen == []
+            engine.metrics = engine.metrics.replace("1.2e+02", "1.3e+02")
+            await replica._report()
+            assert seen == [1]
+
+    asyncio.run(run())

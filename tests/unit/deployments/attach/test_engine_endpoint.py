@@ -3,6 +3,7 @@
 import asyncio
 from contextlib import asynccontextmanager
 
+import aiohttp
 import pytest
 
 from deployments.attach.endpoint import Endpoint
@@ -97,15 +98,17 @@ def test_metrics_are_read_or_it_is_said_why_there_are_none():
 def test_all_that_is_under_way_can_be_ended_and_the_endpoint_goes_on():
     async def run():
         async with scripted_engine() as engine, endpoint_of(engine) as endpoint:
-            await endpoint.find_probe(1.0)
-            engine.hangs = True
-            probe = asyncio.create_task(endpoint.probe(30.0))
-            while len(engine.asked) < 2:
+
+            async def ask():
+                async with endpoint.post("/v1/completions", {"prompt": "mute"}, {}) as reply:
+                    await reply.read()
+
+            asking = asyncio.create_task(ask())
+            while not engine.asked:
                 await asyncio.sleep(0.01)
             await endpoint.drop_all()
-            with pytest.raises(EngineLostError):
-                await probe
-            engine.hangs = False
-            await endpoint.probe(1.0)
+            with pytest.raises(aiohttp.ClientError):
+                await asyncio.wait_for(asking, 5)
+            await endpoint.find_probe(1.0)
 
     asyncio.run(run())

@@ -11,6 +11,8 @@ sglang:token_usage{engine_type="unified",model_name="m",tp_rank="0",pp_rank="0"}
 sglang:max_total_num_tokens{engine_type="unified",model_name="m",tp_rank="0"} 65536.0
 sglang:prompt_tokens_total{model_name="m"} 8.128902e+06
 sglang:generation_tokens_total{model_name="m"} 7.5e+06
+sglang:realtime_tokens_total{model_name="m",mode="decode"} 7.0
+sglang:realtime_tokens_total{model_name="m",mode="prefill_compute"} 9.0
 sglang:spec_accept_length{engine_type="unified",model_name="m",tp_rank="0"} 2.75
 """
 
@@ -40,6 +42,7 @@ def test_sglang_says_a_length_where_vllm_counts_and_its_rank_0_stands_for_all():
         prompt_tokens=8128902,
         committed_tokens=7500000,
         acceptance_length=2.75,
+        realtime_tokens=16,
     )
 
 
@@ -57,6 +60,11 @@ def test_counts_stand_under_the_names_of_our_own_adapter():
         "draft_tokens": 210,
         "accepted_tokens": 60,
     }
+
+
+def test_an_engine_makes_progress_whoever_it_works_for():
+    assert read_metrics(SGLANG).progress == 8128902 + 7500000 + 16
+    assert read_metrics("vllm:num_requests_running 1").progress == 0
 
 
 def test_what_is_no_number_is_left_out():

@@ -3,6 +3,9 @@
 import asyncio
 from contextlib import asynccontextmanager
 
+import aiohttp
+import pytest
+
 from deployments.attach.endpoint import Endpoint
 from deployments.attach.watch import EngineWatch
 from tests.unit.deployments.attach.scripted_engine import scripted_engine
@@ -25,6 +28,12 @@ async def watched(limit_s=4.0):
             yield engine, EngineWatch(endpoint, limit_s, clock=Clock())
         finally:
             await endpoint.close()
+
+
+async def ask(endpoint, prompt="hi"):
+    async with endpoint.post("/v1/completions", {"model": "m", "prompt": prompt}, {}) as reply:
+        await reply.read()
+        return reply.status
 
 
 async def until(condition):
@@ -66,20 +75,50 @@ def test_one_that_hangs_goes_down_with_all_that_is_under_way_and_comes_back_with
     async def run():
         async with watched() as (engine, watch):
             engine.hangs = True
-            request = asyncio.create_task(watch.endpoint.probe(60.0))
+            request = asyncio.create_task(ask(watch.endpoint))
             await until(lambda: engine.asked)
             await ticks(watch, 3)
             await until(lambda: len(engine.asked) == 2)
             await ticks(watch, 2)
             assert watch.down == "nothing came from it for 4 s, not even a probe"
-            await asyncio.wait([request], timeout=5)
-            assert request.exception() is not None
+            with pytest.raises(aiohttp.ClientError):
+                await asyncio.wait_for(request, 5)
             watch._clock.now_s += 30
             assert (watch.down_s, watch.num_outages) == (30.0, 1)
             engine.hangs = False
             await ticks(watch, 1)
             await until(lambda: watch.down is None)
             assert watch.down_s == 0.0
+
+    asyncio.run(run())
+
+
+def test_one_that_is_too_busy_for_a_probe_is_not_down():
+    async def run():
+        async with watched(limit_s=0.3) as (engine, watch):
+            engine.hangs = True
+            watch.lost("a stream broke off")
+            await until(lambda: engine.asked)
+            watch.saw_result()
+            await until(lambda: watch._asked.done())
+            assert watch.down is None
+            watch.lost("another one did")
+            await until(lambda: watch.down)
+            assert watch.down == "no answer in 0.3 s"
+
+    asyncio.run(run())
+
+
+def test_one_that_takes_no_more_may_finish_what_it_has():
+    async def run():
+        async with watched() as (engine, watch):
+            request = asyncio.create_task(ask(watch.endpoint, "slow"))
+            await until(lambda: engine.asked)
+            engine.models = []
+            watch.lost("it took no more")
+            await until(lambda: watch.down)
+            await ticks(watch, 2)
+            assert await request == 200
 
     asyncio.run(run())
 
