@@ -12,7 +12,7 @@ import logging
 import time
 from collections.abc import Callable
 
-from deployments.attach.endpoint import EngineSilentError, Endpoint
+from deployments.attach.endpoint import Endpoint, EngineSilentError
 from deployments.errors import ConfigError, EngineLostError
 from deployments.progress import TICK_S, ProgressWatch, Verdict
 
