@@ -180,6 +180,11 @@ class Admission:
         ticket.output_tokens += num_tokens
         self._done_work += num_tokens
 
+    def record_whole(self, ticket: Ticket, num_tokens: int) -> None:
+        """A seated request's tokens came all at once: when its prompt was read is not known."""
+        self._done_work += PREFILL_WORK * ticket.cost.prompt_tokens + num_tokens
+        ticket.output_tokens += num_tokens
+
     def leave(self, ticket: Ticket, now_s: float) -> None:
         """A ticket ended, failed or gave up, wherever it was."""
         if ticket in self._seated:

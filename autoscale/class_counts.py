@@ -75,12 +75,13 @@ class ClassCounts:
         if not is_whole:
             totals.broken_off += 1
             return
-        first_s = now_s if ticket.first_token_s is None else ticket.first_token_s  # no tokens
         per_sequence = ticket.output_tokens / ticket.cost.num_sequences
-        ttft_s = first_s - ticket.arrived_s
-        tpot_s = (now_s - first_s) / max(per_sequence - 1, 1)
-        is_met = ticket.service_class.is_met(ttft_s, tpot_s)
-        if per_sequence > 0:
+        if ticket.first_token_s is None:
+            is_met = now_s - ticket.arrived_s <= _allowed_s(ticket.service_class, per_sequence)
+        else:
+            ttft_s = ticket.first_token_s - ticket.arrived_s
+            tpot_s = (now_s - ticket.first_token_s) / max(per_sequence - 1, 1)
+            is_met = ticket.service_class.is_met(ttft_s, tpot_s)
             self._latencies.append(Latency(name, ttft_s, tpot_s if per_sequence > 1 else None))
         totals.met += is_met
         totals.missed += not is_met
@@ -102,3 +103,8 @@ class ClassCounts:
 
     def snapshot(self) -> dict[str, dict[str, Any]]:
         return {name: asdict(totals) for name, totals in self._totals.items()}
+
+
+def _allowed_s(one: ServiceClass, num_tokens: float) -> float:
+    """What a promise leaves for an answer that comes in one piece, with tokens or without."""
+    return one.ttft_s + ((num_tokens - 1) * one.tpot_s if num_tokens > 1 else 0.0)

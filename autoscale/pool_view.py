@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from autoscale.prefixes import PrefixMemory
 from autoscale.routing import Candidate, relative_speeds
@@ -46,12 +47,19 @@ class _Replica:
         return self.full_until_s.get(class_name, now_s) > now_s
 
 
+class LastRefusal(NamedTuple):
+    """In how many seconds to come back, and why not now."""
+
+    retry_after_s: float
+    reason: str
+
+
 class PoolView:
     """The replicas of one deployment, by id. Times are of a clock that the caller reads."""
 
     def __init__(self) -> None:
         self._replicas: dict[str, _Replica] = {}
-        self._retry_after_s: dict[str, float] = {}
+        self._refusals: dict[str, LastRefusal] = {}  # by class
 
     def __contains__(self, replica: object) -> bool:
         return replica in self._replicas
@@ -86,21 +94,28 @@ class PoolView:
         if not one.sent[request_id]:
             del one.sent[request_id]
 
-    def refused(self, replica: str, class_name: str, retry_after_s: float, now_s: float) -> None:
+    def refused(
+        self,
+        replica: str,
+        class_name: str,
+        retry_after_s: float,
+        now_s: float,
+        reason: str = "too_late",
+    ) -> None:
         """It had no room for a request of a class. What it refuses ends at once: it would look
         idle."""
         one = self._replicas.get(replica)
         if one is not None:
-            self._retry_after_s[class_name] = retry_after_s
+            self._refusals[class_name] = LastRefusal(retry_after_s, reason)
             one.full_until_s[class_name] = now_s + _FULL_S
 
-    def retry_after_s(self, class_name: str, now_s: float) -> float | None:
+    def last_refusal(self, class_name: str, now_s: float) -> LastRefusal | None:
         """What was said last where every replica has refused the class lately, None where one
         may have room. Without replicas there is room: requests wait for one."""
         replicas = list(self._replicas.values())
         if not replicas or not all(one.is_full(class_name, now_s) for one in replicas):
             return None
-        return self._retry_after_s[class_name]
+        return self._refusals[class_name]
 
     def outstanding_work(self, replica: str, now_s: float) -> float:
         one = self._replicas[replica]

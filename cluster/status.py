@@ -45,6 +45,7 @@ def _model_lines(model_id: str, model: Mapping[str, Any]) -> list[str]:
         f"{load['waiting']} waiting, {load['arrivals_per_s']:.1f} requests/s, "
         f"{load['tokens_per_s']:.0f} tokens/s",
         *table(rows),
+        *(_engine_line(target) for target in model["targets"] if "engine" in target["stats"]),
         *(_drafter_line(drafter) for drafter in model["drafters"]),
         *(canary_lines(model["canary"]) if model.get("canary") else ()),
         *(_promise_line(name, counts) for name, counts in sorted(load["outcomes"].items())),
@@ -55,7 +56,6 @@ def _model_lines(model_id: str, model: Mapping[str, Any]) -> list[str]:
 def _target_row(target: Mapping[str, Any]) -> tuple[str, ...]:
     load, stats, plan = target["load"] or {}, target["stats"], target["plan"]
     schedule = stats.get("schedule", {})
-    drafts = stats.get("verified_drafts", 0)
     cost = schedule.get("drafted_cost" if schedule.get("drafting") else "plain_cost", {})
     seats = [load.get(name, _UNKNOWN) for name in ("running", "waiting", "seats")]
     return (
@@ -69,11 +69,19 @@ def _target_row(target: Mapping[str, Any]) -> tuple[str, ...]:
         f"{_number(plan['expected_requests'], '.1f')} req, "
         f"{_number(plan['expected_prefill_tokens'], '.0f')} tok",
         _budget(schedule),
-        f"{stats['accepted_tokens'] / drafts:.2f} ({stats['expected_tokens'] / drafts:.2f})"
-        if drafts
-        else _UNKNOWN,
+        _accepts(stats),
         target["drafter"] or target["placement"],
     )
+
+
+def _accepts(stats: Mapping[str, Any]) -> str:
+    """Per draft, and what confidences said; attached engines have none that we see."""
+    drafts = stats.get("verified_drafts", 0)
+    if not drafts:
+        length = stats.get("engine", {}).get("acceptance_length")
+        return _UNKNOWN if length is None else f"{length - 1:.2f}"
+    said = stats["expected_tokens"] / drafts if "expected_tokens" in stats else None
+    return f"{stats['accepted_tokens'] / drafts:.2f} ({_number(said, '.2f')})"
 
 
 def _plan(held: Mapping[str, Any]) -> str:
@@ -92,6 +100,13 @@ def _budget(schedule: Mapping[str, Any]) -> str:
     if not schedule["drafting"]:
         return "0 (paused)"
     return f"{schedule['verified_per_draft'] * schedule['drafted_share']:.2f}"
+
+
+def _engine_line(target: Mapping[str, Any]) -> str:
+    engine = target["stats"]["engine"]
+    said = f"DOWN for {engine['down_s']:.0f} s: {engine['down']}" if engine["down"] else "up"
+    metrics = f"; tells no load ({engine['no_metrics']})" if engine["no_metrics"] else ""
+    return f"engine {engine['url']} of {target['replica_id']}: {said}{metrics}"
 
 
 def _drafter_line(drafter: Mapping[str, Any]) -> str:

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from ray import serve
-from ray.llm._internal.serve.core.configs.openai_api_models import to_model_metadata
+from ray.llm._internal.serve.core.configs.openai_api_models import ModelCard, to_model_metadata
 from ray.serve import Application
 from ray.serve.config import BackpressureConfig, RequestRouterConfig
 from ray.serve.llm import LLMConfig, build_llm_deployment
 
+from deployments.attach.binding import bind_attached
 from deployments.callers import Callers
 from deployments.compatibility import accept_software
 from deployments.controller import ControllerKeeper, ControllerSettings
@@ -34,7 +35,14 @@ from deployments.placement import (
 )
 from deployments.prefill import with_prefill_control
 from deployments.preflight import draft_shape
-from deployments.schema import AppSpec, ModelSpec, TargetSpec, parse_settings
+from deployments.schema import (
+    AppSpec,
+    AttachedModelSpec,
+    AttachSpec,
+    ModelSpec,
+    TargetSpec,
+    parse_settings,
+)
 from deployments.serve_file import read_serve_file
 from deployments.target import TargetServer
 from deployments.tracing.start import check_installed
@@ -57,20 +65,24 @@ def build_app(args: dict[str, Any]) -> Application:
     if args.keys() == {"config"}:
         args = read_serve_file(Path(args["config"])).args
     settings = parse_settings(args)
-    shapes = {model.id: draft_shape(model) for model in settings.models}
+    shapes = {model.id: draft_shape(model) for model in settings.launched}
     pairs = {
         model.id: drafting_pair(model)
-        for model in settings.models
+        for model in settings.launched
         if model.drafter is not None and (shapes[model.id] or native_steering(model))
     }
     if settings.tracing is not None:
         check_installed()  # refused here, where somebody is told
-    configs = {m.id: _llm_config(m, shapes[m.id], settings) for m in settings.models}
+    configs = {m.id: _llm_config(m, shapes[m.id], settings) for m in settings.launched}
     targets = {
         model.id: _bind_target(model, configs[model.id], pairs.get(model.id), settings)
-        for model in settings.models
+        for model in settings.launched
     }
     cards = {id_: to_model_metadata(id_, config) for id_, config in configs.items()}
+    for attached in settings.attached:
+        options = _gated(_taken_in(attached.attach), attached.attach.drain_s)
+        targets[attached.id] = bind_attached(attached, settings.promises, options)
+        cards[attached.id] = _card(attached)
     keeper = serve.deployment(
         ControllerKeeper,
         name="Controller",
@@ -94,19 +106,19 @@ def build_app(args: dict[str, Any]) -> Application:
         ray_actor_options={"num_cpus": INGRESS_CPUS},
         # The next one is there before this one goes, once its streams have ended.
         max_surge_percent=100,
-        graceful_shutdown_timeout_s=max(model.target.drain_s for model in settings.models),
+        graceful_shutdown_timeout_s=_longest_drain_s(settings),
         logging_config=QUIET,
         **PROMPTLY_REPLACED,
     )
     drafters = [
         bind_drafters(m, tracing=settings.tracing)
-        for m in settings.models
+        for m in settings.launched
         if m.placement == "split"
     ]
     return ingress.bind(
         llm_deployments=targets,
         model_cards=cards,
-        adapters=[id_ for model in settings.models for id_ in adapter_ids(model)],
+        adapters=[id_ for model in settings.launched for id_ in adapter_ids(model)],
         dependencies=[keeper, *drafters],
         models={model.id: model for model in settings.models},
         limits=settings.limits,
@@ -116,19 +128,40 @@ def build_app(args: dict[str, Any]) -> Application:
 
 def _max_ongoing(settings: AppSpec) -> int:
     """Room in the ingress for what all targets take in."""
-    return sum(most_replicas(m.target) * _taken_in(m.target) for m in settings.models)
+    launched = sum(most_replicas(m.target) * _taken_in(m.target) for m in settings.launched)
+    return launched + sum(len(m.attach.url) * _taken_in(m.attach) for m in settings.attached)
 
 
-def _taken_in(target: TargetSpec) -> int:
+def _taken_in(target: TargetSpec | AttachSpec) -> int:
     """Requests inside a target: running, queued at its gate, and on their way to a refusal."""
     return 2 * target.max_num_seqs + target.max_queued_requests
+
+
+def _longest_drain_s(settings: AppSpec) -> float:
+    launched = (model.target.drain_s for model in settings.launched)
+    return max(*launched, *(model.attach.drain_s for model in settings.attached), 0.0)
+
+
+def _card(model: AttachedModelSpec) -> ModelCard:
+    """As `to_model_metadata` makes it of engines that it knows."""
+    return ModelCard(
+        id=model.id,
+        object="model",
+        owned_by="organization-owner",
+        permission=[],
+        metadata={
+            "model_id": model.id,
+            "input_modality": "text",
+            "max_request_context_length": model.attach.max_model_len,
+        },
+    )
 
 
 def _controller_settings(
     settings: AppSpec, shapes: Mapping[str, DraftShape | None], pairs: Mapping[str, DraftingPair]
 ) -> ControllerSettings:
     promised = {}
-    for model in settings.models:
+    for model in settings.launched:
         shape = shapes[model.id]
         rate = promised_rate(model, shape.block_size) if shape else None
         if rate is not None:
@@ -168,6 +201,25 @@ def stall_limit_s(target: TargetSpec) -> float:
     return 15.0 if target.device == "cpu" else 60.0
 
 
+def _gated(taken_in: int, drain_s: float) -> dict[str, Any]:
+    """Of a deployment whose replicas have a gate of ours, and our router before them."""
+    return {
+        "graceful_shutdown_timeout_s": drain_s,
+        "max_ongoing_requests": taken_in,
+        "max_queued_requests": QUEUED_AT_CALLER,
+        # For a replica whose process itself hangs; Serve wants three failures. What the
+        # engine behind it does is the replica's own to watch.
+        "health_check_period_s": 2,
+        "health_check_timeout_s": 5,
+        "backpressure_config": BUSY,
+        "request_router_config": RequestRouterConfig(
+            request_router_class="deployments.request_router:WorkRouter",
+            request_routing_stats_period_s=ROUTING_STATS_S,
+            request_routing_stats_timeout_s=10 * ROUTING_STATS_S,
+        ),
+    }
+
+
 def _llm_config(model: ModelSpec, shape: DraftShape | None, settings: AppSpec) -> LLMConfig:
     target = model.target
     kwargs = engine_kwargs(model, shape, settings.tracing)
@@ -182,19 +234,7 @@ def _llm_config(model: ModelSpec, shape: DraftShape | None, settings: AppSpec) -
         placement_group_config=placement_group(target),
         deployment_config={
             **replica_counts(target.replicas, target.scaling),
-            "graceful_shutdown_timeout_s": target.drain_s,
-            "max_ongoing_requests": _taken_in(target),
-            "max_queued_requests": QUEUED_AT_CALLER,
-            # For a replica whose process itself hangs; Serve wants three failures. What the
-            # engine behind it does is the replica's own to watch.
-            "health_check_period_s": 2,
-            "health_check_timeout_s": 5,
-            "backpressure_config": BUSY,
-            "request_router_config": RequestRouterConfig(
-                request_router_class="deployments.request_router:WorkRouter",
-                request_routing_stats_period_s=ROUTING_STATS_S,
-                request_routing_stats_timeout_s=10 * ROUTING_STATS_S,
-            ),
+            **_gated(_taken_in(target), target.drain_s),
             "ray_actor_options": {"num_cpus": target.num_cpus},
             "logging_config": QUIET,
         },

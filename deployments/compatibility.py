@@ -18,6 +18,18 @@ RAY_HOOKS: tuple[Hook, ...] = (
         "to_model_metadata",
         ("model_id", "model_config", "overrides"),
     ),
+    *(
+        Hook(f"{_LLM}.core.configs.openai_api_models", name)
+        for name in (
+            "ModelCard",
+            "ChatCompletionResponse",
+            "CompletionResponse",
+            "DetokenizeResponse",
+            "EmbeddingResponse",
+            "ScoreResponse",
+            "TokenizeResponse",
+        )
+    ),
     Hook(f"{_LLM}.core.ingress.ingress", "DEFAULT_ENDPOINTS"),
     Hook(f"{_LLM}.core.ingress.ingress", "init"),
     Hook(

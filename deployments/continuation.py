@@ -15,6 +15,7 @@ from typing import Any
 from deployments.resumption import RESUME, Resumption, SaidChoice
 
 DONE = "data: [DONE]\n\n"
+NOT_OURS = "its engine is attached, and was not made to take streams up"
 _DATA = "data: "
 
 
@@ -44,6 +45,11 @@ def why_not(body: Any) -> str | None:
     return None
 
 
+def _wants_usage(body: Any) -> bool:
+    options = getattr(body, "stream_options", None)
+    return bool(getattr(options, "include_usage", False))
+
+
 def _num_prompts(prompt: Any) -> int:
     """How many prompts `prompt` of a completion request is; 1 for a chat, which has none."""
     if not isinstance(prompt, list) or not prompt or isinstance(prompt[0], int):
@@ -66,25 +72,30 @@ class _Choice:
 
 
 class Delivered:
-    """The client's side of one streamed answer, over all targets that it comes from."""
+    """The client's side of one streamed answer, over all targets that it comes from.
 
-    def __init__(self, body: Any) -> None:
+    `is_ours` where the targets' engines are: others cannot take a stream up.
+    """
+
+    def __init__(self, body: Any, *, is_ours: bool = True) -> None:
         self._body = body
         self._wants_token_ids = bool(getattr(body, "return_token_ids", False))
-        self._unfit = why_not(body)
+        self._wants_usage = is_ours or _wants_usage(body)
+        self._unfit = why_not(body) if is_ours else NOT_OURS
         num_choices = (getattr(body, "n", None) or 1) * _num_prompts(getattr(body, "prompt", None))
         self._choices = [_Choice() for _ in range(num_choices)]
         self._prompt_token_ids: tuple[int, ...] | None = None
         self._id: tuple[str, int] | None = None  # what the first chunk was named and when
         self.has_said = False  # anything that a restart would say again, or differently
         self._told_usage = False
+        self._usage: tuple[int, int] | None = None
         self.done = False
 
     @property
     def num_tokens(self) -> tuple[int, int] | None:
         """Prompt and output tokens so far; None where chunks do not tell."""
         if self._prompt_token_ids is None:
-            return None
+            return self._usage
         return len(self._prompt_token_ids), sum(len(c.token_ids) for c in self._choices)
 
     def first_request(self) -> Any:
@@ -128,13 +139,12 @@ class Delivered:
 
     def _keep(self, chunk: dict[str, Any]) -> bool:
         """Note what a chunk says; False where the client has it already, or has no use for it."""
-        self._id = self._id or (chunk["id"], chunk["created"])
+        self._id = self._id or (chunk.get("id", ""), chunk.get("created", 0))
         chunk["id"], chunk["created"] = self._id
         get = chunk.get if self._wants_token_ids else chunk.pop
         self._note_prompt(get("prompt_token_ids", None))
-        if not chunk["choices"]:  # the usage
-            self._told_usage, is_new = True, not self._told_usage
-            return is_new
+        if not chunk["choices"]:
+            return self._note_usage(chunk.get("usage"))
         kept = [self._keep_choice(choice) for choice in chunk["choices"]]  # all of them noted
         return all(kept)
 
@@ -160,6 +170,14 @@ class Delivered:
         # Sent for its token ids alone: a parser holds back what it says.
         says_nothing = not choice.get("delta", True) and not choice.get("logprobs")
         return self._wants_token_ids or not says_nothing or bool(choice.get("finish_reason"))
+
+    def _note_usage(self, usage: dict[str, Any] | None) -> bool:
+        """Whether it is for the client, who may have it already or not have asked."""
+        if usage is None:  # of another engine: what it says there is its own
+            return True
+        self._usage = (usage.get("prompt_tokens") or 0, usage.get("completion_tokens") or 0)
+        is_new, self._told_usage = not self._told_usage, True
+        return is_new and self._wants_usage
 
     def _note_prompt(self, token_ids: list[int] | None) -> None:
         if token_ids is not None and self._prompt_token_ids is None:

@@ -32,6 +32,7 @@ from deployments.continuation import (
     StreamBrokenError,
     error_event,
 )
+from deployments.errors import EngineLostError
 from deployments.refusal import RefusedByAllError
 
 MAX_TARGETS = 3  # that one request is tried on: it may be what they died of
@@ -46,6 +47,7 @@ LOST = (
     ObjectLostError,
     ReplicaUnavailableError,
     StreamBrokenError,
+    EngineLostError,
 )
 # What the next target may answer while it is not to be had; a first one's is the client's.
 BUSY = (BackPressureError, DeploymentUnavailableError, RefusedByAllError)

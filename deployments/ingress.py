@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import os
 import time
 from collections.abc import AsyncGenerator
@@ -26,6 +27,9 @@ from autoscale.pool_view import PoolView
 from cluster.messages import IngressReport
 from cluster.observability.publisher import Publisher
 from cluster.observability.samples import ingress_samples
+from deployments.attach.answers import EngineAnswer
+from deployments.attach.passing_on import EngineRefusedError, engine_request, passed_on
+from deployments.attach.requests import EngineRequest
 from deployments.callers import ASKING, Asking, Callers, IdentifyCallers
 from deployments.canary import (
     canary_model,
@@ -47,7 +51,7 @@ from deployments.refusal import REFUSED, RefusedByAllError, RefuseWhenFull, TryL
 from deployments.request_limits import BoundBodies, LimitSpec, check_limits
 from deployments.request_log import LogFile, RequestLog
 from deployments.resumption import RESUME
-from deployments.schema import ModelSpec
+from deployments.schema import AttachedModelSpec, ModelSpec
 from deployments.seated_requests import UNSEATED
 from deployments.tracing.span import Span, span_of
 from deployments.tracing.spec import TracingSpec
@@ -72,7 +76,7 @@ class FleetIngress(OpenAiIngress):  # type: ignore[misc]
         *,
         adapters: list[str],
         dependencies: list[Any],
-        models: dict[str, ModelSpec],
+        models: dict[str, ModelSpec | AttachedModelSpec],
         limits: LimitSpec,
         tracing: TracingSpec | None = None,
         **kwargs: Any,
@@ -133,18 +137,23 @@ class FleetIngress(OpenAiIngress):  # type: ignore[misc]
         assert raw_request is not None, "every endpoint hands its request over"
         asking: Asking = raw_request.scope[ASKING]
         pool = await self._pool(body.model)
+        is_ours = isinstance(await self._model(body.model), ModelSpec)
+        for_engine: EngineRequest | None = None
         try:
             body = read_out(body)
             check_limits(self._limits, body)
+            if not is_ours:
+                for_engine = await engine_request(call_method, raw_request, body)
         except ValueError as error:
             raise HTTPException(400, str(error)) from None
 
         span_of(raw_request.scope).note({"gen_ai.request.model": body.model or ""})
 
         def ask(request: Any) -> AsyncGenerator[Any, None]:
-            return self._ask(request, call_method, raw_request, pool, asking.caller.class_name)
+            sent = for_engine or request
+            return self._ask(sent, call_method, raw_request, pool, asking.caller.class_name)
 
-        delivered = Delivered(body) if getattr(body, "stream", False) else None
+        delivered = Delivered(body, is_ours=is_ours) if getattr(body, "stream", False) else None
         if delivered is not None:
             answer = streamed(ask, delivered, self._counts)
         else:
@@ -165,7 +174,8 @@ class FleetIngress(OpenAiIngress):  # type: ignore[misc]
             raise HTTPException(429, str(error), headers=headers) from None
         except RefusedByAllError as error:
             REFUSED[error.refusal.reason] += 1
-            raise HTTPException(429, str(error), headers=error.refusal.headers) from None
+            status, headers = error.refusal.status, error.refusal.headers
+            raise HTTPException(status, str(error), headers=headers) from None
         except NoTargetError as error:
             raise HTTPException(503, f"{error}; try again") from None
 
@@ -189,13 +199,17 @@ class FleetIngress(OpenAiIngress):  # type: ignore[misc]
                     if isinstance(answer, TryLater):
                         refused = answer
                         attempt.fail(answer.reason)
+                    elif isinstance(answer, EngineAnswer):
+                        yield passed_on(call_method, answer)
                     else:
                         yield answer
             if refused is None:
                 return
             now_s = time.monotonic()
-            pool.refused(refused.replica_id, class_name, refused.retry_after_s, now_s)
-            if is_last or pool.retry_after_s(class_name, now_s) is not None:
+            pool.refused(
+                refused.replica_id, class_name, refused.retry_after_s, now_s, refused.reason
+            )
+            if is_last or pool.last_refusal(class_name, now_s) is not None:
                 raise RefusedByAllError(refused)
 
     async def _pool(self, model: str | None) -> PoolView:
@@ -203,10 +217,17 @@ class FleetIngress(OpenAiIngress):  # type: ignore[misc]
         handle = self._get_configured_serve_handle(await self._get_model_id(model))
         return POOLS.get(handle.deployment_name) or PoolView()
 
-    async def _most_tokens(self, model: str | None) -> int:
-        """What one output of a model comes to at most."""
+    async def _model(self, model: str | None) -> ModelSpec | AttachedModelSpec:
+        """The settings of a model, or of that of an adapter. Raises 404."""
         model_id, _, _ = (await self._get_model_id(model)).partition(":")
-        return self._models[model_id].target.max_model_len
+        return self._models[model_id]
+
+    async def _most_tokens(self, model: str | None) -> float:
+        """What one output of a model comes to at most, as far as is known here."""
+        one = await self._model(model)
+        if isinstance(one, ModelSpec):
+            return one.target.max_model_len
+        return one.attach.max_model_len or math.inf
 
     async def usage(self, request: Request) -> dict[str, Any]:
         """What the asking key has used since this ingress began, and its quota.
@@ -232,10 +253,11 @@ class FleetIngress(OpenAiIngress):  # type: ignore[misc]
     ) -> dict[str, Any]:
         """Change a model while it serves: `autoscale.controls.Controls`, null takes one back.
 
-        400 for a change that cannot be, 404 where no target of the model drafts. Targets
-        follow within one exchange, and `GET /fleet` shows what each goes by. A restart of
-        the application forgets it.
+        400 for a change that cannot be, as of an attached model, 404 where no target of the
+        model drafts. Targets follow within one exchange, and `GET /fleet` shows what each goes
+        by. A restart of the application forgets it.
         """
+        self._refuse_attached(model_id, "controls")
         try:
             Controls().changed(changes)
         except ValueError as error:
@@ -257,10 +279,11 @@ class FleetIngress(OpenAiIngress):  # type: ignore[misc]
         """
         if model_id not in self._models:
             raise HTTPException(404, f"The model {model_id!r} does not exist.")
+        model = self._refuse_attached(model_id, "canaries")
         app_name = serve.get_replica_context().app_name
         try:
             spec = parse_canary(body)
-            tried = await asyncio.to_thread(canary_model, self._models[model_id], spec)
+            tried = await asyncio.to_thread(canary_model, model, spec)
             name = await asyncio.to_thread(canary_name, tried)
         except ConfigError as error:
             raise HTTPException(400, str(error)) from None
@@ -279,6 +302,18 @@ class FleetIngress(OpenAiIngress):  # type: ignore[misc]
         await asyncio.to_thread(remove_canary, serve.get_replica_context().app_name, model_id)
         return {"model": model_id, "canary": None}
 
+    def _refuse_attached(self, model_id: str, what: str) -> Any:
+        """The model, None for an unknown one. Raises 400 for one whose engine is not ours."""
+        model = self._models.get(model_id)
+        if isinstance(model, AttachedModelSpec):
+            raise HTTPException(
+                400,
+                f"{what} need our worker in the engine, and that of {model_id} is attached: "
+                "restart it as its own command has it, or have it launched here, with target "
+                "instead of attach",
+            )
+        return model
+
     async def _controller(self, method: str, *args: Any) -> Any:
         try:
             controller = find_controller(serve.get_replica_context().app_name)
@@ -295,14 +330,16 @@ def _attempt(span: Span, body: Any) -> Span:
 
 def _refuse_where_all_do(pool: PoolView, class_name: str) -> None:
     """Raises RefusedByAllError where every target has refused the class a moment ago."""
-    retry_after_s = pool.retry_after_s(class_name, time.monotonic())
-    if retry_after_s is not None:
-        raise RefusedByAllError(TryLater("too_late", ceil(retry_after_s)))
+    last = pool.last_refusal(class_name, time.monotonic())
+    if last is not None:
+        raise RefusedByAllError(TryLater(last.reason, ceil(last.retry_after_s)))
 
 
 async def openai_error(request: Request, error: Exception) -> JSONResponse:
     """FastAPI's own errors (no such model, no such path) in the OpenAI error shape."""
     assert isinstance(error, StarletteHTTPException)
+    if isinstance(error, EngineRefusedError):
+        return JSONResponse(error.body, error.status_code)
     return error_response(error.status_code, str(error.detail), error.headers)
 
 

@@ -44,7 +44,7 @@ def measure(config: Path, repeats: int) -> str:
 
     Raises ConfigError when the file has none.
     """
-    model = next((m for m in read_serve_file(config).settings.models if m.drafter), None)
+    model = next((m for m in read_serve_file(config).settings.launched if m.drafter), None)
     if model is None or model.drafter is None:
         raise ConfigError(f"{config} has no model with a drafter to measure")
     engine = make_draft_engine(

@@ -93,7 +93,7 @@ async def metered(
     account: Account,
     body: Any,
     delivered: Delivered | None,
-    most_tokens: int,
+    most_tokens: float,
     clock: Callable[[], float] = time.monotonic,
 ) -> AsyncIterator[Meter]:
     """Reserves a request's tokens and settles them. Raises OverQuotaError.

@@ -14,9 +14,12 @@ _KINDS = {
 }
 
 
+def error_kind(status: int) -> str:
+    return _KINDS.get(status, "InternalServerError" if status >= 500 else "BadRequestError")
+
+
 def error_response(
     status: int, message: str, headers: Mapping[str, str] | None = None
 ) -> JSONResponse:
-    kind = _KINDS.get(status, "InternalServerError" if status >= 500 else "BadRequestError")
-    body = {"message": message, "type": kind, "param": None, "code": status}
+    body = {"message": message, "type": error_kind(status), "param": None, "code": status}
     return JSONResponse({"error": body}, status, headers=headers)

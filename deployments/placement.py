@@ -100,7 +100,9 @@ def drafter_actor_options(drafter: DrafterSpec) -> dict[str, Any]:
 def logical_cpus(settings: AppSpec) -> dict[str, float]:
     """Logical CPUs that Ray sets aside for all replicas of each deployment, by its name."""
     cpus = {"Ingress": INGRESS_CPUS}
-    for model in settings.models:
+    for one in settings.attached:
+        cpus[f"Target:{one.id}"] = len(one.attach.url) * one.attach.num_cpus
+    for model in settings.launched:
         target, drafter = model.target, model.drafter
         ranks = sum(bundle["CPU"] for bundle in placement_group(target)["bundles"])
         # `ray.serve.llm` asks for the replica beside its ranks, in the first bundle.

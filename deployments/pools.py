@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from autoscale.pool_view import PoolView, ReplicaState
+from autoscale.pool_view import LastRefusal, PoolView, ReplicaState
 
 POOLS: dict[str, PoolView] = {}
 """By deployment."""
@@ -20,11 +20,11 @@ def register(deployment: str, pool: PoolView) -> None:
     POOLS[deployment] = pool
 
 
-def all_full(class_name: str, now_s: float) -> float | None:
-    """In how many seconds to come back where no target of any model has room for a class; None
-    where one may have."""
-    times = [pool.retry_after_s(class_name, now_s) for pool in list(POOLS.values())]
-    known = [seconds for seconds in times if seconds is not None]
+def all_full(class_name: str, now_s: float) -> LastRefusal | None:
+    """The soonest to come back to, where no target of any model has room for a class; None where
+    one may have."""
+    times = [pool.last_refusal(class_name, now_s) for pool in list(POOLS.values())]
+    known = [refusal for refusal in times if refusal is not None]
     return min(known) if known and len(known) == len(times) else None
 
 

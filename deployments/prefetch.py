@@ -53,7 +53,7 @@ def hub_checkpoints(settings: AppSpec) -> tuple[HubCheckpoint, ...]:
 
 
 def _named(settings: AppSpec) -> Iterator[HubCheckpoint]:
-    for model in settings.models:
+    for model in settings.launched:
         where = f"model {model.id}"
         yield HubCheckpoint(model.target.source, model.target.revision, f"{where}: target.source")
         drafter = model.drafter

@@ -18,9 +18,9 @@ def check_models(settings: AppSpec) -> None:
 
     Memory comes first: it needs no network, and a model that cannot fit need not be fetched.
     """
-    for model in settings.models:
+    for model in settings.launched:
         check_memory(model)
-    for model in settings.models:
+    for model in settings.launched:
         read_config(model.target.source, f"model {model.id}: target.source", model.target.revision)
         step_cost_file(model)
         if model.placement == "native":
@@ -40,14 +40,14 @@ def draft_shape(model: ModelSpec) -> DraftShape | None:
 
 def check_one_machine(settings: AppSpec, num_gpus: int) -> None:
     """Raise ConfigError for what a Ray of one machine with `num_gpus` would wait for forever."""
-    for model in settings.models:
+    for model in settings.launched:
         parts = [part for part in (model.target, model.drafter) if part is not None]
         if model.target.nodes > 1 or any(part.resources for part in parts):
             raise ConfigError(
                 f"model {model.id} is placed on nodes of a cluster; start Ray on them and set "
                 "RAY_ADDRESS, or use `serve deploy`"
             )
-    needed = sum(gpus_of(model) for model in settings.models)
+    needed = sum(gpus_of(model) for model in settings.launched)
     if needed > num_gpus:
         raise ConfigError(
             f"the replicas take {needed:g} GPUs and this machine has {num_gpus}; set "

@@ -27,7 +27,7 @@ def profile(config: Path, output: Path, steps: int, rounds: int, modelled: str |
 
 
 def _measured(config: Path, steps: int, rounds: int) -> StepCostProfile:
-    model = next((m for m in read_serve_file(config).settings.models if m.drafter), None)
+    model = next((m for m in read_serve_file(config).settings.launched if m.drafter), None)
     if model is None:
         raise ConfigError(f"{config} has no model with a drafter to measure")
     # As in a replica; one that has several ranks starts their processes by itself.

@@ -11,17 +11,22 @@ from math import ceil
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from autoscale.pool_view import LastRefusal
 from deployments.callers import CLASS_HEADER
 from deployments.openai_errors import error_response
 
+_BUSY = "The service is too busy for this request"
 _WHY = {
-    "queue_full": "the queue is full",
-    "too_late": "it would get its first token later than its service class promises",
+    "queue_full": f"{_BUSY}: the queue is full",
+    "too_late": f"{_BUSY}: it would get its first token later than its service class promises",
+    "engine_busy": f"{_BUSY}: its engine, which others ask too, is",
+    "engine_down": "The engine of this model, which is attached, gives no answer now",
 }
+_STATUS = {"engine_down": 503}  # the others are 429
 
 
 REFUSED: Counter[str] = Counter()
-"""Requests that this process answered 429, by why."""
+"""Requests that this process answered 429, or 503, by why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,10 +42,11 @@ class TryLater:
 
     @property
     def message(self) -> str:
-        return (
-            f"The service is too busy for this request: {_WHY[self.reason]}. "
-            f"Try again in {self.retry_after_s} s."
-        )
+        return f"{_WHY[self.reason]}. Try again in {self.retry_after_s} s."
+
+    @property
+    def status(self) -> int:
+        return _STATUS.get(self.reason, 429)
 
     @property
     def headers(self) -> dict[str, str]:
@@ -59,21 +65,21 @@ class RefuseWhenFull:
     """ASGI middleware: says no before anything is read, where everybody would say no.
 
     In overload most requests are refused, and what that costs is taken from those that are not.
-    `all_full` says for a class in how many seconds to come back, None where there may be room.
+    `all_full` says for a class when to come back and why not now, None where there may be room.
     """
 
-    def __init__(self, app: ASGIApp, all_full: Callable[[str, float], float | None]) -> None:
+    def __init__(self, app: ASGIApp, all_full: Callable[[str, float], LastRefusal | None]) -> None:
         self._app = app
         self._all_full = all_full
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and _asks_for_a_seat(scope):
             class_name = Headers(scope=scope).get(CLASS_HEADER, "")
-            retry_after_s = self._all_full(class_name, time.monotonic())
-            if retry_after_s is not None:
+            last = self._all_full(class_name, time.monotonic())
+            if last is not None:
                 REFUSED["known_full"] += 1
-                refused = TryLater("too_late", ceil(retry_after_s))
-                respond = error_response(429, refused.message, refused.headers)
+                refused = TryLater(last.reason, ceil(last.retry_after_s))
+                respond = error_response(refused.status, refused.message, refused.headers)
                 await respond(scope, receive, send)
                 return
         await self._app(scope, receive, send)

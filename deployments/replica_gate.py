@@ -37,8 +37,14 @@ class RefusedError(Exception):
 class Seat:
     """A place in the engine's batch, told of by whoever sees the request's tokens."""
 
-    def __init__(self, ticket: Ticket, saw_tokens: Callable[[Ticket, int], None]) -> None:
+    def __init__(
+        self,
+        ticket: Ticket,
+        saw_tokens: Callable[[Ticket, int], None],
+        saw_whole: Callable[[Ticket, int], None],
+    ) -> None:
         self._saw_tokens = saw_tokens
+        self._saw_whole = saw_whole
         self.ticket = ticket
         self.is_whole = False  # set when the request ended by itself
         self.has_left = False
@@ -48,6 +54,11 @@ class Seat:
         """Some came out of the engine. For a request that has left it is too late."""
         if not self.has_left:
             self._saw_tokens(self.ticket, num_tokens)
+
+    def saw_whole(self, num_tokens: int) -> None:
+        """All came at once, from an engine that does not say when the first one was made."""
+        if not self.has_left:
+            self._saw_whole(self.ticket, num_tokens)
 
 
 class ReplicaGate:
@@ -102,7 +113,7 @@ class ReplicaGate:
         if refusal is not None:
             self._counts.shed(ticket, refusal.reason)
             raise RefusedError(refusal)
-        seat = Seat(ticket, self._saw_tokens)
+        seat = Seat(ticket, self._saw_tokens, self._saw_whole)
         try:
             if ticket.seated_s is None:
                 await self._called(ticket)
@@ -176,6 +187,10 @@ class ReplicaGate:
     def _saw_tokens(self, ticket: Ticket, num_tokens: int) -> None:
         self._tokens += num_tokens
         self._admission.record_tokens(ticket, num_tokens, self._clock())
+
+    def _saw_whole(self, ticket: Ticket, num_tokens: int) -> None:
+        self._tokens += num_tokens
+        self._admission.record_whole(ticket, num_tokens)
 
     def take_traffic(self) -> Traffic:
         """For the controller; rates start again, outcomes fade."""

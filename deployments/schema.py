@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, PlainValidator, ValidationError, field_validator, model_validator
 
 from autoscale.policy_settings import check_policy
 from autoscale.service_class import BEST_EFFORT, ServiceClass
+from deployments.attach.spec import AttachedModelSpec, AttachSpec, is_attached
 from deployments.class_specs import ClassSpec, KeySpec
 from deployments.errors import ConfigError
 from deployments.key_ring import check_keys
@@ -25,6 +26,8 @@ from deployments.tracing.spec import TracingSpec
 __all__ = [
     "DRAFTED_BY_US",
     "AppSpec",
+    "AttachSpec",
+    "AttachedModelSpec",
     "ClassSpec",
     "DrafterSpec",
     "KeySpec",
@@ -121,6 +124,15 @@ def _refusal(model: ModelSpec) -> str | None:
     return None
 
 
+def _served_model(entry: object) -> ModelSpec | AttachedModelSpec:
+    """By whether it says `attach`: errors are then those of one kind, not of both."""
+    kind = AttachedModelSpec if is_attached(entry) else ModelSpec
+    return kind.model_validate(entry)
+
+
+ServedModel = Annotated[ModelSpec | AttachedModelSpec, PlainValidator(_served_model)]
+
+
 class AppSpec(Settings):
     """Everything `deployments.app:build_app` takes.
 
@@ -133,7 +145,7 @@ class AppSpec(Settings):
     (`deployments.request_log`). With `tracing` some requests are traced (`deployments.tracing`).
     """
 
-    models: tuple[ModelSpec, ...] = Field(min_length=1)
+    models: tuple[ServedModel, ...] = Field(min_length=1)
     state_dir: str | None = None
     request_log: str | None = None
     tracing: TracingSpec | None = None
@@ -141,6 +153,16 @@ class AppSpec(Settings):
     keys: tuple[KeySpec, ...] = ()
     keys_file: str | None = None
     limits: LimitSpec = LimitSpec()
+
+    @property
+    def launched(self) -> tuple[ModelSpec, ...]:
+        """The models whose engines are ours."""
+        return tuple(one for one in self.models if isinstance(one, ModelSpec))
+
+    @property
+    def attached(self) -> tuple[AttachedModelSpec, ...]:
+        """The models whose engines somebody else launched."""
+        return tuple(one for one in self.models if isinstance(one, AttachedModelSpec))
 
     @property
     def promises(self) -> dict[str, ServiceClass]:

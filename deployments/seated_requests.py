@@ -93,4 +93,4 @@ def _note_end(trace: Span, seat: Seat) -> None:
 def _is_error(answer: Any) -> bool:
     """Whether the engine refused the request; streams come as lists of chunks."""
     first = answer[0] if isinstance(answer, list) and answer else answer
-    return getattr(first, "error", None) is not None
+    return isinstance(first, TryLater) or getattr(first, "error", None) is not None

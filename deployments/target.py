@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
-import random
 from collections.abc import AsyncGenerator, Mapping
 from dataclasses import asdict, replace
 from functools import partial
 from typing import Any
 
-import ray
 from ray import serve
 from ray.serve.llm import LLMConfig
 from ray.serve.llm.deployment import LLMServer
@@ -22,13 +19,12 @@ from cluster.held_plan import HeldPlan
 from cluster.load_report import replica_load
 from cluster.messages import TargetReport
 from cluster.observability.publisher import Publisher
-from cluster.observability.samples import latency_samples, plan_samples, target_samples
 from deployments.autoscaling import DEMAND, SEATS
 from deployments.chunk_pacing import Pace
 from deployments.compatibility import accept_software
-from deployments.controller import INTERVAL_S, find_controller
 from deployments.ending import end_process
 from deployments.engine.worker_plan import WorkerPlan
+from deployments.exchange import exchange_forever
 from deployments.native import Steering
 from deployments.pools import routing_stats
 from deployments.progress import TICK_S, ProgressWatch, Verdict
@@ -44,11 +40,8 @@ from profiles.step_cost import EngineProvenance
 
 OUTCOMES_EVERY = 10  # exchanges: with outcomes of drafts and what steps take
 NEW_FOR = 4  # exchanges in which the fleet's step costs are asked for
-JITTER = 0.2  # of the interval, so that replicas do not report in step
-ANSWER_S = 2.0
 UNREAD_STEPS = 4  # of the engine's prefill, that may be seated ahead of their turn
 SERVICE = "dspark-target"  # in traces
-logger = logging.getLogger(__name__)
 
 
 class TargetServer(LLMServer):  # type: ignore[misc]
@@ -83,11 +76,8 @@ class TargetServer(LLMServer):  # type: ignore[misc]
         self._steering = steering
         self._num_exchanges = 0
         self._num_committed = 0  # tokens, by the last report
-        self._app_name = context.app_name
         self._replica_id = context.replica_id.unique_id
         self._held = HeldPlan()
-        self._metrics = Publisher("target", model=llm_config.model_id, replica=self._replica_id)
-        self._num_failed = 0  # exchanges
         self._is_new = True
         self._pace = Pace()
         self._steered_by: WorkerPlan | None = None
@@ -110,7 +100,16 @@ class TargetServer(LLMServer):  # type: ignore[misc]
         if steering is not None and steering.step_cost is not None:
             args = (steering.step_cost, list(steering.step_cost_override), steering.nodes)
             await self.collective_rpc("dspark_use_step_cost", args=args)
-        self._exchange = asyncio.create_task(self._exchange_forever())
+        self._exchange = asyncio.create_task(
+            exchange_forever(
+                context.app_name,
+                self._held,
+                Publisher("target", model=llm_config.model_id, replica=self._replica_id),
+                report=self._report,
+                latencies=self._gate.take_latencies,
+                go_by_plan=self._go_by_plan,
+            )
+        )
         self._watch = asyncio.create_task(self._watch_forever(ProgressWatch(stall_limit_s)))
 
     async def _watch_forever(self, watch: ProgressWatch) -> None:
@@ -159,28 +158,7 @@ class TargetServer(LLMServer):  # type: ignore[misc]
     ) -> AsyncGenerator[list[Any], None]:
         return self._pace.stream(generator)
 
-    async def _exchange_forever(self) -> None:
-        """One exchange per interval; whatever fails, the target goes on with what it has."""
-        while True:
-            try:
-                await self._exchange_once()
-            except (ValueError, TimeoutError, ray.exceptions.RayError) as error:
-                logger.info("no controller to report to now: %r", error)
-                self._num_failed += 1
-            except Exception:
-                logger.exception("exchange with the controller failed")
-                self._num_failed += 1
-            self._metrics.publish(plan_samples(self._held.snapshot(), self._num_failed))
-            await asyncio.sleep(INTERVAL_S * random.uniform(1 - JITTER, 1 + JITTER))
-
-    async def _exchange_once(self) -> None:
-        report = await self._report()
-        self._metrics.publish(target_samples(report))
-        self._metrics.publish(latency_samples(self._gate.take_latencies()))
-        answer = find_controller(self._app_name).report_target.remote(report)
-        plan = await asyncio.wait_for(answer, ANSWER_S)
-        if not self._held.take(plan):
-            return
+    async def _go_by_plan(self) -> None:
         if self._drafts:
             await self._apply()
         elif self._steering is not None:

@@ -37,9 +37,11 @@ class Arm:
     def of_models(
         cls, models: Sequence[Mapping[str, Any]], policies: Sequence[Mapping[str, Any]]
     ) -> Iterator[Arm]:
-        """The models of a Serve file: those of our drafting once with every policy."""
+        """The models of a Serve file: those of our drafting once with every policy; engines
+        that are attached draft by themselves."""
         for model in models:
-            if model.get("placement", "split") in ("split", "colocated"):
+            placement = "attached" if "attach" in model else model.get("placement", "split")
+            if placement in ("split", "colocated"):
                 yield from (cls(model["id"], policy) for policy in policies)
             else:
                 yield cls(model["id"])

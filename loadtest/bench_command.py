@@ -7,9 +7,10 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 from loadtest.arms import parse_policy
 from loadtest.arrivals import LoadPoint, parse_load
@@ -92,6 +93,15 @@ def _loads(texts: Sequence[str], contexts: Sequence[int]) -> Iterator[LoadPoint]
             yield parse_load(text, context_tokens)
 
 
+def _target(models: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+    """What peers are given. Raises ValueError where every engine is attached."""
+    for model in models:
+        if "target" in model:
+            target: Mapping[str, Any] = model["target"]
+            return target
+    raise ValueError("--peers are given the target of the Serve file, which has none of its own")
+
+
 def _servers(args: argparse.Namespace, stack: ExitStack) -> list[Server]:
     """The application of the Serve file (one per model with --apart), peers, endpoints."""
     models = serve_document(args.config)["applications"][0]["args"]["models"]
@@ -103,7 +113,7 @@ def _servers(args: argparse.Namespace, stack: ExitStack) -> list[Server]:
         for group in ([] if args.without_dspark else groups)
     ]
     contexts += [
-        peer_server(name, models[0]["target"], args.port + number)
+        peer_server(name, _target(models), args.port + number)
         for number, name in enumerate(args.peers, 1)
     ]
     servers = [stack.enter_context(context) for context in contexts]

@@ -189,6 +189,15 @@ def _model(url: str, model_id: str, model: dict[str, Any]) -> Iterator[Finding]:
             "they decode without speculation",
             "`serve status`: is there a drafter replica, and is it running?",
         )
+    down = [e for t in targets if (e := (t.get("stats") or {}).get("engine")) and e.get("down")]
+    for engine in down:
+        yield broken(
+            url,
+            "engine",
+            f"{engine['url']} of {model_id}: {engine['down']}",
+            "no token comes out of it; others of the model, if there are any, take its part",
+            "restart it where it was launched: from here it cannot be",
+        )
     for learned in model.get("learned", []):
         if (learned.get("acceptance") or {}).get("collapsed"):
             yield warning(
@@ -198,5 +207,5 @@ def _model(url: str, model_id: str, model: dict[str, Any]) -> Iterator[Finding]:
                 "the drafter is not this target's any more, or the target was changed",
                 "train the drafter on the target's answers, or serve with placement: off",
             )
-    if not silent and not alone:
+    if not silent and not alone and not down:
         yield fine(url, "targets", f"{model_id}: {len(targets)} of {len(targets)} report")

@@ -74,6 +74,18 @@ _TARGET = (
     Metric("target", "dspark_step_seconds", "gauge", "seconds", "A usual step that decodes alone"),
     Metric("target", "dspark_steps", "counter", "steps", "Engine steps"),
     Metric("target", "dspark_committed_tokens", "counter", "tokens", "Output tokens"),
+    # engines that somebody else launched
+    Metric(
+        "target", "dspark_attached_up", "gauge", "0 or 1", "1 while an attached engine is to be had"
+    ),
+    Metric("target", "dspark_attached_outages", "counter", "outages", "When it was not, in number"),
+    Metric(
+        "target",
+        "dspark_attached_kv_usage",
+        "gauge",
+        "share",
+        "Of its KV cache in use, where it tells",
+    ),
     # speculation
     Metric("target", "dspark_drafting", "gauge", "0 or 1", "1 while the policy asks for drafts"),
     Metric(
@@ -304,7 +316,7 @@ _INGRESS = (
         "dspark_refused_requests",
         "counter",
         "requests",
-        "Answered 429, by why: targets refused them, or were known to",
+        "Answered 429 or 503, by why: targets refused them, or were known to",
         ("reason",),
     ),
 )

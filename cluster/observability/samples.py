@@ -48,7 +48,10 @@ def target_samples(report: TargetReport) -> Iterator[Sample]:
     if "seats" in admission:
         yield Sample("dspark_seats", admission["seats"])
     yield from _class_samples(admission.get("classes", {}))
-    if "verified_drafts" in report.stats:  # our adapter is in the worker
+    if "engine" in report.stats:
+        yield from _attached_samples(report.stats)
+    elif "verified_drafts" in report.stats:  # our adapter is in the worker
+        yield from _counted_samples(report.stats)
         yield from _speculation_samples(report.stats)
         yield from _policy_samples(report.stats.get("schedule", {}))
         yield from _source_samples(report.stats)
@@ -138,15 +141,28 @@ def learning_samples(pair: DraftingPair, snapshot: Mapping[str, Any]) -> Iterato
     yield from _known(_OF_ACCEPTANCE, snapshot.get("acceptance", {}), tags)
 
 
+def _attached_samples(stats: Mapping[str, Any]) -> Iterator[Sample]:
+    """Of `deployments.attach.server`: what the engine tells."""
+    engine = stats["engine"]
+    yield Sample("dspark_attached_up", engine["down"] is None)
+    yield Sample("dspark_attached_outages", engine["outages"])
+    if engine.get("kv_usage") is not None:
+        yield Sample("dspark_attached_kv_usage", engine["kv_usage"])
+    yield from _counted_samples(stats)
+
+
+def _counted_samples(stats: Mapping[str, Any]) -> Iterator[Sample]:
+    """Of tokens and drafts, whoever counted them."""
+    for name in ("committed_tokens", "verified_drafts", "draft_tokens", "accepted_tokens"):
+        if name in stats:
+            yield Sample(f"dspark_{name}", stats[name])
+    if "draft_tokens" in stats and "accepted_tokens" in stats:
+        yield Sample("dspark_wasted_tokens", stats["draft_tokens"] - stats["accepted_tokens"])
+
+
 def _speculation_samples(stats: Mapping[str, Any]) -> Iterator[Sample]:
-    """Of `deployments.engine.engine_step.AdapterStats`."""
-    draft_tokens, accepted = stats["draft_tokens"], stats["accepted_tokens"]
+    """Of `deployments.engine.engine_step.AdapterStats`, beside what is counted."""
     yield Sample("dspark_steps", stats["steps"])
-    yield Sample("dspark_committed_tokens", stats["committed_tokens"])
-    yield Sample("dspark_verified_drafts", stats["verified_drafts"])
-    yield Sample("dspark_draft_tokens", draft_tokens)
-    yield Sample("dspark_accepted_tokens", accepted)
-    yield Sample("dspark_wasted_tokens", draft_tokens - accepted)
     yield Sample("dspark_predicted_tokens", stats["expected_tokens"])
     for name, key in _OF_POSITION.items():
         for k, count in enumerate(stats[key], start=1):

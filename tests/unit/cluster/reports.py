@@ -45,6 +45,16 @@ def drafting_report(totals=SOME):
     )
 
 
+def attached_report():
+    """Of an engine that somebody else launched, which drafts and is down just now."""
+    engine = {"url": "http://e", "down": "no answer", "down_s": 3.0, "outages": 1}
+    engine |= {"kind": "vllm", "no_metrics": None, "kv_usage": 0.5}
+    counted = {"committed_tokens": 20, "verified_drafts": 7, "draft_tokens": 21}
+    return replace(
+        target_report(engine=engine, accepted_tokens=11, **counted), placement="attached"
+    )
+
+
 def drafter_report():
     stats = ServerStats(drafts=7, failed_steps=1, dropped={"secret": 3})
     engine = EngineStats(2, 5, 0, 0, 0, 1, 0, 0, 7)

@@ -60,6 +60,11 @@ CASES: dict[str, tuple[dict[str, str], dict[str, str], dict[str, str]]] = {
         },
         {"application": "a", "deployment": "Target:m"},
     ),
+    "DSparkAttachedDown": (
+        {f"ray_dspark_attached_up{OF_MODEL}": "0x90"},
+        {f"ray_dspark_attached_up{OF_MODEL}": "1 0 1x88"},
+        {"model": "m", "replica": "r"},
+    ),
     "DSparkServerErrors": (
         {REQUESTS: STEADY, errors(503): "0+12x90"},
         {REQUESTS: STEADY, errors(503): "0+3x90", errors(429): FASTER},

@@ -21,7 +21,12 @@ from cluster.observability.samples import (
     target_samples,
 )
 from profiles.provenance import DraftingPair
-from tests.unit.cluster.reports import drafter_report, drafting_report, target_report
+from tests.unit.cluster.reports import (
+    attached_report,
+    drafter_report,
+    drafting_report,
+    target_report,
+)
 
 
 def named(samples):
@@ -84,6 +89,13 @@ def test_a_target_that_we_do_not_draft_for_says_nothing_of_drafts():
     }
 
 
+def test_an_attached_engine_is_told_of_as_far_as_it_tells():
+    told = named(target_samples(attached_report()))
+    assert (told["dspark_attached_up",], told["dspark_attached_kv_usage",]) == (False, 0.5)
+    assert (told["dspark_verified_drafts",], told["dspark_wasted_tokens",]) == (7, 10)
+    assert ("dspark_steps",) not in told
+
+
 def test_one_token_has_a_first_and_no_pace():
     told = list(latency_samples([Latency("a", 0.5, None), Latency("b", 0.25, 0.01)]))
     assert [(name, value, tags["service_class"]) for name, value, tags in told] == [
@@ -127,6 +139,7 @@ HELD = {"age_s": 1.0, "is_stale": False, "outdated": 0, "refused": {"seats": 1}}
 EVERYTHING = {
     "target": lambda: [
         *target_samples(drafting_report()),
+        *target_samples(attached_report()),
         *plan_samples(HELD, 1),
         *latency_samples([Latency("a", 0.1, 0.1)]),
         # What takes time to be known.

@@ -71,3 +71,28 @@ def test_a_paused_drafter_has_no_budget():
 
 def test_columns_line_up():
     assert table([("a", "bb"), ("ccc", "d")]) == ["a    bb", "ccc  d"]
+
+
+ENGINE = {"url": "http://e", "down": None, "down_s": 0.0, "no_metrics": None}
+
+
+@pytest.mark.parametrize(
+    ("engine", "said"),
+    [
+        ({}, "engine http://e of t0: up"),
+        ({"down": "no answer", "down_s": 7.4}, "engine http://e of t0: DOWN for 7 s: no answer"),
+        ({"no_metrics": "404"}, "engine http://e of t0: up; tells no load (404)"),
+    ],
+)
+def test_an_attached_engine_has_a_line_of_its_own(engine, said):
+    assert said in shown({"engine": ENGINE | engine}).splitlines()
+
+
+def test_an_attached_engine_accepts_what_it_tells():
+    def accepts(stats):
+        (row,) = (line for line in shown(stats).splitlines() if line.startswith("t0"))
+        return [cell.strip() for cell in row.split("  ") if cell.strip()][-2]
+
+    counted = {"verified_drafts": 10, "accepted_tokens": 25}
+    assert accepts({"engine": ENGINE} | counted) == "2.50 (-)"
+    assert accepts({"engine": ENGINE | {"acceptance_length": 2.75}}) == "1.75"

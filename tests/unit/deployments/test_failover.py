@@ -1,6 +1,7 @@
 import asyncio
 import json
 from dataclasses import asdict, dataclass, field, replace
+from types import SimpleNamespace
 
 import pytest
 from ray.exceptions import ActorDiedError
@@ -8,6 +9,7 @@ from ray.serve.exceptions import BackPressureError
 
 from deployments import failover
 from deployments.continuation import DONE, CannotContinueError, Delivered
+from deployments.errors import EngineLostError
 from deployments.failover import MAX_TARGETS, FailoverCounts, NoTargetError, answered, streamed
 from deployments.resumption import RESUME, Resumption, SaidChoice
 
@@ -20,6 +22,7 @@ class Body:
     stream: bool = True
     return_token_ids: bool = False
     include_reasoning: bool = True
+    stream_options: SimpleNamespace | None = None
     vllm_xargs: dict | None = field(default=None)
 
     def model_copy(self, update):
@@ -121,6 +124,56 @@ def test_a_stream_cut_short_or_aborted_goes_on_too():
         events, counts = collect(streamed, targets)
         assert text_of(events) == "one two"
         assert counts["continued"] == 1
+
+
+ATTACHED_USAGE = {"usage": {"prompt_tokens": 5, "completion_tokens": 2}, "choices": []}
+
+
+def attached(*events, body=None):
+    """A stream of an engine that somebody else launched: its chunks name no tokens."""
+    asked, targets = Delivered(body or Body(), is_ours=False), Targets(*events)
+    counts, got = FailoverCounts(), []
+
+    async def run():
+        got.extend([item async for item in streamed(targets, asked, counts)])
+
+    asyncio.run(run())
+    return got, asked, counts, targets
+
+
+def plain(text):
+    return event(choices=[{"index": 0, "delta": {"content": text}, "finish_reason": None}])
+
+
+def test_usage_of_an_attached_engine_is_charged_and_shown_where_it_was_asked_for():
+    events = [plain("one "), plain("two"), event(**ATTACHED_USAGE), DONE]
+    got, asked, _, targets = attached(events)
+    assert (text_of(got), len(got), asked.num_tokens) == ("one two", 3, (5, 2))
+    assert not targets.asked[0].return_token_ids
+    asking = replace(Body(), stream_options=SimpleNamespace(include_usage=True))
+    got, *_ = attached(events, body=asking)
+    assert json.loads(got[2][6:])["usage"]["completion_tokens"] == 2
+
+
+def test_an_attached_engine_may_say_more_than_we_know():
+    filtered = {"choices": [], "prompt_filter_results": [1], "id": "", "created": 0}
+    got, *_ = attached([event(**filtered), plain("one"), event(**ATTACHED_USAGE), DONE])
+    assert json.loads(got[0][6:])["prompt_filter_results"] == [1]
+    nameless = 'data: {"choices": [{"index": 0, "delta": {"content": "x"}}]}\n\n'
+    got, *_ = attached([nameless, DONE])
+    assert text_of(got) == "x"
+
+
+def test_a_stream_of_an_attached_engine_ends_with_why_it_cannot_go_on():
+    got, _, counts, _ = attached([plain("one "), EngineLostError("reset")])
+    assert "was not made to take streams up" in got[-2]
+    assert got[-1] == DONE
+    assert asdict(counts) == {"continued": 0, "restarted": 0, "given_up": 1}
+
+
+def test_before_it_said_anything_another_engine_is_asked():
+    got, _, counts, _ = attached([EngineLostError("refused")], [plain("one"), DONE])
+    assert (text_of(got), counts.restarted) == ("one", 1)
 
 
 def test_choices_go_on_each_from_its_own_tokens():

@@ -6,6 +6,7 @@ from typing import Any
 import httpx
 import pytest
 
+from autoscale.pool_view import LastRefusal
 from deployments.refusal import REFUSED, RefuseWhenFull, TryLater
 
 
@@ -17,8 +18,9 @@ async def app(scope: Any, receive: Any, send: Any) -> None:
 def ask(method: str, path: str, class_name: str) -> httpx.Response:
     """All targets are full for `soon`."""
 
-    def all_full(asked: str, now_s: float) -> float | None:
-        return 2.3 if asked == "soon" else None
+    def all_full(asked: str, now_s: float) -> LastRefusal | None:
+        refusals = {"soon": LastRefusal(2.3, "too_late"), "dead": LastRefusal(1.2, "engine_down")}
+        return refusals.get(asked)
 
     async def run() -> httpx.Response:
         transport = httpx.ASGITransport(app=RefuseWhenFull(app, all_full))
@@ -35,6 +37,12 @@ def test_where_all_are_full_a_request_is_refused_unread_and_counted():
     assert reply.json()["error"]["type"] == "RateLimitError"
     assert reply.json()["error"]["message"].endswith("Try again in 3 s.")
     assert REFUSED["known_full"] == before + 1
+
+
+def test_where_all_engines_are_gone_it_is_a_503():
+    reply = ask("POST", "/v1/chat/completions", "dead")
+    assert (reply.status_code, reply.headers["retry-after"]) == (503, "2")
+    assert "gives no answer now" in reply.json()["error"]["message"]
 
 
 @pytest.mark.parametrize(

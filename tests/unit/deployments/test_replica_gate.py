@@ -193,6 +193,22 @@ def test_promises_met_and_missed_are_counted(seconds, what):
     play(story)
 
 
+@pytest.mark.parametrize(("seconds", "what"), [(2.5, "met"), (2.6, "missed")])
+def test_an_answer_in_one_piece_has_the_time_of_all_its_tokens(seconds, what):
+    async def run() -> None:
+        now_s = 0.0
+        gate = ReplicaGate(ReplicaLimits(seats=2), CLASSES, clock=lambda: now_s)
+        async with gate.seat("soon", "", RequestCost(10, 4)) as seat:
+            now_s = seconds  # 1 s to the first token, 0.5 s for each of the three others
+            seat.saw_whole(4)
+            seat.is_whole = True
+        assert gate.snapshot()["classes"]["soon"][what] == 1
+        assert gate.take_latencies() == []  # when its first token came is not known
+        assert gate.take_traffic().tokens_per_s == 4 / seconds
+
+    asyncio.run(run())
+
+
 def test_traffic_is_what_came_and_went_since_it_was_last_taken():
     async def story(scene: Scene) -> None:
         scene.gate.take_traffic()

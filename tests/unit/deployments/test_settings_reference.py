@@ -8,6 +8,7 @@ from pathlib import Path
 from autoscale.controls import Controls
 from deployments.schema import (
     AppSpec,
+    AttachSpec,
     ClassSpec,
     DrafterSpec,
     KeySpec,
@@ -27,7 +28,7 @@ def test_every_setting_is_listed_once_as_hot_or_restart():
     parts = {"target": TargetSpec, "drafter": DrafterSpec, "native": NativeSpec}
     settings = set(ModelSpec.model_fields) - parts.keys()
     settings |= AppSpec.model_fields.keys() - {"models", "classes", "keys", "limits", "tracing"}
-    beside = {"classes[]": ClassSpec, "keys[]": KeySpec}
+    beside = {"attach": AttachSpec, "classes[]": ClassSpec, "keys[]": KeySpec}
     beside |= {"limits": LimitSpec, "tracing": TracingSpec}
     for part, spec in (parts | beside).items():
         settings |= {f"{part}.{name}" for name in spec.model_fields}

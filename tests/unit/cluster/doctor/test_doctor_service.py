@@ -107,6 +107,11 @@ def test_nobody_listens():
     assert found(service) == [("broken", "service")]
 
 
+def attached(down: str | None) -> dict[str, Any]:
+    stats = {"engine": {"url": "http://e", "down": down}}
+    return TARGET | {"placement": "attached", "drafter": None, "stats": stats}
+
+
 def serving(**model: Any) -> ServiceEvidence:
     fleet = {"models": {"demo": {"targets": [TARGET]} | model}}
     return ServiceEvidence("http://s", ("demo",), None, "demo", 8, 0.5, None, fleet)
@@ -120,6 +125,8 @@ def serving(**model: Any) -> ServiceEvidence:
         ({"targets": [TARGET | {"age_s": 4.0}]}, [("warning", "targets")]),
         ({"targets": [TARGET | {"drafter": None}]}, [("warning", "drafters")]),
         ({"targets": [TARGET | {"drafter": None, "placement": "colocated"}]}, []),
+        ({"targets": [attached(down=None)]}, []),
+        ({"targets": [attached(down="no answer")]}, [("broken", "engine")]),
         ({"learned": [{"acceptance": {"collapsed": True}}]}, [("warning", "acceptance")]),
         ({"learned": [{"calibration": {}}]}, []),
     ],

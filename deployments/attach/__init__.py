@@ -1,0 +1,1 @@
+"""Engines that somebody else launched, served from behind our ingress."""
