@@ -69,7 +69,10 @@ def measure_tracing(repeats: int) -> str:
     batches = BatchSpanProcessor(_Encoding())
     tracing = OtelTracing("dspark-measure", batches)
     plain = _Served(Tracing())
-    arms = [plain, *(TraceRequests(_Served(tracing), lambda: tracing, s) for s in (0.0, 1.0))]
+    arms: list[ASGIApp] = [
+        plain,
+        *(TraceRequests(_Served(tracing), lambda: tracing, s) for s in (0.0, 1.0)),
+    ]
     seconds = [0.0, 0.0, 0.0]
     for _ in range(repeats):  # in turns: clock rates move
         for i, arm in enumerate(arms):
@@ -77,7 +80,7 @@ def measure_tracing(repeats: int) -> str:
             asyncio.run(_block(arm))
             batches.force_flush()
             seconds[i] += time.process_time() - began_s
-    batches.shutdown()
+    batches.shutdown()  # type: ignore[no-untyped-call]
     plain_us, unsampled_us, sampled_us = (1e6 * s / (repeats * _BLOCK) for s in seconds)
     return (
         f"tracing, processor time per request: not sampled {unsampled_us - plain_us:.1f} us; "
