@@ -102,7 +102,7 @@ def serve_file(directory: Path, models: list[dict[str, Any]]) -> Path:
 
 
 def chat(url: str, model: str, **more: Any) -> httpx.Response:
-    body = {"model": model, "max_tokens": 24} | ASKED | more
+    body = {"model": model, "max_tokens": 24, "ignore_eos": True} | ASKED | more
     return httpx.post(f"{url}/v1/chat/completions", json=body, timeout=60)
 
 
@@ -136,7 +136,7 @@ def test_answers_are_the_engines_own_in_one_piece_and_streamed(served: Served):
     assert (ours["model"], ours["usage"]) == ("demo", own["usage"])
     chunks = streamed(served.url, "demo")
     assert text_of(chunks) == own["choices"][0]["message"]["content"]
-    assert len(chunks) >= 24  # token by token
+    assert len(chunks) > 12  # not at once: an engine may say two tokens together
     assert not any(chunk.get("usage") or "token_ids" in str(chunk) for chunk in chunks)
 
 
