@@ -12,7 +12,7 @@ from typing import Any
 from autoscale.calibration import Calibration
 from autoscale.class_counts import ClassTotals
 from autoscale.online_calibration import OnlineCalibration
-from cluster.messages import IngressReport
+from cluster.messages import IngressReport, TargetReport
 from cluster.observability.metrics import FOREIGN, METRICS
 from cluster.observability.samples import (
     Sample,
@@ -24,7 +24,7 @@ from cluster.observability.samples import (
     target_samples,
 )
 from profiles.provenance import DraftingPair
-from tests.unit.cluster.reports import drafter_report, drafting_report, grown
+from tests.unit.cluster.reports import attached_report, drafter_report, drafting_report, grown
 
 BY_NAME = {metric.name: metric for metric in METRICS}
 HELD = {"age_s": 1.0, "is_stale": False, "outdated": 1, "refused": {"seats": 1}}
@@ -48,10 +48,19 @@ def samples(n: int) -> Iterator[tuple[Sample, dict[str, str]]]:
         yield sample, of_target
     for sample in drafter_samples(replace(drafter_report(), stats=_grown_drafter(n))):
         yield sample, {"model": "m", "replica": "d"}
+    for sample in target_samples(_attached()):
+        yield sample, {"model": "m", "replica": "a"}
     for sample in ingress_samples(IngressReport("i", 1, n, n, 0), {"too_late": n}):
         yield sample, {"replica": "i"}
     for sample in (*fleet_samples(FLEET, ("m",), n), *learning_samples(PAIR, LEARNED)):
         yield sample, {}
+
+
+def _attached() -> TargetReport:
+    """Of an engine that is up."""
+    report = attached_report()
+    engine = report.stats["engine"] | {"down": None}
+    return replace(report, stats=dict(report.stats) | {"engine": engine})
 
 
 def _grown_drafter(n: int) -> dict[str, Any]:
