@@ -169,6 +169,7 @@ def test_an_engine_that_is_busy_or_down_is_for_another_replica():
             (refused,) = await answers(replica, completion("hi"))
             assert (refused.status, refused.retry_after_s) == (503, 2)
             assert not engine.asked
+            assert replica._gate.snapshot()["classes"]["default"]["arrived"] == 1  # the busy one
             assert (await engine_of(replica))["down"] == "no answer"
 
     asyncio.run(run())
