@@ -100,7 +100,7 @@ class PoolView:
         class_name: str,
         retry_after_s: float,
         now_s: float,
-        reason: str = "too_late",
+        reason: str,
     ) -> None:
         """It had no room for a request of a class. What it refuses ends at once: it would look
         idle."""

@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from drafters.confidence import FILE_NAME as CONFIDENCE_FILE
 from drafters.confidence import TopProbConfidence
 from drafters.config import (
     DrafterConfig,
@@ -31,6 +30,7 @@ from drafters.ngram import NgramModel
 from drafters.own_layout import NGRAM_ARCHITECTURE
 from drafters.paired import Eagle3Model, MTPModel
 from drafters.tensor_files import TARGET_TENSORS, TensorFiles, target_tensors
+from profiles.fingerprint import CONFIDENCE_FILE
 
 RANDOM_INIT_STD = 0.02
 

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from drafters.errors import CheckpointError
+from profiles.fingerprint import CONFIDENCE_FILE
 
-FILE_NAME = "confidence.json"
 _CLOSEST_TO_ONE = 1e-6
 _NEWTON_STEPS = 50
 _PRIOR_WEIGHT = 1.0  # in labels: few of them leave a position near the identity
@@ -53,7 +53,7 @@ class TopProbConfidence:
 
         Raises CheckpointError naming the field that cannot be used.
         """
-        path = Path(directory) / FILE_NAME
+        path = Path(directory) / CONFIDENCE_FILE
         if not path.is_file():
             return cls.identity(block_size)
         try:
@@ -75,7 +75,7 @@ class TopProbConfidence:
     def save(self, directory: str | Path) -> None:
         """Write `directory`/confidence.json."""
         text = json.dumps(asdict(self), indent=2)
-        (Path(directory) / FILE_NAME).write_text(text + "\n", "utf-8")
+        (Path(directory) / CONFIDENCE_FILE).write_text(text + "\n", "utf-8")
 
     def confidences(self, log_odds: Tensor) -> Tensor:
         """Float32 [R, gamma] from `top_log_odds` [R, gamma]."""

@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 
 from drafters.checkpoint import empty_model
-from drafters.confidence import FILE_NAME, TopProbConfidence, fit_confidence
+from drafters.confidence import TopProbConfidence, fit_confidence
 from drafters.config import NgramConfig, read_config
 from drafters.errors import CheckpointError
 from drafters.layouts import read_layout
-from profiles.fingerprint import checkpoint_fingerprint
+from profiles.fingerprint import CONFIDENCE_FILE, checkpoint_fingerprint
 from profiles.outcomes import load_outcomes
 from profiles.provenance import check_provenance
 
@@ -23,7 +23,7 @@ def fit_from_outcomes(directory: Path, outcomes_file: Path) -> TopProbConfidence
     confidences of its own or was fitted before, ProfileError for a file that cannot be read,
     ProvenanceError for the outcomes of another drafter.
     """
-    path = directory / FILE_NAME
+    path = directory / CONFIDENCE_FILE
     config = read_layout(read_config(directory), str(directory / "config.json")).config
     if isinstance(config, NgramConfig) or empty_model(config).has_confidence_head:
         raise CheckpointError(f"{directory}: the drafter has confidences of its own")

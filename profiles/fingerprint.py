@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+CONFIDENCE_FILE = "confidence.json"  # beside the weights of drafters without a confidence head
 _EDGE_BYTES = 1 << 20
 _HUB_SNAPSHOT = re.compile(r"[0-9a-f]{40}")
 _DIGITS = 12
@@ -26,7 +27,7 @@ def checkpoint_fingerprint(directory: Path) -> str:
     if directory.parent.name == "snapshots" and _HUB_SNAPSHOT.fullmatch(directory.name):
         return commit_fingerprint(directory.name)
     digest = hashlib.sha256((directory / "config.json").read_bytes())
-    confidences = directory / "confidence.json"
+    confidences = directory / CONFIDENCE_FILE
     if confidences.exists():
         digest.update(confidences.read_bytes())
     for path in sorted(directory.glob("*.safetensors")):

@@ -79,6 +79,7 @@ class SpeculationAdapter:
             block_tokens=block_tokens,
             num_context_tokens=num_context_tokens,
             needs_tokens=needs_tokens,
+            on_jump=self._count_gap,
         )
         self._drawn_from: dict[str, SparseDistribution] = {}
         self._no_features = torch.empty(0, 0)  # [0, feature_size] from the first step on
@@ -215,7 +216,14 @@ class SpeculationAdapter:
         row_of = {id_: i for i, id_ in enumerate(request_ids or run.request_ids)}
         num_valid = run.num_steps
         rows = tuple(
-            self._row(id_, int(run.start[i]), num_valid, None, run.token_ids[row_of[id_]])
+            self._sessions.row(
+                id_,
+                int(run.start[i]),
+                num_valid,
+                None,
+                run.token_ids[row_of[id_]],
+                self._temperature(id_),
+            )
             for i, id_ in run.kept
         )
         features = run.take_features()
@@ -331,8 +339,13 @@ class SpeculationAdapter:
             if self._is_eligible(request_id):
                 computed = num_computed[i]
                 anchor = accounts[i].anchor if request_id in wanted else None
-                row = self._row(
-                    request_id, computed, accounts[i].num_valid, anchor, step.token_ids[i]
+                row = self._sessions.row(
+                    request_id,
+                    computed,
+                    accounts[i].num_valid,
+                    anchor,
+                    step.token_ids[i],
+                    self._temperature(request_id),
                 )
                 skipped = row.start - computed
                 kept.append(range(first_row + skipped, first_row + skipped + row.num_rows))
@@ -356,17 +369,11 @@ class SpeculationAdapter:
         left = self._terms.get(request_id, _DEFAULT_TERMS).max_positions - anchor_position - 2
         return min(self._block_size, most, room, left)
 
-    def _row(
-        self,
-        request_id: str,
-        computed: int,
-        num_valid: int,
-        anchor: int | None,
-        token_ids: NDArray[np.int32],
-    ) -> StepRow:
-        self.stats.gaps += self._sessions.jumps(request_id, computed)
-        temperature = self._terms.get(request_id, _DEFAULT_TERMS).temperature
-        return self._sessions.row(request_id, computed, num_valid, anchor, token_ids, temperature)
+    def _count_gap(self) -> None:
+        self.stats.gaps += 1
+
+    def _temperature(self, request_id: str) -> float:
+        return self._terms.get(request_id, _DEFAULT_TERMS).temperature
 
     def _admit(
         self,

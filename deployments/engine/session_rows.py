@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -20,10 +21,18 @@ class _Session:
 
 class SessionRows:
     """A request's session opens with its first row, again under a new epoch when its computed
-    position jumps (preemption, a prefix hit after it), and closes with it.
+    position jumps (preemption, a prefix hit after it), and closes with it. `on_jump` is told.
     """
 
-    def __init__(self, *, block_tokens: int, num_context_tokens: int, needs_tokens: bool) -> None:
+    def __init__(
+        self,
+        *,
+        block_tokens: int,
+        num_context_tokens: int,
+        needs_tokens: bool,
+        on_jump: Callable[[], None],
+    ) -> None:
+        self._on_jump = on_jump
         self._block_tokens = block_tokens
         self._num_context_tokens = num_context_tokens
         self._needs_tokens = needs_tokens
@@ -41,11 +50,6 @@ class SessionRows:
     def ids(self) -> frozenset[str]:
         return frozenset(self._sessions)
 
-    def jumps(self, request_id: str, computed: int) -> bool:
-        """Whether the request's next position is another than the drafter expects."""
-        session = self._sessions.get(request_id)
-        return session is not None and session.fed != computed
-
     def row(
         self,
         request_id: str,
@@ -61,6 +65,8 @@ class SessionRows:
         """
         session = self._sessions.get(request_id)
         if session is None or session.fed != computed:
+            if session is not None:
+                self._on_jump()
             self._num_epochs += 1
             session = self._sessions[request_id] = _Session(epoch=self._num_epochs, fed=computed)
         end = computed + num_valid

@@ -22,6 +22,7 @@ class TokenByToken:
     _stream: DecodeStream | None = None
     _said = 0  # characters of all tokens so far
     _released = 0  # of them, those that have come as a delta's text
+    _has_warned = False
 
     def parse_delta(
         self,
@@ -59,11 +60,7 @@ class TokenByToken:
         own = [self._stream.step(backend, token) or "" for token in token_ids]
         held = _held_back(request)
         if not held and "".join(own) != delta_text:
-            logger.warning(
-                "%s: %d tokens are parsed at once, their texts do not add up to the chunk's",
-                getattr(request, "request_id", "a request"),
-                len(token_ids),
-            )
+            self._warn(request)
             own = [delta_text]
         texts, left = [], delta_text
         for text in own[:-1]:
@@ -75,6 +72,15 @@ class TokenByToken:
         self._said += len(own[-1])
         self._released += len(left)
         return [*texts, left]
+
+    def _warn(self, request: Any) -> None:
+        """Once per stream, however many of its chunks are so."""
+        if not self._has_warned:
+            self._has_warned = True
+            logger.warning(
+                "%s: tokens are parsed several at once, as their texts do not add up to a chunk's",
+                getattr(request, "request_id", "a request"),
+            )
 
 
 def _held_back(request: Any) -> int:

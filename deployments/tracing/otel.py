@@ -33,7 +33,7 @@ from opentelemetry.trace import (
 )
 from opentelemetry.trace import Span as RecordedSpan
 
-from deployments.tracing.span import NOTHING, UNTRACED, Attributes, Kind, Span, Tracing
+from deployments.tracing.span import NOTHING, Attributes, Kind, Span, Tracing
 from deployments.tracing.spec import EXPORT_EVERY_MS, EXPORT_TIMEOUT_S, TracingSpec
 from deployments.tracing.traceparent import TraceParent
 
@@ -110,31 +110,10 @@ class OtelTracing(Tracing):
         parent: TraceParent | None,
         attributes: Attributes = NOTHING,
         kind: Kind = "server",
-    ) -> Span:
-        return self._begin(name, parent, attributes, kind, time.time_ns())
-
-    def continued(
-        self,
-        name: str,
-        traceparent: str | None,
-        attributes: Attributes = NOTHING,
-        kind: Kind = "server",
         *,
         ago_s: float = 0.0,
     ) -> Span:
-        parent = TraceParent.parse(traceparent or "")
-        if parent is None or not parent.is_sampled:
-            return UNTRACED
-        return self._begin(name, parent, attributes, kind, time.time_ns() - round(ago_s * 1e9))
-
-    def _begin(
-        self,
-        name: str,
-        parent: TraceParent | None,
-        attributes: Attributes,
-        kind: Kind,
-        start_ns: int,
-    ) -> Span:
+        start_ns = time.time_ns() - round(ago_s * 1e9)
         span = self._tracer.start_span(
             name, _within(parent), _KINDS[kind], attributes, start_time=start_ns
         )

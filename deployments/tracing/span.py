@@ -77,8 +77,10 @@ class Tracing:
         parent: TraceParent | None,
         attributes: Attributes = NOTHING,
         kind: Kind = "server",
+        *,
+        ago_s: float = 0.0,
     ) -> Span:
-        """A span within `parent`, or the first one of a new trace."""
+        """A span within `parent`, or the first one of a new trace, that began `ago_s` ago."""
         return UNTRACED
 
     def continued(
@@ -90,5 +92,8 @@ class Tracing:
         *,
         ago_s: float = 0.0,
     ) -> Span:
-        """A span that began `ago_s` ago, where another process says that its trace is sampled."""
-        return UNTRACED
+        """The same, where another process says that its trace is sampled."""
+        parent = TraceParent.parse(traceparent) if traceparent else None
+        if parent is None or not parent.is_sampled:
+            return UNTRACED
+        return self.begin(name, parent, attributes, kind, ago_s=ago_s)

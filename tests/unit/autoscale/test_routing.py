@@ -144,12 +144,12 @@ def test_an_old_report_is_not_believed_and_the_same_one_does_not_get_younger():
 
 def test_who_refuses_is_full_for_a_moment_for_that_class():
     view = view_of("a", "b")
-    view.refused("a", "soon", 3.0, 10.0)
+    view.refused("a", "soon", 3.0, 10.0, "too_late")
     for class_name, full in (("soon", [True, False]), ("batch", [False, False])):
         candidates = view.candidates("ab", class_name, [], 0.0, 10.4)
         assert [one.is_full for one in candidates] == full
     assert view.last_refusal("soon", 10.4) is None
-    view.refused("b", "soon", 4.0, 10.0)
+    view.refused("b", "soon", 4.0, 10.0, "too_late")
     assert view.last_refusal("soon", 10.4) == (4.0, "too_late")
     assert view.last_refusal("batch", 10.4) is None
     assert view.last_refusal("soon", 10.5) is None

@@ -113,13 +113,13 @@ def test_the_process_it_lives_in_hears_when_all_are_full():
     async def story(router: WorkRouter) -> None:
         router.update_replicas([FakeReplica("a"), FakeReplica("b")])
         pool, now_s = POOLS["Target:m"], time.monotonic()
-        pool.refused("a", "soon", 2.0, now_s)
+        pool.refused("a", "soon", 2.0, now_s, "too_late")
         assert all_full("soon", now_s) is None
         asked = pending()
         asked.args.append(SimpleNamespace(headers={"x-dspark-class": "soon"}))
         replicas: list[Any] = [FakeReplica("a"), FakeReplica("b")]
         assert await ranks(router, replicas, asked) == ["b"]
-        pool.refused("b", "soon", 3.0, now_s)
+        pool.refused("b", "soon", 3.0, now_s, "too_late")
         assert all_full("soon", now_s) == (3.0, "too_late")
         assert all_full("batch", now_s) is None
 
