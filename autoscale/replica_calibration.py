@@ -53,6 +53,7 @@ class ReplicaCalibration:
     """Calibrates confidences in every step, and reports outcomes to the controller."""
 
     def __init__(self, block_size: int) -> None:
+        self._expected = np.zeros(block_size)
         self._calibrator = Calibrator(block_size)
         self._pending: list[_Pending] = []
         self._num_pending = 0
@@ -85,6 +86,12 @@ class ReplicaCalibration:
             # Survival was predicted by what serves no longer.
             self._outcomes[key] = self._outcomes[key][0], SurvivalCounts(self.block_size)
         self._calibrator = calibrator
+
+    def expected_by_position(self) -> NDArray[np.float64]:
+        """Float64 [gamma]: how many of all drafts so far were to be accepted up to each of their
+        admitted positions, by the calibration that served."""
+        self._digest()
+        return self._expected.copy()
 
     def apply(
         self, confidences: NDArray[np.float64], keys: NDArray[np.int64]
@@ -126,6 +133,8 @@ class ReplicaCalibration:
         order = sampling_order(all_drafts.seeds, steps)
         priority = priorities(order, np.repeat(now_s_of, counts))
         survival = np.cumprod(self.apply(all_drafts.confidences, all_drafts.keys), axis=1)
+        is_admitted = np.arange(self.block_size) < all_drafts.num_admitted[:, None]
+        self._expected += (survival * is_admitted).sum(axis=0)
         for index in np.unique(all_drafts.keys).tolist():
             rows = all_drafts.keys == index
             of_key = VerifiedDrafts(*(column[rows] for column in all_drafts))

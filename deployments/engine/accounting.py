@@ -16,21 +16,20 @@ class RowAccount(NamedTuple):
 
     `num_valid` of its feature rows, from its first scheduled token on, belong to
     committed tokens. `anchor` is its newest committed token, at position
-    `num_computed + num_valid`, or None when the prompt is not finished.
+    `num_computed + num_valid`, or None when the prompt is not finished. Of its `num_drafts`
+    draft tokens the target accepted `num_accepted`.
     """
 
     num_valid: int
     anchor: int | None
+    num_drafts: int
     num_accepted: int
 
 
 def account(num_scheduled: int, num_drafts: int, sampled: Sequence[int]) -> RowAccount:
     """Valid rows `q - d + m - 1`, or q for a partial prefill (m = 0)."""
     if not sampled:
-        return RowAccount(num_valid=num_scheduled, anchor=None, num_accepted=0)
+        return RowAccount(num_scheduled, None, num_drafts, 0)
     num_accepted = len(sampled) - 1
-    return RowAccount(
-        num_valid=num_scheduled - num_drafts + num_accepted,
-        anchor=sampled[-1],
-        num_accepted=num_accepted,
-    )
+    num_valid = num_scheduled - num_drafts + num_accepted
+    return RowAccount(num_valid, sampled[-1], num_drafts, num_accepted)

@@ -67,6 +67,7 @@ class SpeculationAdapter:
         self.calibration = DraftCalibration(block_size)
         self.forecast = StepForecast(max_step_tokens)
         self.canary: CanaryArm | None = None  # whose source is `source` then
+        self._expected_of_canaries = np.zeros(block_size)  # that have ended
         self.spans: DraftSpans | None = None  # of requests that are traced
         self._target_id = target_id
         self._block_size = block_size
@@ -97,6 +98,21 @@ class SpeculationAdapter:
     def session_ids(self) -> frozenset[str]:
         """Requests that a drafter knows of."""
         return self._sessions.ids
+
+    def expected_by_position(self) -> list[float]:
+        """How many drafts were to be accepted up to each of their admitted positions, by their
+        calibrated confidences; a canary's too."""
+        expected = self._expected_of_canaries + self.calibration.replica.expected_by_position()
+        if self.canary is not None:
+            expected += self.canary.calibration.replica.expected_by_position()
+        by_position: list[float] = expected.tolist()
+        return by_position
+
+    def end_canary(self) -> None:
+        """The new drafter's trial is over; what was expected of it stays counted."""
+        assert self.canary is not None
+        self._expected_of_canaries += self.canary.calibration.replica.expected_by_position()
+        self.source, self.canary = self.canary.source.serving, None
 
     def begin_step(
         self, num_scheduled: Mapping[str, int], drafts: Mapping[str, Sequence[int]]
@@ -151,9 +167,9 @@ class SpeculationAdapter:
         accounts = self._account(step)
         outcome = self._outcome(step, accounts, began)
         self.policy.record_step(outcome)
-        self.stats.count_expected(self.calibration.record(outcome.verified))
+        self.calibration.record(outcome.verified)
         if self.canary is not None:
-            self.stats.count_expected(self.canary.record(outcome.verified))
+            self.canary.record(outcome.verified)
         if self.spans:
             self.spans.verified(outcome.verified)
         batch, limits, may_wait = self._describe(step, accounts)
@@ -222,7 +238,7 @@ class SpeculationAdapter:
                 num_valid,
                 None,
                 run.token_ids[row_of[id_]],
-                self._temperature(id_),
+                self._terms.get(id_, _DEFAULT_TERMS).temperature,
             )
             for i, id_ in run.kept
         )
@@ -234,14 +250,13 @@ class SpeculationAdapter:
 
     def _outcome(self, step: EngineStep, accounts: list[RowAccount], now_s: float) -> StepOutcome:
         """What the step did, for the policy."""
-        num_drafts = [len(step.drafts.get(id_, ())) for id_ in step.request_ids]
         verified = [
-            Verified(id_, drafts, row.num_accepted)
-            for id_, drafts, row in zip(step.request_ids, num_drafts, accounts, strict=True)
+            Verified(id_, row.num_drafts, row.num_accepted)
+            for id_, row in zip(step.request_ids, accounts, strict=True)
             if id_ in self._drafted and row.anchor is not None
         ]
         n_tokens = sum(step.num_scheduled[id_] for id_ in step.request_ids)
-        only_decodes = n_tokens == len(num_drafts) + sum(num_drafts)
+        only_decodes = n_tokens == len(accounts) + sum(row.num_drafts for row in accounts)
         # A request that was there before has kept the engine busy since.
         was_busy = any(id_ in self._sessions for id_ in step.request_ids)
         step_s = now_s - self._step_began_s if only_decodes and was_busy else None
@@ -298,16 +313,17 @@ class SpeculationAdapter:
     def _account(self, step: EngineStep) -> list[RowAccount]:
         """Per request what the step committed; verified drafts are counted here."""
         accounts = []
-        stats = self.stats
+        stats, forecast = self.stats, self.forecast
         for i, (request_id, sampled) in enumerate(zip(step.request_ids, step.sampled, strict=True)):
-            num_drafts = len(step.drafts.get(request_id, ()))
-            row = account(step.num_scheduled[request_id], num_drafts, sampled)
+            num_scheduled = step.num_scheduled[request_id]
+            row = account(num_scheduled, len(step.drafts.get(request_id, ())), sampled)
             accounts.append(row)
-            end = int(step.num_computed[i]) + step.num_scheduled[request_id]
-            self.forecast.read(request_id, end, has_begun=bool(sampled))
+            if forecast.is_reading(request_id):
+                end = int(step.num_computed[i]) + num_scheduled
+                forecast.read(request_id, end, has_begun=bool(sampled))
             stats.committed_tokens += len(sampled)
-            if num_drafts and sampled:
-                stats.count_draft(num_drafts, row.num_accepted)
+            if row.num_drafts and sampled:
+                stats.count_draft(row.num_drafts, row.num_accepted)
         return accounts
 
     def _describe(
@@ -318,10 +334,11 @@ class SpeculationAdapter:
         It may wait where requests decode and the policy wants drafts for none of them.
         """
         num_computed = step.num_computed[: len(accounts)].tolist()
+        terms = [self._terms.get(id_, _DEFAULT_TERMS) for id_ in step.request_ids]
         room = {
-            id_: self._limit(id_, num_computed[i] + accounts[i].num_valid)
+            id_: self._limit(terms[i], num_computed[i] + accounts[i].num_valid)
             for i, id_ in enumerate(step.request_ids)
-            if accounts[i].anchor is not None and self._is_eligible(id_)
+            if accounts[i].anchor is not None and terms[i].ineligible is None
         }
         candidates = [id_ for id_, limit in room.items() if limit > 0]
         # Prompts that are prefilled now decode soon: they count, or a load that rises
@@ -336,19 +353,18 @@ class SpeculationAdapter:
         kept: list[range] = []
         first_row = 0
         for i, request_id in enumerate(step.request_ids):
-            if self._is_eligible(request_id):
+            if terms[i].ineligible is None:
                 computed = num_computed[i]
-                anchor = accounts[i].anchor if request_id in wanted else None
                 row = self._sessions.row(
                     request_id,
                     computed,
                     accounts[i].num_valid,
-                    anchor,
+                    accounts[i].anchor if request_id in wanted else None,
                     step.token_ids[i],
-                    self._temperature(request_id),
+                    terms[i].temperature,
                 )
-                skipped = row.start - computed
-                kept.append(range(first_row + skipped, first_row + skipped + row.num_rows))
+                first_kept = first_row + row.start - computed
+                kept.append(range(first_kept, first_kept + row.num_rows))
                 rows.append(row)
             first_row += step.num_scheduled[request_id]
         features = gather_features(step.features, kept, self._feature_dtype)
@@ -358,22 +374,16 @@ class SpeculationAdapter:
         limits = np.array([limit for id_, limit in room.items() if id_ in wanted], dtype=np.int64)
         return batch, limits, bool(room) and not wanted
 
-    def _is_eligible(self, request_id: str) -> bool:
-        return self._terms.get(request_id, _DEFAULT_TERMS).ineligible is None
-
-    def _limit(self, request_id: str, anchor_position: int) -> int:
+    def _limit(self, terms: RequestTerms, anchor_position: int) -> int:
         """Draft tokens worth verifying at all: inside the model's length and max_tokens."""
         most = self._block_size if self.max_draft_tokens is None else self.max_draft_tokens
         room = self._max_model_len - anchor_position - 1
         # The bonus token behind the drafts counts as output too.
-        left = self._terms.get(request_id, _DEFAULT_TERMS).max_positions - anchor_position - 2
+        left = terms.max_positions - anchor_position - 2
         return min(self._block_size, most, room, left)
 
     def _count_gap(self) -> None:
         self.stats.gaps += 1
-
-    def _temperature(self, request_id: str) -> float:
-        return self._terms.get(request_id, _DEFAULT_TERMS).temperature
 
     def _admit(
         self,
@@ -402,12 +412,8 @@ class SpeculationAdapter:
             self.forecast.terms(step.request_ids, [row.request_id for row in asked]),
             with_q=q is not None,
         )
-        admitted = {
-            row.request_id: drafted[:length]
-            for row, drafted, length in zip(
-                asked, drafts.tokens.tolist(), lengths.tolist(), strict=True
-            )
-        }
+        cut = zip(asked, drafts.tokens.tolist(), lengths.tolist(), strict=True)
+        admitted = {row.request_id: drafted[:length] for row, drafted, length in cut}
         self._drafted.update(admitted)
         if q is not None:
             self._drawn_from = {

@@ -64,10 +64,10 @@ class CanaryArm:
         self._watch = CanaryWatch()
         self.source = CanarySource(serving, canary, self._joins, known, self._waited)
 
-    def record(self, verified: Sequence[Verified]) -> Sequence[float]:
-        """What a step made of its drafts; returns what the canary expected, by position."""
+    def record(self, verified: Sequence[Verified]) -> None:
+        """What a step made of its drafts."""
         self._watch.record(verified, self.source.canary_ids)
-        return self.calibration.record(verified)
+        self.calibration.record(verified)
 
     def end(self, request_ids: Iterable[str]) -> None:
         """Requests that left."""

@@ -41,16 +41,11 @@ class _Requests(NamedTuple):
 
 
 class _Admitted(NamedTuple):
-    """Drafts that the next step verifies: `confidences` [R, gamma] as the drafter gave them.
-
-    `expected` [R, gamma] are the calibrated ones until it is settled how many tokens are
-    admitted, then how surely each of these survives.
-    """
+    """Drafts that the next step verifies: `confidences` [R, gamma] as the drafter gave them."""
 
     step: int
     requests: _Requests
     confidences: NDArray[np.float64]
-    expected: NDArray[np.float64]
 
 
 class DraftCalibration:
@@ -105,11 +100,10 @@ class DraftCalibration:
         """The first half of `admit`: what the policy is to see. `settle` has to follow."""
         self._num_steps += 1
         requests = self._requests(rows, with_q)
-        calibrated = confidences
+        self._admitted = _Admitted(self._num_steps, requests, confidences)
         if policy.reads_confidences:
-            calibrated = self.replica.apply(confidences, requests.keys)
-        self._admitted = _Admitted(self._num_steps, requests, confidences, calibrated)
-        return calibrated
+            return self.replica.apply(confidences, requests.keys)
+        return confidences
 
     def settle(
         self, policy: Policy, lengths: NDArray[np.int64], limits: NDArray[np.int64]
@@ -120,34 +114,24 @@ class DraftCalibration:
             seeds = self._admitted.requests.seeds
             exploring = explores(seeds, self._num_steps, EXPLORATION_RATE)
             lengths = np.where(exploring, limits, lengths)
-        expected = expected_survival(self._admitted.expected, lengths)
-        self._admitted = self._admitted._replace(expected=expected)
         return lengths
 
-    def record(self, verified: Sequence[Verified]) -> Sequence[float]:
-        """What the step after `admit` made of its drafts; whoever is missing is not counted.
-
-        Returns how many of these drafts were expected to be accepted up to each position;
-        nothing where there were none.
-        """
+    def record(self, verified: Sequence[Verified]) -> None:
+        """What the step after `admit` made of its drafts; whoever is missing is not counted."""
         admitted, self._admitted = self._admitted, None
         if admitted is None:
-            return ()
-        became = {one.request_id: one for one in verified if one.num_drafts}
-        found = [became.get(id_) for id_ in admitted.requests.ids]
-        rows = [i for i, one in enumerate(found) if one is not None]
-        if not rows:
-            return ()
-        _, _, keys, seeds = admitted.requests
+            return
+        ids, _, keys, seeds = admitted.requests
         confidences = admitted.confidences
-        if len(rows) < len(found):
+        became = {id_: (drafts, accepted) for id_, drafts, accepted in verified if drafts}
+        rows = [i for i, id_ in enumerate(ids) if id_ in became]
+        if not rows:
+            return
+        if len(rows) < len(ids):
             keys, seeds, confidences = keys[rows], seeds[rows], confidences[rows]
-        num_admitted = np.array([one.num_drafts for one in found if one is not None])
-        num_accepted = np.array([one.num_accepted for one in found if one is not None])
-        drafts = VerifiedDrafts(keys, seeds, confidences, num_admitted, num_accepted)
+        counts = np.array([became[ids[i]] for i in rows])
+        drafts = VerifiedDrafts(keys, seeds, confidences, counts[:, 0], counts[:, 1])
         self.replica.record(drafts, admitted.step, self._clock())
-        expected: list[float] = admitted.expected[rows].sum(axis=0).tolist()
-        return expected
 
     def _requests(self, rows: Sequence[StepRow], with_q: bool) -> _Requests:
         ids = [row.request_id for row in rows]
@@ -192,18 +176,6 @@ def admit_together(
     for one, places in parts:
         lengths[places] = one.settle(policy, lengths[places], limits[places])
     return lengths
-
-
-def expected_survival(
-    confidences: NDArray[np.float64], lengths: NDArray[np.int64]
-) -> NDArray[np.float64]:
-    """[R, gamma]: with which probability `confidences` [R, gamma] say that a draft is accepted
-    up to each position; 0 beyond its admitted length of `lengths` [R]."""
-    survival = np.cumprod(confidences, axis=1)
-    expected: NDArray[np.float64] = np.where(
-        np.arange(survival.shape[1]) < lengths[:, None], survival, 0.0
-    )
-    return expected
 
 
 def _place(verification_mode: str, temperature: float) -> int:

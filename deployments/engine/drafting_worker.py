@@ -95,8 +95,11 @@ class DraftingWorker:
         digest = {"committed_digest": runner.committed.value}
         if isinstance(adapter, Follower):
             return digest
+        expected = adapter.expected_by_position()
         return digest | {
-            **asdict(adapter.stats),
+            **adapter.stats.to_plain(),
+            "expected_by_position": expected,
+            "expected_tokens": sum(expected),
             "requests": len(runner.requests),
             "sessions": adapter.num_sessions,
             "policy": runner.policy_settings,

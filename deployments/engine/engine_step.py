@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -55,44 +56,62 @@ class EngineStep:
 class AdapterStats:
     """Totals since the worker started; means are of recent steps that decode alone.
 
-    Of draft tokens k, `admitted_by_position[k]` counts those verified, `reached_by_position[k]`
-    those of them behind an accepted prefix and `accepted_by_position[k]` those of them that were
-    accepted; `expected_by_position[k]` were to be accepted by their calibrated confidences, and
-    `expected_tokens` are those of all positions.
+    `drafts[n][a]` counts those of which `n` tokens were verified and `a` accepted; everything
+    said of draft tokens follows from it. Of draft tokens k, `admitted_by_position[k]` counts
+    those verified, `reached_by_position[k]` those of them behind an accepted prefix and
+    `accepted_by_position[k]` those of them that were accepted.
     """
 
+    drafts: list[list[int]]
     steps: int = 0
     committed_tokens: int = 0
-    verified_drafts: int = 0
-    draft_tokens: int = 0
-    accepted_tokens: int = 0
     steps_without_reply: int = 0
     malformed_replies: int = 0
     feature_rows: int = 0
     gaps: int = 0
     refused_plan_parts: int = 0
     refused_advice: int = 0
-    expected_tokens: float = 0.0
     mean_step_s: float = 0.0
     mean_draft_wait_s: float = 0.0
     mean_plan_s: float = 0.0  # to take up a plan
     adapter_s: float = 0.0
     draft_s: float = 0.0
-    admitted_by_position: list[int] = field(default_factory=list)
-    reached_by_position: list[int] = field(default_factory=list)
-    accepted_by_position: list[int] = field(default_factory=list)
-    expected_by_position: list[float] = field(default_factory=list)
     ineligible: dict[str, int] = field(default_factory=dict)
 
     @classmethod
     def of_blocks(cls, block_size: int) -> AdapterStats:
         """Nothing counted yet, of drafts of up to `block_size` tokens."""
-        return cls(
-            admitted_by_position=[0] * block_size,
-            reached_by_position=[0] * block_size,
-            accepted_by_position=[0] * block_size,
-            expected_by_position=[0.0] * block_size,
-        )
+        return cls(drafts=[[0] * (block_size + 1) for _ in range(block_size + 1)])
+
+    @property
+    def verified_drafts(self) -> int:
+        return int(self._by_length.sum())
+
+    @property
+    def draft_tokens(self) -> int:
+        return sum(self.admitted_by_position)
+
+    @property
+    def accepted_tokens(self) -> int:
+        return sum(self.accepted_by_position)
+
+    @property
+    def admitted_by_position(self) -> list[int]:
+        return _longer_than(self._by_length.sum(axis=1))
+
+    @property
+    def accepted_by_position(self) -> list[int]:
+        return _longer_than(self._by_length.sum(axis=0))
+
+    @property
+    def reached_by_position(self) -> list[int]:
+        counts = self._by_length
+        reached = [counts[k + 1 :, k:].sum() for k in range(len(counts) - 1)]
+        return [int(one) for one in reached]
+
+    @property
+    def _by_length(self) -> NDArray[np.int64]:
+        return np.array(self.drafts, dtype=np.int64)
 
     def time_plan(self, plan_s: float) -> None:
         """A plan was taken up."""
@@ -109,18 +128,26 @@ class AdapterStats:
 
     def count_draft(self, num_drafts: int, num_accepted: int) -> None:
         """A draft of which `num_drafts` tokens were verified and `num_accepted` accepted."""
-        self.verified_drafts += 1
-        self.draft_tokens += num_drafts
-        self.accepted_tokens += num_accepted
-        for k in range(num_drafts):
-            self.admitted_by_position[k] += 1
-        for k in range(min(num_drafts, num_accepted + 1)):
-            self.reached_by_position[k] += 1
-        for k in range(num_accepted):
-            self.accepted_by_position[k] += 1
+        self.drafts[num_drafts][num_accepted] += 1
 
-    def count_expected(self, by_position: Sequence[float]) -> None:
-        """How many of a step's drafts were expected to be accepted up to each position."""
-        self.expected_tokens += sum(by_position)
-        for k, expected in enumerate(by_position):
-            self.expected_by_position[k] += expected
+    def to_plain(self) -> dict[str, Any]:
+        """Every total and mean by its name, as a replica reports them."""
+        plain = asdict(self)
+        del plain["drafts"]
+        return plain | {name: getattr(self, name) for name in _OF_DRAFTS}
+
+
+_OF_DRAFTS = (
+    "verified_drafts",
+    "draft_tokens",
+    "accepted_tokens",
+    "admitted_by_position",
+    "reached_by_position",
+    "accepted_by_position",
+)
+
+
+def _longer_than(by_length: NDArray[np.int64]) -> list[int]:
+    """Per k how many are longer than k; `by_length` [n + 1] counts those of each length."""
+    longer: list[int] = by_length[::-1].cumsum()[::-1][1:].tolist()
+    return longer

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import chain, pairwise
+from itertools import chain
 
 import torch
 
@@ -13,17 +13,18 @@ def gather_features(
 ) -> torch.Tensor:
     """The `kept` rows of all layers side by side, `[sum of kept, feature_size]`, a copy.
 
-    Drafters that read no features have no layers, and rows of no width.
+    `kept` are in order and do not overlap. Drafters that read no features have no layers, and
+    rows of no width.
     """
+    num_rows = sum(map(len, kept))
     if not layers:
-        return torch.empty(sum(map(len, kept)), 0, dtype=dtype)
-    if all(a.stop == b.start for a, b in pairwise(kept)):  # as in every step without drafts
-        first, last = (kept[0].start, kept[-1].stop) if kept else (0, 0)
+        return torch.empty(num_rows, 0, dtype=dtype)
+    first, last = (kept[0].start, kept[-1].stop) if kept else (0, 0)
+    if num_rows == last - first:  # as in every step without drafts
         return torch.cat([layer[first:last] for layer in layers], dim=-1).to(dtype)
-    rows = list(chain.from_iterable(kept))
-    index = torch.tensor(rows, device=layers[0].device)
+    index = torch.tensor(list(chain.from_iterable(kept)), device=layers[0].device)
     widths = [layer.shape[1] for layer in layers]
-    features = layers[0].new_empty(len(rows), sum(widths))
+    features = layers[0].new_empty(num_rows, sum(widths))
     for layer, part in zip(layers, torch.split(features, widths, dim=1), strict=True):
         torch.index_select(layer, 0, index, out=part)
     return features.to(dtype)

@@ -158,7 +158,7 @@ class DraftingRunner:
         assert isinstance(adapter, SpeculationAdapter)
         arm = adapter.canary
         if arm is not None and (order is None or order.name != arm.name):
-            adapter.source, adapter.canary = arm.source.serving, None
+            adapter.end_canary()
             arm.source.close()
         if order is None or not isinstance(adapter.source, RemoteDraftSource | CanarySource):
             return

@@ -69,21 +69,24 @@ class SessionRows:
                 self._on_jump()
             self._num_epochs += 1
             session = self._sessions[request_id] = _Session(epoch=self._num_epochs, fed=computed)
-        end = computed + num_valid
+        end = session.fed = computed + num_valid
         first_block = len(session.hashes)
-        extend_prefix_hashes(session.hashes, token_ids, end, self._block_tokens)
-        session.fed = end
+        named: tuple[bytes, ...] = ()
+        if end // self._block_tokens > first_block:
+            extend_prefix_hashes(session.hashes, token_ids, end, self._block_tokens)
+            named = tuple(session.hashes[first_block:])
         start = max(computed, self._window_start(end))
+        tokens = tuple(token_ids[start + 1 : end + 1].tolist()) if self._needs_tokens else ()
         return StepRow(
-            request_id=request_id,
-            epoch=session.epoch,
-            start=start,
-            num_rows=end - start,
-            anchor=anchor,
-            first_block=first_block,
-            block_hashes=tuple(session.hashes[first_block:]),
-            temperature=temperature,
-            tokens=tuple(token_ids[start + 1 : end + 1].tolist()) if self._needs_tokens else (),
+            request_id,
+            session.epoch,
+            start,
+            end - start,
+            anchor,
+            first_block,
+            named,
+            temperature,
+            tokens,
         )
 
     def close(self, request_id: str) -> None:

@@ -43,10 +43,13 @@ class StepForecast:
         self._prompts.pop(request_id, None)
         self._unread.pop(request_id, None)
 
+    def is_reading(self, request_id: str) -> bool:
+        """Whether a request's prompt is not finished, as far as this was told."""
+        return request_id in self._unread
+
     def read(self, request_id: str, end: int, *, has_begun: bool) -> None:
-        """A step computed a request up to position `end`; `has_begun`: it has a token."""
-        if request_id not in self._unread:
-            return
+        """A step computed a request that `is_reading` up to position `end`; `has_begun`: it has
+        a token."""
         if has_begun:
             del self._unread[request_id], self._prompts[request_id]
         else:

@@ -156,19 +156,29 @@ def test_a_request_that_disconnects_leaves_nothing_behind(client, url):
     assert ask(client, "split", first_turns()[0])
 
 
-def trace_of(client: openai.OpenAI, collector: Collector, trace_id: str, **request: Any) -> Any:
-    """The spans of one request whose client traces it, by name; they are one tree."""
+UNDRAFTED_SERVICES = {
+    "POST /v1/completions": "dspark-ingress",
+    "target attempt": "dspark-ingress",
+    "target": "dspark-target",
+    "admission wait": "dspark-target",
+    "llm_request": "dspark-engine",
+    "drafting": "dspark-worker",
+}
+
+
+def trace_of(
+    client: openai.OpenAI, collector: Collector, trace_id: str, names: set[str], **request: Any
+) -> dict[str, CollectedSpan]:
+    """The spans of one request whose client traces it, by name; they are one tree.
+
+    `names` are those it must have: processes export theirs at different times.
+    """
     traceparent = f"00-{trace_id}-{CLIENT_SPAN}-01"
     client.completions.create(
         prompt=TRACED_PROMPT, temperature=0, extra_headers={"traceparent": traceparent}, **request
     )
-
-    def whole() -> dict[str, CollectedSpan] | None:
-        spans = {span.name: span for span in collector.of(trace_id)}
-        return spans if {"POST /v1/completions", "llm_request", "target"} <= spans.keys() else None
-
-    wait_for(whole)
-    time.sleep(1.5)  # spans are exported every second
+    wait_for(lambda: names <= {span.name for span in collector.of(trace_id)})
+    time.sleep(1.5)  # for what nobody expects; spans are exported every second
     spans = collector.of(trace_id)
     parents = {span.span_id for span in spans} | {CLIENT_SPAN}
     assert {span.name for span in spans if span.parent_id not in parents} == set()
@@ -180,17 +190,10 @@ def trace_of(client: openai.OpenAI, collector: Collector, trace_id: str, **reque
 
 
 def test_a_clients_trace_goes_on_through_ingress_target_and_drafter(client, collector):
+    services = UNDRAFTED_SERVICES | {"draft round": "dspark-drafter"}
     ask = {"model": "split", "max_tokens": 40, "extra_body": {"ignore_eos": True}}
-    spans = trace_of(client, collector, "a" * 32, **ask)
-    assert {name: span.service for name, span in spans.items()} == {
-        "POST /v1/completions": "dspark-ingress",
-        "target attempt": "dspark-ingress",
-        "target": "dspark-target",
-        "admission wait": "dspark-target",
-        "llm_request": "dspark-engine",
-        "drafting": "dspark-worker",
-        "draft round": "dspark-drafter",
-    }
+    spans = trace_of(client, collector, "a" * 32, set(services), **ask)
+    assert {name: span.service for name, span in spans.items()} == services
     parents = {name: span.parent_id for name, span in spans.items()}
     within = {
         "target attempt": "POST /v1/completions",
@@ -212,9 +215,10 @@ def test_a_clients_trace_goes_on_through_ingress_target_and_drafter(client, coll
 
 
 def test_a_trace_says_why_a_request_was_not_drafted_for(client, collector):
-    spans = trace_of(client, collector, "b" * 32, model="colocated", max_tokens=4, logprobs=1)
+    ask = {"model": "colocated", "max_tokens": 4, "logprobs": 1}
+    spans = trace_of(client, collector, "b" * 32, set(UNDRAFTED_SERVICES), **ask)
+    assert {name: span.service for name, span in spans.items()} == UNDRAFTED_SERVICES
     assert spans["drafting"].attributes["dspark.draft.without"] == "logprobs"
-    assert "draft round" not in spans
 
 
 def test_requests_that_nobody_samples_leave_no_span(client, collector):

@@ -19,10 +19,10 @@ def adapter_stats():
     """One draft of three tokens, of which one was accepted and 1.5 were expected."""
     stats = AdapterStats.of_blocks(4)
     stats.count_draft(3, 1)
-    stats.count_expected([0.75, 0.5, 0.25, 0.0])
     stats.ineligible["seed"] = 2
     stats.time_draft(0.004)
-    return asdict(stats)
+    expected = [0.75, 0.5, 0.25, 0.0]
+    return stats.to_plain() | {"expected_by_position": expected, "expected_tokens": sum(expected)}
 
 
 SOME = ClassTotals(arrived=5, admitted=3, shed_too_late=2, met=3)

@@ -96,9 +96,8 @@ def test_what_is_not_verified_is_not_counted(calibration):
 def test_what_was_expected_is_told_by_position():
     calibration = DraftCalibration(GAMMA)
     admit(calibration, Fixed(3), rows("a", "gone", "b"), confidence=0.5)
-    expected = calibration.record([Verified("a", 3, 1), Verified("b", 3, 0)])
-    assert expected == pytest.approx([1.0, 0.5, 0.25, 0.0])
-    assert calibration.record([]) == ()
+    calibration.record([Verified("a", 3, 1), Verified("b", 2, 0)])
+    assert calibration.replica.expected_by_position() == pytest.approx([1.0, 0.5, 0.125, 0.0])
 
 
 def test_drafts_cut_short_by_the_engine_count_as_far_as_they_went(calibration):
