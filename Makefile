@@ -39,8 +39,10 @@ $(READY): pyproject.toml cpu-overrides.txt
 serve: setup ## serve the bundled demo on 127.0.0.1:$(PORT)
 	@$(BIN)/dspark serve --config $(CONFIG) --port $(PORT)
 
+# Unit tests share the cores; each integration test wants all of them for its engines.
 test: setup ## unit and integration tests
-	$(BIN)/python -m pytest -m "not long"
+	$(BIN)/python -m pytest -m "not long" --numprocesses auto --maxprocesses 8 tests/unit
+	$(BIN)/python -m pytest -m "not long" tests/integration tests/gpu
 
 test-long: setup ## soak and chaos
 	$(BIN)/python -m pytest -m long
