@@ -126,6 +126,7 @@ def _start_ray(settings: AppSpec) -> None:
     """
     if not os.environ.get("RAY_ADDRESS"):
         ray.init(
+            address="local",  # also while another cluster runs on this machine
             num_cpus=_own_cpus(),
             include_dashboard=False,
             log_to_driver=False,

@@ -19,7 +19,13 @@ def measure_fleet(num_replicas: int, repeats: int) -> str:
     """Ticks and exchanges inside the controller, then exchanges through Ray as served: reports
     of simulated replicas from this process to a controller in its own."""
     times = fleet_times(num_replicas, repeats)
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    ray.init(
+        address="local",
+        num_cpus=2,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level="ERROR",
+    )
     try:
         rate = asyncio.run(_exchanges_per_s(target_reports(num_replicas)))
     finally:

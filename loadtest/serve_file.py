@@ -27,6 +27,7 @@ def main(config: Path, port: int) -> None:
         signal.signal(signum, lambda *_: sys.exit(0))  # also while replicas start
     module, _, builder = application["import_path"].partition(":")
     ray.init(
+        address="local",
         num_cpus=max(_MIN_CPUS, os.cpu_count() or 1),
         include_dashboard=False,
         log_to_driver=False,

@@ -19,7 +19,7 @@ def test_workers_on_ray_train_the_drafter_of_one_process(tmp_path):
     plan = small_plan("dspark", target, answers, evaluate_every=3)
     options = RunOptions(device="cpu", feature_cache=tmp_path / "cache")
     try:
-        ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+        ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
         assert train_on_ray(plan, tmp_path / "two", print, options, num_workers=2, use_gpu=False)
     finally:
         ray.shutdown()
