@@ -17,6 +17,8 @@ import pytest
 from loadtest.prompts import PROMPTS
 from tests.integration.served import demo_config, engine_of, fleet, serving, wait_for
 
+pytestmark = pytest.mark.long
+
 MAX_TOKENS = 200
 NUM_REQUESTS = 8
 STALL_LIMIT_S = 6
