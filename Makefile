@@ -39,10 +39,10 @@ $(READY): pyproject.toml cpu-overrides.txt
 serve: setup ## serve the bundled demo on 127.0.0.1:$(PORT)
 	@$(BIN)/dspark serve --config $(CONFIG) --port $(PORT)
 
-# Unit tests share the cores; each integration test wants all of them for its engines.
+# Most tests share the cores; one with an engine wants all of them.
 test: setup ## unit and integration tests
-	$(BIN)/python -m pytest -m "not long" --numprocesses auto --maxprocesses 8 tests/unit
-	$(BIN)/python -m pytest -m "not long" tests/integration tests/gpu
+	$(BIN)/python -m pytest -m "not long and not alone" --numprocesses auto --maxprocesses 8
+	$(BIN)/python -m pytest -m "not long and alone" tests/integration tests/gpu
 
 test-long: setup ## soak and chaos
 	$(BIN)/python -m pytest -m long

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
+from importlib import import_module
 from pathlib import Path
 
 import ray
@@ -52,11 +53,12 @@ def serve_in_foreground(config: Path, host: str | None, port: int | None) -> int
     for signum in (signal.SIGINT, signal.SIGTERM):
         signal.signal(signum, lambda *_: stop.set())
     say(f"starting {file.path.name}: Ray, then the replicas (about a minute on two cores)")
+    importing = _in_thread(_import_app)
     _start_ray(file.settings)
     try:
-        deploy = _deployment(file)
         serve.start(http_options={"host": host, "port": port})
-        deploying = _in_thread(deploy)
+        importing.result()
+        deploying = _in_thread(_deployment(file))
         if not _wait_until_running(deploying, stop, began):
             return 0 if stop.is_set() else 1
         _print_ready(file, host, port, time.monotonic() - began)
@@ -67,13 +69,17 @@ def serve_in_foreground(config: Path, host: str | None, port: int | None) -> int
     return 0
 
 
+def _import_app() -> None:
+    """vLLM comes with it, for seconds: while Ray starts, once the settings are known to be good."""
+    import_module("deployments.app")
+
+
 def _deployment(file: ServeFile) -> Callable[[], object]:
     """What deploys the application and returns when it runs.
 
     A policy for the whole application reaches Serve only with the file: then Serve's controller
     builds the application, elsewhere this process does. Raises ConfigError.
     """
-    # Imported once the settings are known to be good: vLLM comes with it, for seconds.
     from deployments.app import build_app
 
     if not file.has_scaling_policy:

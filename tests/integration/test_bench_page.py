@@ -15,7 +15,10 @@ from loadtest.report.page import write_page
 from tests.unit.loadtest.test_bench_report import SLO, records
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Debian's package chromium")
+pytestmark = [
+    pytest.mark.light,
+    pytest.mark.skipif(CHROMIUM is None, reason="needs Debian's package chromium"),
+]
 
 # Looks into the page from a frame of the wanted width, as a window is never as narrow as a phone.
 PROBE = """<!doctype html><title></title>

@@ -210,11 +210,15 @@ async def run_all(engine: Any) -> dict[str, dict[int | None, Answer]]:
     answers: dict[str, dict[int | None, Answer]] = {
         row.feature: {None: answer} for row, answer in zip(ROWS, undisturbed, strict=True)
     }
-    for row in ROWS:
-        last = answers[row.feature][None].num_events
-        cuts = sorted({min(cut, last - 1) for cut in (*CUTS, last - 1, last - 2)} - {0})
-        found = await asyncio.gather(*(one(row, cut) for cut in cuts))
-        answers[row.feature] |= dict(zip(cuts, found, strict=True))
+    cut_rows = [
+        (row, cut)
+        for row in ROWS
+        for last in [answers[row.feature][None].num_events]
+        for cut in sorted({min(cut, last - 1) for cut in (*CUTS, last - 1, last - 2)} - {0})
+    ]
+    found = await asyncio.gather(*(one(row, cut) for row, cut in cut_rows))
+    for (row, cut), answer in zip(cut_rows, found, strict=True):
+        answers[row.feature][cut] = answer
     return answers
 
 

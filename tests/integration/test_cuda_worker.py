@@ -10,6 +10,8 @@ from deployments.engine.drafting_worker import DraftingWorker
 from deployments.engine.runner import DraftingRunner
 from drafters.messages import SparseDistribution
 
+pytestmark = pytest.mark.light
+
 
 def test_processor_and_cuda_workers_differ_in_their_base_classes_alone():
     own = {name for name in vars(cuda_worker.DSparkGPUWorker) if not name.startswith("__")}

@@ -20,6 +20,8 @@ from deployments.preflight import draft_shape
 from deployments.schema import parse_settings
 from tests.unit.deployments.real_models import CONFIGS, REAL_FILES, on_disk, real_model, stand_in
 
+pytestmark = pytest.mark.light
+
 
 def engine_args(model: Any) -> Any:
     from vllm.engine.arg_utils import AsyncEngineArgs

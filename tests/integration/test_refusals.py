@@ -13,6 +13,8 @@ import yaml
 
 from tests.integration.served import demo_config, free_port, serve_command
 
+pytestmark = pytest.mark.light
+
 
 def refused(config: Path, port: int | None = None) -> str:
     """What it says when it refuses; its process has ended and so have its children."""

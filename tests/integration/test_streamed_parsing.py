@@ -20,6 +20,8 @@ from transformers import AutoTokenizer
 from deployments.engine.streaming import feed_parsers_token_by_token
 from tests.integration.demo import DEMO_TARGET
 
+pytestmark = pytest.mark.light
+
 MARKERS = ["<think>", "</think>", "<tool_call>", "</tool_call>", "<|python_tag|>"]
 WEATHER = '{"name": "get_weather", "arguments": {"city": "Paris", "days": 3}}'
 NESTED = (
