@@ -46,7 +46,7 @@ def test_sampled_without_seed_both_ranks_emit_the_same_tokens_for_200_steps(two_
     run(two_ranks, params, CHATS[:2])
     after, follower = ranks(two_ranks)
     assert after["steps"] - before["steps"] > 200
-    assert after["verified_drafts"] - before["verified_drafts"] > 600
+    assert after["verified_drafts"] - before["verified_drafts"] > 300
     assert after["committed_digest"] == follower["committed_digest"] != before["committed_digest"]
 
 
