@@ -123,11 +123,11 @@ class Admission:
 
     def seats(self, now_s: float) -> int:
         """Sequences that may run together for every class that was here lately to get its
-        tokens in time, as the plan says or as was seen."""
+        tokens in time, as was seen."""
         self._seen.update((t.service_class, now_s) for t in (*self._seated, *self._queue))
         recent = (one for one, at_s in self._seen.items() if now_s - at_s <= _REMEMBERED_S)
         tightest_s = min((one.tpot_s for one in recent), default=math.inf)
-        seats = self.plan.seats or self.token_time.seats(tightest_s, self.limits.seats)
+        seats = self.token_time.seats(tightest_s, self.limits.seats)
         return max(1, min(seats, self.limits.seats))
 
     def offer(self, ticket: Ticket, now_s: float) -> Refusal | None:

@@ -31,17 +31,16 @@ class ReplicaPlan:
 
     `expected_requests` and `expected_prefill_tokens` are per step over the next interval,
     `class_weights` by service class (missing: 1), `draft_wait_s` the longest wait for drafts
-    that can pay, `seats` the requests that may run together, `shed_after_s` by class how long
-    a request may wait for a seat, `routing_weight` this replica's share of new requests
-    against the others'. None and empty where local rules are to decide; of `seats` they always
-    do: counts by step cost and the tightest promise lost 7 to 22 % of goodput in simulation.
+    that can pay, `shed_after_s` by class how long a request may wait for a seat,
+    `routing_weight` this replica's share of new requests against the others'. None and empty
+    where local rules are to decide. How many seats there are they decide always: counts by
+    step cost and the tightest promise lost 7 to 22 % of goodput in simulation.
     """
 
     expected_requests: float | None = None
     expected_prefill_tokens: float | None = None
     class_weights: Mapping[str, float] = field(default_factory=dict)
     draft_wait_s: float | None = None
-    seats: int | None = None
     shed_after_s: Mapping[str, float] = field(default_factory=dict)
     routing_weight: float = 1.0
 

@@ -231,14 +231,6 @@ def test_a_promise_limits_seats_for_a_while_after_it_was_asked_for():
     assert admission.seats(51.0) == 32
 
 
-def test_the_plan_says_how_many_seats():
-    admission = Admission(LIMITS)
-    admission.plan = ReplicaPlan(seats=2)
-    assert admission.seats(0.0) == 2
-    admission.plan = ReplicaPlan(seats=64)
-    assert admission.seats(0.0) == 4
-
-
 def test_whoever_gives_up_leaves_the_queue():
     admission = full()
     one, two = ticket(), ticket()
