@@ -195,10 +195,12 @@ def _bind_target(
 
 
 def stall_limit_s(target: TargetSpec) -> float:
-    """How long an engine may be silent; on GPUs a first request may compile kernels."""
+    """How long an engine may be silent: on processors others may hold the cores for 15 s (seen
+    while replicas started), on GPUs a first request may compile kernels.
+    """
     if target.stall_limit_s is not None:
         return target.stall_limit_s
-    return 15.0 if target.device == "cpu" else 60.0
+    return 30.0 if target.device == "cpu" else 60.0
 
 
 def _gated(taken_in: int, drain_s: float) -> dict[str, Any]:
