@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 from datetime import date
+from statistics import fmean
 
 import numpy as np
 from numpy.typing import NDArray
@@ -81,18 +82,21 @@ def calibration_table(profile: CalibrationProfile) -> str:
         for k, position in enumerate(positions, start=1):
             lines.append(
                 f"| {k} | {position.sts_temperature:.3f} | {position.num_labels} | "
-                f"{_errors(position.before, position.after)}"
+                f"{_errors(position.before, position.after, position.after.noise)}"
             )
         before = average([position.before for position in positions])
         after = average([position.after for position in positions])
-        lines.append(f"| mean | | | {_errors(before, after)}")
+        noises = [position.after.noise for position in positions if position.after.num_labels]
+        noise = fmean(noises) if noises else float("nan")
+        lines.append(f"| mean | | | {_errors(before, after, noise)}")
         lines.append("")
     return "\n".join(lines)
 
 
 _HEADER = (
-    "| position | temperature | fit labels | held-out labels | ECE, % | AUC | Brier |",
-    "|---|---|---|---|---|---|---|",
+    "| position | temperature | fit labels | held-out labels "
+    "| ECE, % | of it noise | AUC | Brier |",
+    "|---|---|---|---|---|---|---|---|",
 )
 
 
@@ -100,8 +104,9 @@ def _title(key: CalibrationKey) -> str:
     return f"{key.verification_mode}, sampling temperature {key.temperature_bin}"
 
 
-def _errors(before: Errors, after: Errors) -> str:
+def _errors(before: Errors, after: Errors, noise: float) -> str:
     return (
         f"{after.num_labels} | {100 * before.ece:.2f} -> {100 * after.ece:.2f} | "
+        f"{100 * noise:.2f} | "
         f"{before.auc:.3f} -> {after.auc:.3f} | {before.brier:.4f} -> {after.brier:.4f} |"
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -30,6 +31,14 @@ class Errors(NamedTuple):
     auc: float
     brier: float
 
+    @property
+    def noise(self) -> float:
+        """About the ECE that sampling alone shows of perfect predictions, whose Brier score is
+        the mean of p (1 - p); rather above it, as bins differ. NaN for no labels."""
+        if not self.num_labels:
+            return float("nan")
+        return math.sqrt(2 / math.pi * self.brier * NUM_BINS / self.num_labels)
+
 
 def reliability_curve(
     predicted: NDArray[np.float64], happened: NDArray[np.bool_], num_bins: int = NUM_BINS
@@ -55,7 +64,7 @@ def ece(
 ) -> float:
     """Expected calibration error (Naeini et al., 2015) over bins of equal mass; NaN for none.
 
-    Sampling noise alone gives about sqrt(2 / pi * p (1 - p) * num_bins / N).
+    `Errors.noise` is how much of it is sampling.
     """
     curve = reliability_curve(predicted, happened, num_bins)
     if not len(curve.num_labels):

@@ -82,11 +82,12 @@ def test_the_table_has_a_row_per_position_and_their_mean(profile):
     assert rows[0] == (
         f"| 1 | {first.sts_temperature:.3f} | {first.num_labels} | {first.after.num_labels} | "
         f"{100 * first.before.ece:.2f} -> {100 * first.after.ece:.2f} | "
+        f"{100 * first.after.noise:.2f} | "
         f"{first.before.auc:.3f} -> {first.after.auc:.3f} | "
         f"{first.before.brier:.4f} -> {first.after.brier:.4f} |"
     )
     columns = {line.count("|") for line in lines if line.startswith("|")}
-    assert columns == {8}
+    assert columns == {9}
 
 
 def test_the_first_position_keeps_its_auc(profile):

@@ -56,6 +56,20 @@ def test_perfect_predictions_show_noise_alone():
     assert ece(predicted, rng.random(200_000) < predicted**2) > 0.15
 
 
+def test_the_noise_in_an_ece_is_known():
+    rng = np.random.default_rng(0)
+    survival = rng.beta(2, 5, (3000, 1))
+    seen = [
+        errors_by_position(survival, np.ones(3000, int), (rng.random(3000) < survival[:, 0]) * 1)[0]
+        for _ in range(40)
+    ]
+    mean = np.mean([one.ece for one in seen])
+    assert 0.9 * seen[0].noise < mean < 1.05 * seen[0].noise
+    assert math.isnan(
+        errors_by_position(np.ones((0, 1)), np.zeros(0, int), np.zeros(0, int))[0].noise
+    )
+
+
 @pytest.mark.parametrize(
     ("predicted", "labels", "expected"),
     [
