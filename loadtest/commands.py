@@ -61,6 +61,11 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     divergence.add_argument(
         "--control", type=int, default=3, help="concurrency at which the reference is asked again"
     )
+    divergence.add_argument(
+        "--max-margin",
+        type=float,
+        help="end with 2 where a model parts at a wider top-2 margin, in nats",
+    )
     divergence.set_defaults(run=_divergence)
 
     first = subparsers.add_parser("first-token", help="time to the first token, servers in turn")
@@ -256,7 +261,7 @@ def _budget(args: argparse.Namespace) -> int:
 
 
 def _divergence(args: argparse.Namespace) -> int:
-    """0: compared; 1: a server that refuses or is not there."""
+    """0: compared; 1: a server that refuses or is not there; 2: parted beyond --max-margin."""
     import httpx
 
     from loadtest.divergence import compare_traces, format_report, greedy_traces
@@ -285,7 +290,8 @@ def _divergence(args: argparse.Namespace) -> int:
         print(f"dspark divergence: {error}", file=sys.stderr)
         return 1
     print(format_report(reports))
-    return 0
+    widest = max(report.widest_margin for report in reports[1:])  # behind the control
+    return 2 if args.max_margin is not None and widest > args.max_margin else 0
 
 
 def _first_token(args: argparse.Namespace) -> int:
