@@ -1,5 +1,10 @@
+import argparse
 import math
 
+import pytest
+
+from loadtest import divergence
+from loadtest.commands import register
 from loadtest.divergence import Divergence, Trace, compare_traces, format_report
 
 REFERENCE = [Trace((1, 2, 3), (0.5, 0.25, 2.0)), Trace((4, 5), (1.0, 3.0))]
@@ -34,3 +39,15 @@ def test_the_report_names_every_divergence():
         "split at 8: prompt 0 parts at token 1, margin 0.2500",
         "split at 8: prompt 1 parts at token 0, margin 1.0000",
     ]
+
+
+@pytest.mark.parametrize(
+    ("max_margin", "status"), [((), 0), (("--max-margin", "0.3"), 0), (("--max-margin", "0.2"), 2)]
+)
+def test_the_command_fails_where_a_model_parts_at_a_wide_margin(monkeypatch, max_margin, status):
+    outputs = {"off": REFERENCE, "split": [Trace((1, 9, 9)), Trace((4, 5))]}
+    monkeypatch.setattr(divergence, "greedy_traces", lambda url, model, *_, **__: outputs[model])
+    parser = argparse.ArgumentParser()
+    register(parser.add_subparsers())
+    args = parser.parse_args(["divergence", "--reference", "off", "--models", "split", *max_margin])
+    assert args.run(args) == status
