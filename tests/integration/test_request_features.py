@@ -1,7 +1,8 @@
 """What a request may ask for, row by row: the same output as plain vLLM, drafted or counted.
 
 All rows are asked at once, so that drafted requests and others share steps, eight at a time.
-Adapters and tool calls are in `test_served_models.py`, reasons alone in `test_eligibility.py`.
+Pairs of features are rows too. Adapters and tool calls are in `test_served_models.py`, reasons alone
+in `test_eligibility.py`.
 """
 
 from __future__ import annotations
@@ -76,6 +77,29 @@ FEATURES = [
     Feature("grammar", "structured_output", structured(grammar=GRAMMAR)),
     Feature("choice", "structured_output", structured(choice=["red", "green", "blue"])),
     Feature("speculation off by request", "requested", {"extra_args": {"dspark": "off"}}),
+    Feature(
+        "stop strings among allowed token ids",
+        None,
+        {"stop": ["."], "allowed_token_ids": list(range(2000)), "min_tokens": 10},
+    ),
+    Feature("min_p with a seed", "seed", {"temperature": 0.9, "seed": 7, "min_p": 0.2}),
+    Feature(
+        "logit_bias with a penalty",
+        "penalties",
+        {"logit_bias": {262: -100.0}, "frequency_penalty": 1.5},
+    ),
+    Feature("n with logprobs", "logprobs", {"temperature": 0.8, "top_k": 1, "n": 2, "logprobs": 2}),
+    Feature(
+        "JSON schema with a penalty",
+        "penalties",
+        structured(json=PERSON) | {"presence_penalty": 1.0},
+    ),
+    Feature(
+        "regex with a seed",
+        "seed",
+        structured(regex=r"[A-Z][a-z]{3,12} \d{2,4}") | {"temperature": 0.9, "seed": 7},
+    ),
+    Feature("bad words with stop strings", "bad_words", {"bad_words": [" the"], "stop": [" and"]}),
 ]
 
 
@@ -141,7 +165,8 @@ def test_the_features_change_what_is_said(expected):
     """Each row can fail: without its parameter the output would be another."""
     same_by_nature = {"ignore_eos", "seed when greedy", "speculation off by request", "logprobs"}
     same_by_nature |= {"prompt logprobs", "greedy", "min_p of one"}
-    same_by_nature |= {"top_k of one", "top_p of nearly nothing", "n without a seed"}
+    same_by_nature |= {"top_k of one", "top_p of nearly nothing"}
+    same_by_nature |= {"n without a seed", "n with logprobs"}
     (greedy,) = said(expected["greedy"])
     for feature in FEATURES:
         same = said(expected[feature.name]) == [greedy] * params_of(feature).n
