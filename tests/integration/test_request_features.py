@@ -1,8 +1,8 @@
 """What a request may ask for, row by row: the same output as plain vLLM, drafted or counted.
 
 All rows are asked at once, so that drafted requests and others share steps, eight at a time.
-Pairs of features are rows too. Adapters and tool calls are in `test_served_models.py`, reasons alone
-in `test_eligibility.py`.
+Pairs of features are rows too. Adapters and tool calls are in `test_served_models.py`, reasons
+alone in `test_eligibility.py`.
 """
 
 from __future__ import annotations
