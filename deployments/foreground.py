@@ -9,7 +9,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from importlib import import_module
 from pathlib import Path
 
@@ -54,7 +54,11 @@ def serve_in_foreground(config: Path, host: str | None, port: int | None) -> int
         signal.signal(signum, lambda *_: stop.set())
     say(f"starting {file.path.name}: Ray, then the replicas (about a minute on two cores)")
     importing = _in_thread(_import_app)
-    _start_ray(file.settings)
+    try:
+        _start_ray(file.settings)
+    except BaseException:
+        wait([importing])  # an interpreter must not end in the middle of it
+        raise
     try:
         serve.start(http_options={"host": host, "port": port})
         importing.result()
