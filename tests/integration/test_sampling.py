@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import math
+import random
 import threading
 from collections import Counter
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 import vllm.v1.sample.rejection_sampler as rejection_sampler
-from numpy.typing import NDArray
 from vllm import SamplingParams
 from vllm.v1.sample.logits_processor import LogitsProcessors
 from vllm.v1.sample.metadata import SamplingMetadata
@@ -199,26 +198,22 @@ def plain_draws(plain) -> dict[str, tuple[list[tuple[int, ...]], list[tuple[int,
 def is_the_targets(draws: dict[str, list[tuple[int, ...]]], plain_draws: Any) -> bool:
     """A permutation test: whether draws lie as near to plain decoding's as a random part of all
     draws lies to the rest, over all prompts and lengths. Wrong of one in a thousand true ones."""
-    rng = np.random.default_rng(0)
-    observed, shuffled = 0.0, np.zeros(999)
+    rng = random.Random(0)
+    observed, shuffled = 0.0, [0.0] * 999
     for prompt, got in draws.items():
         plain = [tokens for some in plain_draws[prompt] for tokens in some]
         for end in (1, 2, 3):
-            _, outcomes = np.unique(
-                [str(tokens[:end]) for tokens in (*got, *plain)], return_inverse=True
-            )
-            observed += distance(outcomes, len(got))
-            shuffled += [distance(rng.permutation(outcomes), len(got)) for _ in shuffled]
-    return bool(observed <= shuffled.max())
+            outcomes = [tokens[:end] for tokens in (*got, *plain)]
+            observed += parted(outcomes, len(got))
+            for i in range(len(shuffled)):
+                rng.shuffle(outcomes)
+                shuffled[i] += parted(outcomes, len(got))
+    return observed <= max(shuffled)
 
 
-def distance(outcomes: NDArray[np.int64], num_first: int) -> float:
+def parted(outcomes: list[tuple[int, ...]], num_first: int) -> float:
     """Total variation between the first outcomes and the others."""
-    size = int(outcomes.max()) + 1
-    first, others = (
-        np.bincount(o, minlength=size) / len(o) for o in np.split(outcomes, [num_first])
-    )
-    return float(np.abs(first - others).sum()) / 2
+    return total_variation(Counter(outcomes[:num_first]), Counter(outcomes[num_first:]))
 
 
 def test_the_first_three_tokens_have_the_targets_distribution(speculative, plain_draws):
