@@ -34,9 +34,19 @@ def explores(seeds: NDArray[np.uint64], step: int, rate: float) -> NDArray[np.bo
     `seeds` [R] are those of `request_seed`, `step` counts the engine's steps, and `rate` is
     the share of drafts that explore, 0 to 1.
     """
+    decided: NDArray[np.bool_] = explores_ahead(seeds, step, 1, rate)[0]
+    return decided
+
+
+def explores_ahead(
+    seeds: NDArray[np.uint64], step: int, num_steps: int, rate: float
+) -> NDArray[np.bool_]:
+    """`explores` for so many steps from `step` on, bool [num_steps, R]; for little more."""
     if rate <= 0:
-        return np.zeros(len(seeds), dtype=bool)
-    return _uniform(seeds, np.uint64((4 * step + _EXPLORING) * _GOLDEN & _MASK)) < rate
+        return np.zeros((num_steps, len(seeds)), dtype=bool)
+    steps = range(step, step + num_steps)
+    salts = [(4 * one + _EXPLORING) * _GOLDEN & _MASK for one in steps]
+    return _uniform(seeds, np.array(salts, dtype=np.uint64)[:, None]) < rate
 
 
 def sampling_order(seeds: NDArray[np.uint64], steps: NDArray[np.uint64]) -> NDArray[np.float64]:
@@ -47,9 +57,7 @@ def sampling_order(seeds: NDArray[np.uint64], steps: NDArray[np.uint64]) -> NDAr
     return _uniform(seeds, (4 * steps + np.uint64(_SAMPLING)) * np.uint64(_GOLDEN))
 
 
-def _uniform(
-    seeds: NDArray[np.uint64], salt: NDArray[np.uint64] | np.uint64
-) -> NDArray[np.float64]:
+def _uniform(seeds: NDArray[np.uint64], salt: NDArray[np.uint64]) -> NDArray[np.float64]:
     """Uniform in (0, 1), by splitmix64's finaliser."""
     mixed = seeds ^ salt
     mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)

@@ -106,7 +106,8 @@ class Guard:
                 return ()
             if self.achieved.num_drafts < _PROBE_DRAFTS:  # nothing is known yet: a probe too
                 return candidates[:_MAX_PROBED]
-            return [id_ for id_ in candidates if self._pays(id_, expected)]
+            enough = _OWN_STOP_GAIN * (1 + self.achieved.accepted) / max(expected, 1e-9) - 1
+            return [id_ for id_ in candidates if self._pays(id_, enough)]
         if self._probe is None:
             self._plain_steps += 1
             if self._plain_steps < self._probe_after:
@@ -150,7 +151,9 @@ class Guard:
             self._ask_again(num_requests)
         expected = gain(seen.accepted, seen.verified, seen.share)
         if self.drafting:
-            if gain(seen.accepted + seen.doubt, seen.verified, seen.share) <= _STOP_GAIN:
+            doubt = seen.doubt
+            at_best = gain(seen.accepted + doubt, seen.verified, seen.share) if doubt else expected
+            if at_best <= _STOP_GAIN:
                 self.drafting = False
                 self._plain_steps = 0
                 self._found_at = num_requests
@@ -185,11 +188,11 @@ class Guard:
             self._probe_after = min(2 * self._probe_after, _MAX_PROBE_STEPS)
         return found
 
-    def _pays(self, request_id: str, expected: float) -> bool:
+    def _pays(self, request_id: str, enough: float) -> bool:
         """Whether a request's own acceptance is worth drafting for it.
 
-        `expected` is the batch's gain; one of requests like this would gain in proportion
-        to the tokens it commits per step.
+        More than `enough` tokens accepted per draft are: a batch of requests like it would gain
+        in proportion to the tokens they commit per step.
         """
         pause_steps = self._paused.get(request_id, 0)
         if pause_steps:
@@ -198,8 +201,7 @@ class Guard:
         own = self._own.get(request_id)
         if own is None or own.num_drafts < _MIN_OWN_DRAFTS:
             return True
-        committed = (1 + own.accepted + own.doubt) / (1 + self.achieved.accepted)
-        if expected * committed > _OWN_STOP_GAIN:
+        if own.accepted > enough or own.accepted + own.doubt > enough:
             return True
         del self._own[request_id]
         self._paused[request_id] = _OWN_PAUSE_STEPS

@@ -41,12 +41,7 @@ def token_worth(
 
 def expected_by_budget(worth: NDArray[np.float64], weight: float) -> NDArray[np.float64]:
     """W + S_k for k = 0 to all draft tokens; `weight` is W, that of all requests."""
-    expected = np.empty(worth.size + 1)
-    expected[0] = weight
-    expected[1:] = -worth.ravel()
-    expected[1:].sort()
-    np.negative(expected[1:], out=expected[1:])
-    return np.cumsum(expected, out=expected)
+    return _expected(_falling(worth), weight)
 
 
 def causal_budget(expected: NDArray[np.float64], cost_s: NDArray[np.float64]) -> int:
@@ -63,26 +58,22 @@ def best_budget(expected: NDArray[np.float64], cost_s: NDArray[np.float64]) -> i
 
 def admit_most_worth(worth: NDArray[np.float64], budget: int) -> NDArray[np.int64]:
     """Lengths [R] that admit the `budget` draft tokens of highest worth, none of worth 0."""
-    rows, gamma = worth.shape
-    if budget <= 0 or not rows:
-        return np.zeros(rows, dtype=np.int64)
+    if budget <= 0 or not worth.size:
+        return np.zeros(len(worth), dtype=np.int64)
     flat = worth.ravel()
     budget = min(budget, flat.size)
-    least = np.partition(flat, flat.size - budget)[flat.size - budget]
-    above = worth > max(least, 0.0)
-    lengths: NDArray[np.int64] = np.count_nonzero(above, axis=1)
-    num_tied = budget - int(lengths.sum())
-    if least > 0.0 and num_tied:
-        tied = np.flatnonzero(flat == least)[:num_tied]
-        lengths += np.bincount(tied // gamma, minlength=rows)
-    return lengths
+    return _admit_down_to(float(np.partition(flat, -budget)[-budget]), worth, budget)
 
 
 def causal_lengths(
     worth: NDArray[np.float64], weight: float, cost_s: NDArray[np.float64]
 ) -> NDArray[np.int64]:
     """Lengths [R] of the causal schedule; `weight` is W, `cost_s` convex, [R * gamma + 1]."""
-    return admit_most_worth(worth, causal_budget(expected_by_budget(worth, weight), cost_s))
+    falling = _falling(worth)
+    budget = causal_budget(_expected(falling, weight), cost_s)
+    if not budget:
+        return np.zeros(len(worth), dtype=np.int64)
+    return _admit_down_to(float(falling[budget - 1]), worth, budget)
 
 
 def threshold_lengths(
@@ -94,3 +85,31 @@ def threshold_lengths(
         (survival >= least_survival) & (survival > 0.0), axis=1
     )
     return admitted
+
+
+def _falling(worth: NDArray[np.float64]) -> NDArray[np.float64]:
+    """All worths, the highest first, [R * gamma]."""
+    rising = worth.flatten()
+    rising.sort()
+    return rising[::-1]
+
+
+def _expected(falling: NDArray[np.float64], weight: float) -> NDArray[np.float64]:
+    expected = np.empty(len(falling) + 1)
+    expected[0] = weight
+    expected[1:] = falling
+    return np.cumsum(expected, out=expected)
+
+
+def _admit_down_to(least: float, worth: NDArray[np.float64], budget: int) -> NDArray[np.int64]:
+    """Lengths [R] of the `budget` best draft tokens, of which `least` is the last one's worth."""
+    if least <= 0.0:
+        positive: NDArray[np.int64] = (worth > 0.0).sum(axis=1)
+        return positive
+    lengths: NDArray[np.int64] = (worth >= least).sum(axis=1)
+    surplus = int(lengths.sum()) - budget
+    if surplus:  # ties go by request, then position: the last of them stay out
+        rows, gamma = worth.shape
+        tied = np.flatnonzero(worth.ravel() == least)[-surplus:]
+        lengths -= np.bincount(tied // gamma, minlength=rows)
+    return lengths

@@ -14,13 +14,14 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from autoscale.exploration import explores, request_seed
+from autoscale.exploration import explores_ahead, request_seed
 from autoscale.policies import PLAIN_TERMS, Policy, StepTerms, Verified
 from autoscale.replica_calibration import ReplicaCalibration, VerifiedDrafts
 from drafters.messages import StepRow
 from profiles.calibration_key import CALIBRATION_KEYS, calibration_key
 
 EXPLORATION_RATE = 0.02  # of drafts, verified to their full limit whatever is believed of them
+_STEPS_AHEAD = 32  # for which it is decided at once who explores
 
 
 class _Traits(NamedTuple):
@@ -38,6 +39,15 @@ class _Requests(NamedTuple):
     with_q: bool
     keys: NDArray[np.int64]
     seeds: NDArray[np.uint64]
+
+
+class _Exploring(NamedTuple):
+    """Who explores, [steps, R], from `first_step` on, and in which of the steps anybody does."""
+
+    requests: _Requests
+    first_step: int
+    by_step: NDArray[np.bool_]
+    any_by_step: NDArray[np.bool_]
 
 
 class _Admitted(NamedTuple):
@@ -60,6 +70,7 @@ class DraftCalibration:
         self._traits: dict[str, _Traits] = {}
         self._num_steps = 0
         self._last: _Requests | None = None
+        self._exploring: _Exploring | None = None
         self._admitted: _Admitted | None = None
 
     def forget(self, request_id: str) -> None:
@@ -111,10 +122,24 @@ class DraftCalibration:
         """The second half: the policy's `lengths`, but for the drafts that explore."""
         assert self._admitted is not None, "calibrate() comes first"
         if policy.reads_confidences:
-            seeds = self._admitted.requests.seeds
-            exploring = explores(seeds, self._num_steps, EXPLORATION_RATE)
-            lengths = np.where(exploring, limits, lengths)
+            exploring = self._who_explores(self._admitted.requests)
+            step = self._num_steps - exploring.first_step
+            if exploring.any_by_step[step]:
+                lengths = np.where(exploring.by_step[step], limits, lengths)
         return lengths
+
+    def _who_explores(self, requests: _Requests) -> _Exploring:
+        """It is decided by request and step, so also some steps ahead."""
+        ahead = self._exploring
+        last_step = self._num_steps - _STEPS_AHEAD
+        if ahead is None or ahead.requests is not requests or ahead.first_step <= last_step:
+            by_step = explores_ahead(
+                requests.seeds, self._num_steps, _STEPS_AHEAD, EXPLORATION_RATE
+            )
+            ahead = self._exploring = _Exploring(
+                requests, self._num_steps, by_step, np.any(by_step, axis=1)
+            )
+        return ahead
 
     def record(self, verified: Sequence[Verified]) -> None:
         """What the step after `admit` made of its drafts; whoever is missing is not counted."""
