@@ -33,7 +33,7 @@ class TokenByToken:
         *,
         finished: bool,
     ) -> Any:
-        texts = self._texts(delta_text, delta_token_ids, request)
+        texts = self._texts(delta_text, delta_token_ids, request, finished=finished)
         last = len(texts) - 1
         said = None
         for i, text in enumerate(texts):
@@ -44,12 +44,14 @@ class TokenByToken:
             said = joined(said, delta)
         return said
 
-    def _texts(self, delta_text: str, token_ids: list[int], request: Any) -> list[str]:
+    def _texts(
+        self, delta_text: str, token_ids: list[int], request: Any, *, finished: bool
+    ) -> list[str]:
         """What comes with each token; the whole delta at once, with a warning, where that is not
         its sum.
 
         Beside stop strings the last characters are held back, as one may begin there: a
-        token's text then comes with later ones.
+        token's text then comes with later ones. The token that ends an answer has no text.
         """
         tokenizer = self.model_tokenizer  # type: ignore[attr-defined]
         backend = getattr(tokenizer, "backend_tokenizer", None)
@@ -59,6 +61,8 @@ class TokenByToken:
             self._stream = DecodeStream(skip_special_tokens=request.skip_special_tokens)
         own = [self._stream.step(backend, token) or "" for token in token_ids]
         held = _held_back(request)
+        if finished and not held and "".join(own[:-1]) == delta_text:
+            own[-1] = ""
         if not held and "".join(own) != delta_text:
             self._warn(request)
             own = [delta_text]

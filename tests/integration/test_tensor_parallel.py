@@ -18,7 +18,9 @@ CHATS = [[{"role": "user", "content": prompt}] for prompt in PROMPTS[:16]]
 
 @pytest.fixture(scope="module")
 def two_ranks() -> Iterator[Any]:
-    engine = make_engine("colocated", tensor_parallel_size=2, distributed_executor_backend="mp")
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("OMP_NUM_THREADS", "1")  # a rank's, as where it is served
+        engine = make_engine("colocated", tensor_parallel_size=2, distributed_executor_backend="mp")
     yield engine
     # Its ranks alone: the engine's own shutdown would take the other engines' groups along.
     engine.llm_engine.engine_core.engine_core.model_executor.shutdown()
