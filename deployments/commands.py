@@ -92,6 +92,12 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     generate.add_argument("--limit", type=int, help="prompts in all")
     generate.add_argument("--max-prompt-tokens", type=int, default=300, help="longer ones are out")
     generate.add_argument("--max-tokens", type=int, default=192, help="output tokens per answer")
+    generate.add_argument(
+        "--past-end",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="half of the answers go on past their end, as benchmarks of a fixed length do",
+    )
     generate.add_argument("--seed", type=int, default=0)
     generate.set_defaults(run=_generate)
 
@@ -202,6 +208,7 @@ def _generate(args: argparse.Namespace) -> int:
         max_prompt_tokens=args.max_prompt_tokens,
         rows_per_file=args.rows_per_file,
         limit=args.limit,
+        past_end=args.past_end,
         seed=args.seed,
     )
     served = None

@@ -96,6 +96,7 @@ def make_draft_engine(
         num_blocks=num_blocks,
         block_tokens=block_tokens,
         num_context_tokens=num_context_tokens,
+        num_candidates=spec.num_candidates,
     )
 
 

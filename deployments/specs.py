@@ -190,7 +190,9 @@ class DrafterSpec(ReplicaSpec):
 
     `num_gpus` is what one drafter replica (`split`) takes of a GPU. `num_context_tokens` is
     the sliding window over a session's context, `context_mib` the memory for all sessions'
-    context. `deadline_ms` bounds what a target step waits for a reply. `encrypted` drafters
+    context. Sampled drafts are drawn from their `num_candidates` likeliest tokens: more of them
+    are accepted the more there are, and each travels with its probability (8 bytes).
+    `deadline_ms` bounds what a target step waits for a reply. `encrypted` drafters
     talk CURVE, with keys made anew at every start. `calibration` is a profile to start from
     (see `dspark calibrate`), refused where it is another pair's. `acceptance_length` is what
     the drafter's card promises, the bonus token included: far less raises an alarm.
@@ -204,6 +206,7 @@ class DrafterSpec(ReplicaSpec):
     dtype: Dtype = "bfloat16"
     num_context_tokens: int = Field(default=512, ge=1)
     context_mib: int = Field(default=256, ge=1)
+    num_candidates: int = Field(default=32, ge=1, le=1024)
     deadline_ms: float = Field(default=50.0, gt=0)
     encrypted: bool = False
     calibration: str | None = None

@@ -14,7 +14,7 @@ from torch import Tensor
 from drafters.context import BlockPool, ContextPool
 from drafters.interface import Context, ContextRows, Draft, DraftInputs, DraftModel
 from drafters.messages import DraftBatch, SparseDistribution, StepBatch, StepRow
-from drafters.sampling import DraftSampler
+from drafters.sampling import NUM_CANDIDATES, DraftSampler
 from drafters.sessions import Session, SessionKey, SessionTable, index_contexts
 
 
@@ -52,14 +52,18 @@ class DraftEngine:
         num_blocks: int,
         block_tokens: int,
         num_context_tokens: int,
+        num_candidates: int = NUM_CANDIDATES,
         seed: int | None = None,
     ) -> None:
-        """`num_context_tokens` is each session's sliding window, `seed` that of sampled drafts.
+        """`num_context_tokens` is each session's sliding window, `seed` that of sampled drafts,
+        which are drawn from the `num_candidates` likeliest tokens.
 
         Raises ValueError when the blocks cannot hold one session's window.
         """
-        if min(num_blocks, block_tokens, num_context_tokens) < 1:
-            raise ValueError("num_blocks, block_tokens and num_context_tokens must be positive")
+        if min(num_blocks, block_tokens, num_context_tokens, num_candidates) < 1:
+            raise ValueError(
+                "num_blocks, block_tokens, num_context_tokens and num_candidates must be positive"
+            )
         needed = (num_context_tokens + block_tokens - 2) // block_tokens + 1
         if num_blocks < needed:
             raise ValueError(
@@ -77,7 +81,8 @@ class DraftEngine:
             device=model.device,
         )
         self._table = SessionTable(self._blocks, self._context, num_context_tokens)
-        self._sampler = DraftSampler(model.device, seed=seed)
+        self.num_candidates = num_candidates
+        self._sampler = DraftSampler(model.device, num_candidates=num_candidates, seed=seed)
         self._num_drafts = 0
 
     @property

@@ -10,7 +10,6 @@ import torch
 from drafters.config import DrafterConfig
 from drafters.engine import DraftEngine
 from drafters.messages import DraftBatch, SparseDistribution, StepBatch, StepRow
-from drafters.sampling import NUM_CANDIDATES
 from drafters.wire import encode_drafts, encode_step
 
 _SESSIONS = 256
@@ -47,9 +46,8 @@ def measure_footprint(engine: DraftEngine, block_tokens: int) -> Footprint:
     )
     shape = (_REQUESTS, gamma)
     greedy = DraftBatch(torch.zeros(shape, dtype=torch.int64), torch.ones(shape))
-    candidates = SparseDistribution(
-        torch.zeros(*shape, NUM_CANDIDATES, dtype=torch.int64), torch.ones(*shape, NUM_CANDIDATES)
-    )
+    width = (*shape, engine.num_candidates)
+    candidates = SparseDistribution(torch.zeros(width, dtype=torch.int64), torch.ones(width))
     sampled = DraftBatch(greedy.tokens, greedy.confidences, candidates)
     return Footprint(
         session_bytes=_session_bytes(engine),

@@ -32,7 +32,7 @@ import torch
 
 from drafters.messages import DraftBatch, DraftShape, SparseDistribution, StepBatch, StepRow
 
-PROTOCOL_VERSION = 4
+PROTOCOL_VERSION = 5
 MAX_HEADER_BYTES = 16 << 20
 MAX_TENSOR_BYTES = 512 << 20
 MAX_ROWS = 4096
@@ -48,9 +48,11 @@ _FEATURE_DTYPES = {
     "float16": torch.float16,
 }
 _TOKEN_DTYPES = {"int64": torch.int64}
+_CANDIDATE_DTYPES = {"int32": torch.int32}  # most of a sampled reply
 _FLOAT_DTYPES = {"float32": torch.float32}
 _DTYPE_NAMES = {
-    dtype: name for name, dtype in (_FEATURE_DTYPES | _TOKEN_DTYPES | _FLOAT_DTYPES).items()
+    dtype: name
+    for name, dtype in (_FEATURE_DTYPES | _TOKEN_DTYPES | _CANDIDATE_DTYPES | _FLOAT_DTYPES).items()
 }
 
 Buffer: TypeAlias = bytes | bytearray | memoryview
@@ -169,7 +171,8 @@ def encode_drafts(drafts: DraftBatch, *, seq: int, secret: str) -> list[Buffer]:
     if drafts.distribution is None:
         return [_pack_header(header), tokens, confidences]
     # [n * gamma, k]: the shape of `tokens` gives the rest.
-    header["ids"], ids = _pack_tensor(drafts.distribution.token_ids.flatten(0, 1))
+    candidates = drafts.distribution.token_ids.flatten(0, 1).to(torch.int32)
+    header["ids"], ids = _pack_tensor(candidates)
     header["probs"], probs = _pack_tensor(drafts.distribution.probs.flatten(0, 1))
     return [_pack_header(header), tokens, confidences, ids, probs]
 
@@ -329,7 +332,7 @@ def _unpack_drafts(header: dict[str, Any], seq: int, frames: Sequence[Buffer]) -
 def _unpack_distribution(
     header: dict[str, Any], drafts: torch.Size, ids_frame: Buffer, probs_frame: Buffer
 ) -> SparseDistribution:
-    ids = _unpack_tensor(header, "ids", ids_frame, _TOKEN_DTYPES)
+    ids = _unpack_tensor(header, "ids", ids_frame, _CANDIDATE_DTYPES)
     probs = _unpack_tensor(header, "probs", probs_frame, _FLOAT_DTYPES)
     if ids.shape != probs.shape or ids.shape[0] != drafts.numel():
         raise WireError("shape", "a draft distribution does not match its tokens")
@@ -338,7 +341,7 @@ def _unpack_distribution(
     if not bool(((probs >= 0) & (probs <= 1)).all()):
         raise WireError("range", "a probability outside [0, 1]")
     shape = (*drafts, ids.shape[1])
-    return SparseDistribution(ids.view(shape), probs.view(shape))
+    return SparseDistribution(ids.to(torch.int64).view(shape), probs.view(shape))
 
 
 def _unpack_tensor(

@@ -25,8 +25,8 @@ class Sampling:
 class Generation:
     """Which prompts are chosen, and how answers to them are drawn.
 
-    Temperatures take turns. Every other turn of them goes on past the end of its answer, as
-    a benchmark with a fixed output length does.
+    Temperatures take turns. With `past_end` every other turn of them goes on past the end of
+    its answer, as a benchmark with a fixed output length does.
     """
 
     temperatures: Sequence[float] = (0.0, 0.7)
@@ -34,12 +34,14 @@ class Generation:
     max_prompt_tokens: int = 300
     rows_per_file: int = 4000
     limit: int | None = None
+    past_end: bool = True
     seed: int = 0
 
     def sampling(self, index: int) -> Sampling:
         """Of the prompt at `index`."""
         turn, place = divmod(index, len(self.temperatures))
-        return Sampling(self.temperatures[place], self.max_tokens, turn % 2 == 1)
+        ignore_eos = self.past_end and turn % 2 == 1
+        return Sampling(self.temperatures[place], self.max_tokens, ignore_eos)
 
 
 class Prompt(NamedTuple):

@@ -39,6 +39,7 @@ class OfflineSettings:
     max_output_tokens: int
     max_tokens: int | None
     window: int | None
+    num_candidates: int
     num_seats: int
     chunk_size: int
     seed: int
@@ -106,6 +107,7 @@ def _plan(settings: OfflineSettings, chat: ChatTemplate, model_max_tokens: int) 
         max_output_tokens=settings.max_output_tokens,
         max_tokens=max_tokens,
         window=min(settings.window or max_tokens, max_tokens),
+        num_candidates=settings.num_candidates,
         num_seats=settings.num_seats,
         chunk_size=settings.chunk_size,
         seed=settings.seed,

@@ -54,6 +54,12 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     evaluate.add_argument(
         "--window", type=int, help="context tokens the drafter sees (default: all)"
     )
+    evaluate.add_argument(
+        "--candidates",
+        type=int,
+        default=32,
+        help="how many of the likeliest tokens sampled draft tokens are drawn from",
+    )
     evaluate.add_argument("--seats", type=int, default=32, help="conversations held at a time")
     evaluate.add_argument("--chunk", type=int, default=96, help="conversations between two writes")
     evaluate.add_argument("--seed", type=int, default=0)
@@ -104,6 +110,7 @@ def _offline(args: argparse.Namespace) -> int:
         max_output_tokens=args.max_output_tokens,
         max_tokens=args.max_tokens,
         window=args.window,
+        num_candidates=args.candidates,
         num_seats=args.seats,
         chunk_size=args.chunk,
         seed=args.seed,

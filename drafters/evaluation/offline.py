@@ -87,6 +87,7 @@ class OfflineEvaluation:
             num_blocks=plan.num_seats * (plan.window // _BLOCK_TOKENS + 2),
             block_tokens=_BLOCK_TOKENS,
             num_context_tokens=plan.window,
+            num_candidates=plan.num_candidates,
             seed=seed,
         )
         loop = SpeculativeLoop(

@@ -32,8 +32,9 @@ class EvaluationPlan:
     """The whole of an evaluation but for target and drafter.
 
     `max_tokens` bounds prompt and output together, `window` is the drafter's context in
-    tokens; `num_seats` conversations are held at a time, `chunk_size` between two writes.
-    Results depend on all of it: random numbers are drawn for whole batches.
+    tokens, `num_candidates` what sampled draft tokens are drawn from; `num_seats`
+    conversations are held at a time, `chunk_size` between two writes. Results depend on all of
+    it: random numbers are drawn for whole batches.
     """
 
     benchmarks: Mapping[str, Sequence[Conversation]]
@@ -41,6 +42,7 @@ class EvaluationPlan:
     max_output_tokens: int
     max_tokens: int
     window: int
+    num_candidates: int
     num_seats: int
     chunk_size: int
     seed: int
@@ -63,6 +65,7 @@ class EvaluationPlan:
             "max_output_tokens": str(self.max_output_tokens),
             "max_tokens": str(self.max_tokens),
             "window_tokens": str(self.window),
+            "num_candidates": str(self.num_candidates),
             "num_seats": str(self.num_seats),
             "chunk_size": str(self.chunk_size),
             "seed": str(self.seed),

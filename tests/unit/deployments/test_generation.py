@@ -151,6 +151,9 @@ def test_a_prompt_keeps_its_id_and_sampling_takes_turns(files: list[Path]) -> No
         (0.0, True),
         (0.7, True),
     ]
+    to_their_end = Generation(max_prompt_tokens=4, limit=7, past_end=False)
+    found = read_prompts(files, CharacterTokenizer(), to_their_end)
+    assert not any(prompt.sampling.ignore_eos for prompt in found)
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ import torch
 
 from drafters.messages import DraftBatch, StepBatch
 from drafters.wire import (
+    PROTOCOL_VERSION,
     HelloMessage,
     StepMessage,
     WireError,
@@ -54,7 +55,7 @@ SPOIL: dict[str, Callable[[Frames, random.Random], Frames]] = {
     "frames": lambda step, rng: [*step, rng.choice(step)],
     "size": lambda step, rng: with_header(step, features=("float32", (1 << 20, 1 << 20))),
     "header": lambda step, rng: [b"\xc1" + rng.randbytes(rng.randint(0, 64)), *step[1:]],
-    "version": lambda step, rng: with_header(step, v=rng.randint(5, 99)),
+    "version": lambda step, rng: with_header(step, v=rng.randint(PROTOCOL_VERSION + 1, 99)),
     "secret": lambda step, rng: with_header(step, secret=rng.randbytes(8).hex()),
     "kind": of_another_kind,
     "field": lambda step, rng: with_header(step, closed=[rng.randint(0, 9)]),

@@ -14,6 +14,7 @@ from drafters.messages import DraftBatch, DraftShape, StepBatch, StepRow
 from drafters.server import DraftServer
 from drafters.sources import CoolOff, RemoteDraftSource
 from drafters.wire import (
+    PROTOCOL_VERSION,
     DraftsMessage,
     HelloMessage,
     StepMessage,
@@ -174,8 +175,8 @@ def test_rows_of_an_older_version_are_refused():
     fields["rows"] = [row[:8] for row in fields["rows"]]
     with pytest.raises(WireError, match="a row is not a list of 9"):
         decode([msgpack.packb(fields), features], SECRET)
-    with pytest.raises(WireError, match="version: this side speaks version 4"):
-        decode([msgpack.packb(fields | {"v": 3}), features], SECRET)
+    with pytest.raises(WireError, match=f"version: this side speaks version {PROTOCOL_VERSION}"):
+        decode([msgpack.packb(fields | {"v": PROTOCOL_VERSION - 1}), features], SECRET)
 
 
 def test_drafts_survive_the_wire():

@@ -39,6 +39,7 @@ PLAN = EvaluationPlan(
     max_output_tokens=12,
     max_tokens=512,
     window=64,
+    num_candidates=32,
     num_seats=NUM_SEATS,
     chunk_size=3,
     seed=4,
