@@ -106,10 +106,14 @@ def demo_config(
     models: dict[str, str],
     classes: tuple[dict[str, Any], ...] = (),
     tracing: dict[str, Any] | None = None,
+    fixed: tuple[str, ...] = ("split",),
     **target: Any,
 ) -> Path:
-    """A Serve file with the bundled demo once per entry of `models` (id: placement)."""
-    args = {"models": [_model(id_, p, target) for id_, p in models.items()]}
+    """A Serve file with the bundled demo once per entry of `models` (id: placement).
+
+    Those of a placement in `fixed` draft in every step, the others where it pays.
+    """
+    args = {"models": [_model(id_, p, target, p in fixed) for id_, p in models.items()]}
     document = {
         "http_options": {"host": "127.0.0.1"},
         "applications": [
@@ -125,10 +129,9 @@ def demo_config(
     return path
 
 
-def _model(id_: str, placement: str, target: dict[str, Any]) -> dict[str, Any]:
+def _model(id_: str, placement: str, target: dict[str, Any], is_fixed: bool) -> dict[str, Any]:
     model: dict[str, Any] = {"id": id_, "placement": placement, "target": DEMO_TARGET | target}
     if placement == "off":
         return model
-    # Where faults are caused, drafts must come; elsewhere the default decides.
-    policy = {"policy": {"kind": "fixed", "k": 7}} if placement == "split" else {}
+    policy = {"policy": {"kind": "fixed", "k": 7}} if is_fixed else {}
     return model | policy | {"drafter": demo_drafter(placement)}

@@ -66,11 +66,18 @@ class Served:
     interrupt: Callable[[], None]
 
 
-@pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+@pytest.fixture(scope="module", params=["split", pytest.param("colocated", marks=pytest.mark.long)])
+def served(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Served]:
     folder: Path = tmp_path_factory.mktemp("two-nodes")
     config = demo_config(
-        folder / "serve.yaml", models={"two": "split"}, tensor_parallel=2, nodes=2, threads=1
+        folder / "serve.yaml",
+        models={"two": request.param},
+        fixed=(request.param,),
+        tensor_parallel=2,
+        nodes=2,
+        threads=1,
     )
     token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(16)}
     with two_nodes(**token) as address, ExitStack() as running:
@@ -96,7 +103,7 @@ def stats(url: str) -> dict[str, Any]:
 
 
 def test_greedy_answers_are_those_of_one_rank_without_speculation(url, plain):
-    wait_for(lambda: fleet(url, "two")["targets"][0]["drafter"])
+    wait_for(lambda: "drafter" in fleet(url, "two")["targets"][0])
     results = plain.chat(CHATS, SamplingParams(temperature=0, max_tokens=40), use_tqdm=False)
     with ThreadPoolExecutor(4) as pool:
         answers = list(pool.map(lambda chat: say(url, chat, temperature=0), CHATS))

@@ -52,6 +52,18 @@ def test_ngram_lookup_needs_no_checkpoint():
     assert (engine.model.config.min_match, engine.model.config.max_match) == (1, 2)
 
 
+def test_sampled_drafts_are_drawn_from_as_many_tokens_as_the_settings_say():
+    drafter = {"source": "models/demo-drafter", "dtype": "float32", "num_candidates": 5}
+    model = {"id": "m", "placement": "colocated", "target": {"source": TARGET}, "drafter": drafter}
+    found = parse_settings({"models": [model]}).models[0]
+    engine = engine_of(found)
+    row = StepRow("r", 1, 0, 4, anchor=7, temperature=1.0)
+    features = torch.zeros(4, engine.model.config.feature_size)
+    (drafts,) = engine.step([StepBatch("t", (row,), features)])
+    assert drafts.distribution is not None
+    assert drafts.distribution.probs.shape == (1, engine.model.config.block_size, 5)
+
+
 def test_mtp_reads_the_last_layer(tmp_path):
     target = json.loads(Path(TARGET, "config.json").read_text())
     layers = target["num_hidden_layers"]
