@@ -38,7 +38,9 @@ FIXED_VERIFICATION = (
     "FlashAttention 2 and 4 and FlashInfer capture uniform batches only: verification not "
     "adaptive, unless attention_config.backend is TRITON_ATTN"
 )
-ADAPTER_ON_CPU_ONLY = "our adapter has run on processors only"
+ADAPTER_ON_CPU_ONLY = (
+    "our adapter has run on processors only, and it has the target run eagerly, without CUDA graphs"
+)
 TWO_RANKS_RUN = "also with the target on two tensor-parallel ranks, on one Ray node and on two"
 MAIN_MEMORY = "the machine's main memory is not judged"
 TOO_LARGE = "does not fit"

@@ -299,6 +299,14 @@ _DRAFTER = (
         "That did not parse, were not authenticated, came again or too fast",
         ("reason",),
     ),
+    Metric(
+        "drafter",
+        "dspark_drafter_connections",
+        "counter",
+        "connections",
+        "Accepted, disconnected, and those whose handshake failed (half-open, or another key)",
+        ("event",),
+    ),
     Metric("drafter", "dspark_drafter_bytes", "counter", "bytes", "On the wire", ("direction",)),
 )
 

@@ -94,6 +94,8 @@ def drafter_samples(report: DrafterReport) -> Iterator[Sample]:
         yield Sample("dspark_drafter_failures", stats[name], {"reason": reason})
     for reason, count in stats["dropped"].items():
         yield Sample("dspark_drafter_dropped_messages", count, {"reason": reason})
+    for event, count in stats["connections"].items():
+        yield Sample("dspark_drafter_connections", count, {"event": event})
     for direction in ("in", "out"):
         tags = {"direction": direction}
         yield Sample("dspark_drafter_bytes", stats[f"bytes_{direction}"], tags)

@@ -5,6 +5,7 @@ The checkpoints are stand-ins: the real config.json numbers and no weights.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from types import SimpleNamespace
 from typing import Any
@@ -27,7 +28,27 @@ def engine_args(model: Any) -> Any:
     from vllm.engine.arg_utils import AsyncEngineArgs
 
     kwargs = engine_kwargs(model, draft_shape(model))
+    of_frontend = frontend_fields()
+    kwargs = {name: value for name, value in kwargs.items() if name not in of_frontend}
     return AsyncEngineArgs(model=target_source(model), skip_tokenizer_init=True, **kwargs)
+
+
+def frontend_fields() -> set[str]:
+    """Arguments of vLLM's API server, which Ray tells from the engine's by these names."""
+    from vllm.entrypoints.launchers.cli_args import FrontendArgs
+
+    return {field.name for field in dataclasses.fields(FrontendArgs)}
+
+
+@pytest.mark.parametrize("name", REAL_FILES)
+def test_tools_and_thoughts_are_parsed_by_the_models_own_parsers(name):
+    from vllm.parser import ParserManager
+
+    kwargs = real_model(name).target.engine_kwargs
+    assert kwargs["enable_auto_tool_choice"] is True
+    assert {"enable_auto_tool_choice", "tool_call_parser"} <= frontend_fields()
+    tool, reasoning = kwargs["tool_call_parser"], kwargs["reasoning_parser"]
+    assert ParserManager.get_parser(tool, reasoning, enable_auto_tools=True) is not None
 
 
 @pytest.mark.parametrize("name", REAL_FILES)

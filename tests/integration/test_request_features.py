@@ -1,8 +1,9 @@
 """What a request may ask for, row by row: the same output as plain vLLM, drafted or counted.
 
 All rows are asked at once, so that drafted requests and others share steps, eight at a time.
-Pairs of features are rows too. Adapters and tool calls are in `test_served_models.py`, reasons
-alone in `test_eligibility.py`.
+Pairs of features are rows too. What takes a server has its rows in `test_served_models.py`
+(adapters, tool calls, reasoning); thinking budgets and prompt embeddings, which the demo has not,
+are tested by their reasons alone (`test_eligibility.py`).
 """
 
 from __future__ import annotations

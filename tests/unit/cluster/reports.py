@@ -56,7 +56,9 @@ def attached_report():
 
 
 def drafter_report():
-    stats = ServerStats(drafts=7, failed_steps=1, dropped={"secret": 3})
+    stats = ServerStats(
+        drafts=7, failed_steps=1, dropped={"secret": 3}, connections={"accepted": 2}
+    )
     engine = EngineStats(2, 5, 0, 0, 0, 1, 0, 0, 7)
     return DrafterReport("d", "m", "tcp://d", 1, asdict(stats) | {"engine": asdict(engine)})
 
