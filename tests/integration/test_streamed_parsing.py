@@ -26,7 +26,11 @@ from tests.integration.demo import DEMO_TARGET
 
 pytestmark = pytest.mark.light
 
-MARKERS = ["<think>", "</think>", "<tool_call>", "</tool_call>", "<|python_tag|>"]
+DSML = "\N{FULLWIDTH VERTICAL LINE}DSML\N{FULLWIDTH VERTICAL LINE}"
+MARKERS = [
+    *("<think>", "</think>", "<tool_call>", "</tool_call>", "<|python_tag|>"),
+    *("<|channel>", "<channel|>", "<|tool_call>", "<tool_call|>", '<|"|>', DSML),
+]
 WEATHER = '{"name": "get_weather", "arguments": {"city": "Paris", "days": 3}}'
 NESTED = (
     '{"name": "book", "arguments": {"who": {"name": "Zoë \\"Z\\" Müller", "age": 41}, '
@@ -138,9 +142,11 @@ class Recorded:
     def request(self) -> Any:
         from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
 
+        fields = {"city": {"type": "string"}, "days": {"type": "integer"}}
+        weather = {"type": "object", "properties": fields}
         tools = [
-            {"type": "function", "function": {"name": name, "parameters": {"type": "object"}}}
-            for name in ("get_weather", "book")
+            {"type": "function", "function": {"name": name, "parameters": parameters}}
+            for name, parameters in (("get_weather", weather), ("book", {"type": "object"}))
         ]
         return ChatCompletionRequest.model_validate(
             {
@@ -248,6 +254,34 @@ def test_every_way_of_cutting_gives_the_same_message(parsers, name, tokenizer, c
     assert said.finish_reason == ("tool_calls" if said.calls else answer.ended)
     assert said.usage is not None
     assert said.usage["completion_tokens"] == len(answer.token_ids)
+    assert "parsed several at once" not in caplog.text
+
+
+OWN_MARKUP = {
+    "gemma4": "<|channel>thought\nWeather?<channel|>"
+    '<|tool_call>call:get_weather{city:<|"|>Paris<|"|>,days:3}<tool_call|>',
+    "deepseek_v4": f"<think>Weather?</think>\n\n<{DSML}tool_calls>\n"
+    f'<{DSML}invoke name="get_weather">\n'
+    f'<{DSML}parameter name="city" string="true">Paris</{DSML}parameter>\n'
+    f'<{DSML}parameter name="days" string="false">3</{DSML}parameter>\n'
+    f"</{DSML}invoke>\n</{DSML}tool_calls>",
+}
+
+
+@pytest.mark.parametrize("name", OWN_MARKUP)
+def test_markup_of_a_models_own_is_read_however_it_is_cut(name, tokenizer, caplog):
+    serving = chat_serving(name, name)
+    token_ids = tokenizer.encode(OWN_MARKUP[name], add_special_tokens=False)
+    answer = Recorded([*token_ids, tokenizer.eos_token_id], "stop")
+    said = hold_every_cut_to_single_tokens(serving, tokenizer, answer)
+    assert said.reasoning == "Weather?"
+    assert {i: (call[0], json.loads(call[1])) for i, call in said.calls.items()} == {
+        0: ("get_weather", {"city": "Paris", "days": 3})
+    }
+    assert said.finish_reason == "tool_calls"
+    for kept in range(len(token_ids) // 2, len(token_ids), 4):
+        cut_off = Recorded(token_ids[:kept], "length")
+        hold_every_cut_to_single_tokens(serving, tokenizer, cut_off)
     assert "parsed several at once" not in caplog.text
 
 
