@@ -28,24 +28,13 @@ def is_held_out(seeds: NDArray[np.uint64]) -> NDArray[np.bool_]:
     return (seeds & np.uint64(1)).astype(bool)
 
 
-def explores(seeds: NDArray[np.uint64], step: int, rate: float) -> NDArray[np.bool_]:
-    """Bool [R]: which requests' drafts of this step are admitted to their full limit.
+def explores(seeds: NDArray[np.uint64], steps: range, rate: float) -> NDArray[np.bool_]:
+    """Bool [len(steps), R]: whose drafts are admitted to their full limit in each step.
 
-    `seeds` [R] are those of `request_seed`, `step` counts the engine's steps, and `rate` is
-    the share of drafts that explore, 0 to 1.
+    `seeds` [R] are those of `request_seed`, `steps` count the engine's, and `rate` is the
+    share of drafts that explore, 0 to 1. Many steps cost little more than one.
     """
-    decided: NDArray[np.bool_] = explores_ahead(seeds, step, 1, rate)[0]
-    return decided
-
-
-def explores_ahead(
-    seeds: NDArray[np.uint64], step: int, num_steps: int, rate: float
-) -> NDArray[np.bool_]:
-    """`explores` for so many steps from `step` on, bool [num_steps, R]; for little more."""
-    if rate <= 0:
-        return np.zeros((num_steps, len(seeds)), dtype=bool)
-    steps = range(step, step + num_steps)
-    salts = [(4 * one + _EXPLORING) * _GOLDEN & _MASK for one in steps]
+    salts = [(4 * step + _EXPLORING) * _GOLDEN & _MASK for step in steps]
     return _uniform(seeds, np.array(salts, dtype=np.uint64)[:, None]) < rate
 
 

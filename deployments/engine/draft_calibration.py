@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from autoscale.exploration import explores_ahead, request_seed
+from autoscale.exploration import explores, request_seed
 from autoscale.policies import PLAIN_TERMS, Policy, StepTerms, Verified
 from autoscale.replica_calibration import ReplicaCalibration, VerifiedDrafts
 from drafters.messages import StepRow
@@ -133,8 +133,10 @@ class DraftCalibration:
         ahead = self._exploring
         last_step = self._num_steps - _STEPS_AHEAD
         if ahead is None or ahead.requests is not requests or ahead.first_step <= last_step:
-            by_step = explores_ahead(
-                requests.seeds, self._num_steps, _STEPS_AHEAD, EXPLORATION_RATE
+            by_step = explores(
+                requests.seeds,
+                range(self._num_steps, self._num_steps + _STEPS_AHEAD),
+                EXPLORATION_RATE,
             )
             ahead = self._exploring = _Exploring(
                 requests, self._num_steps, by_step, np.any(by_step, axis=1)

@@ -114,21 +114,21 @@ def seeds(num_requests: int) -> np.ndarray:
 @pytest.mark.parametrize("rate", [0.0, 0.02, 0.5, 1.0])
 def test_a_share_of_drafts_explores(rate):
     of_requests = seeds(1000)
-    share = np.mean([explores(of_requests, step, rate).mean() for step in range(100)])
+    share = explores(of_requests, range(100), rate).mean()
     assert share == pytest.approx(rate, abs=0.003)
 
 
 def test_exploring_follows_from_request_and_step_alone():
     of_requests = seeds(50)
-    decided = explores(of_requests, 7, 0.3)
-    assert explores(of_requests, 7, 0.3).tolist() == decided.tolist()
-    assert explores(of_requests[10:20], 7, 0.3).tolist() == decided[10:20].tolist()
-    assert explores(of_requests, 8, 0.3).tolist() != decided.tolist()
+    decided = explores(of_requests, range(7, 8), 0.3)[0]
+    assert explores(of_requests, range(7, 8), 0.3)[0].tolist() == decided.tolist()
+    assert explores(of_requests[10:20], range(7, 8), 0.3)[0].tolist() == decided[10:20].tolist()
+    assert explores(of_requests, range(8, 9), 0.3)[0].tolist() != decided.tolist()
 
 
 def test_no_request_explores_more_than_others():
     of_requests = seeds(300)
-    by_request = np.mean([explores(of_requests, step, 0.5) for step in range(1000)], axis=0)
+    by_request = explores(of_requests, range(1000), 0.5).mean(axis=0)
     assert by_request == pytest.approx(np.full(300, 0.5), abs=0.08)  # 5 standard errors
 
 
@@ -136,7 +136,7 @@ def test_what_explores_is_sampled_and_held_out_as_everything_else():
     of_requests = seeds(4000)
     steps = np.arange(50, dtype=np.uint64)
     order = np.stack([sampling_order(of_requests, np.full(4000, step)) for step in steps])
-    exploring = np.stack([explores(of_requests, step, 0.1) for step in range(50)])
+    exploring = explores(of_requests, range(50), 0.1)
     assert order[exploring].mean() == pytest.approx(0.5, abs=0.01)
     held_out = np.broadcast_to(is_held_out(of_requests), exploring.shape)
     assert held_out.mean() == pytest.approx(0.5, abs=0.03)

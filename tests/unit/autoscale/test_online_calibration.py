@@ -65,7 +65,9 @@ class Fleet:
         keys = np.full(DRAFTS_PER_STEP, INDEX)
         seeds = self.rng.choice(self.seeds, DRAFTS_PER_STEP)
         admitted = admit_causally(replica.apply(drafts.confidences, keys), self.rng)
-        admitted = np.where(explores(seeds, self.step, 0.02), GAMMA, admitted)
+        admitted = np.where(
+            explores(seeds, range(self.step, self.step + 1), 0.02)[0], GAMMA, admitted
+        )
         accepted = np.minimum(drafts.would_accept, admitted)
         verified = VerifiedDrafts(keys, seeds, drafts.confidences, admitted, accepted)
         replica.record(verified, self.step, self.now_s)
