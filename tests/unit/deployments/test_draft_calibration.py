@@ -7,9 +7,10 @@ import pytest
 
 from autoscale.calibration import Calibration
 from autoscale.causal_policy import Causal
+from autoscale.exploration import explores, request_seed
 from autoscale.policies import Fixed, Verified
 from autoscale.step_cost import StepCostTable
-from deployments.engine.draft_calibration import DraftCalibration
+from deployments.engine.draft_calibration import EXPLORATION_RATE, DraftCalibration
 from drafters.messages import StepRow
 from profiles.calibration_key import CalibrationKey
 
@@ -116,6 +117,16 @@ def test_few_drafts_go_to_their_limit_whatever_was_drafted():
     low, high = explored(Reader(), 0.1), explored(Reader(), 0.9)
     assert 0.01 < (low == GAMMA).mean() < 0.03
     assert (low == high).all()
+
+
+def test_what_is_decided_ahead_is_each_steps_own_and_changes_with_the_requests():
+    calibration, ids = DraftCalibration(GAMMA), [f"r{i}" for i in range(200)]
+    for step in range(1, 101):
+        some = ids[: 200 if step < 40 else 150]
+        seeds = np.array([request_seed(id_) for id_ in some], dtype=np.uint64)
+        expected = explores(seeds, range(step, step + 1), EXPLORATION_RATE)[0]
+        lengths = admit(calibration, Reader(), rows(*some))
+        assert (np.array(lengths) == GAMMA).tolist() == expected.tolist()
 
 
 def test_a_policy_that_reads_no_confidences_is_never_departed_from():
