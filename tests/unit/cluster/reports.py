@@ -56,9 +56,8 @@ def attached_report():
 
 
 def drafter_report():
-    stats = ServerStats(
-        drafts=7, failed_steps=1, dropped={"secret": 3}, connections={"accepted": 2}
-    )
+    connections = {"accepted": 2, "disconnected": 1}
+    stats = ServerStats(drafts=7, failed_steps=1, dropped={"secret": 3}, connections=connections)
     engine = EngineStats(2, 5, 0, 0, 0, 1, 0, 0, 7)
     return DrafterReport("d", "m", "tcp://d", 1, asdict(stats) | {"engine": asdict(engine)})
 
