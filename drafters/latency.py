@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import statistics
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,8 +13,10 @@ from drafters.checkpoint import random_model
 from drafters.dspark import DSparkModel
 from drafters.engine import DraftEngine
 from drafters.floor import bytes_read, read_bandwidth
+from drafters.interface import DraftInputs
 
 _BLOCK_TOKENS = 32
+_WARM_UP, _REPEATS = 3, 50
 
 
 def random_engine(
@@ -34,14 +38,35 @@ def random_engine(
     )
 
 
+@torch.inference_mode()
+def heads_ms(model: DSparkModel, num_sessions: int) -> float:
+    """Median milliseconds of a greedy draft behind the backbone: LM, serial and confidence head."""
+    device, config = model.device, model.config
+    zeros = torch.zeros(num_sessions, dtype=torch.int64, device=device)
+    nothing = torch.empty(0, device=device)
+    inputs = DraftInputs(zeros, zeros, nothing, nothing, nothing)
+    hidden = torch.randn(
+        *(num_sessions, config.num_slots, config.hidden_size), dtype=model.dtype, device=device
+    )
+    times = []
+    for _ in range(_WARM_UP + _REPEATS):
+        began = time.perf_counter()
+        model.draft_from(hidden, inputs).tokens.cpu()  # waits for the device
+        times.append(1000 * (time.perf_counter() - began))
+    return statistics.median(times[_WARM_UP:])
+
+
 def latency_table(
     engine: DraftEngine, num_context_tokens: int, times_ms: Mapping[int, float]
 ) -> list[str]:
-    """Lines: milliseconds by number of sessions and, for DSpark drafters, the least possible."""
+    """Lines: milliseconds by number of sessions and, for DSpark drafters, those of the heads
+    among them and the least possible."""
     rows = {"sessions": [f"{count:>7}" for count in times_ms]}
     rows["ms"] = [f"{ms:>7.2f}" for ms in times_ms.values()]
     title = f"draft step, a full window of {num_context_tokens} tokens each"
     if isinstance(engine.model, DSparkModel):
+        heads = [heads_ms(engine.model, count) for count in times_ms]
+        rows["heads"] = [f"{ms:>7.2f}" for ms in heads]
         bandwidth = read_bandwidth(engine.model.device)
         title += f"; floor: weights and context read at {bandwidth / 1e9:.0f} GB/s"
         needed = [bytes_read(engine.model, count, num_context_tokens) for count in times_ms]

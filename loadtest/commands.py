@@ -1,5 +1,6 @@
 """`dspark bench`: arms, load points, frontiers. `dspark scenario`: bad days. `dspark budget`: what
-is verified by concurrency. `dspark divergence`: outputs side by side."""
+is verified by concurrency. `dspark rounds`: where time goes. `dspark divergence`: outputs side by
+side."""
 
 from __future__ import annotations
 
@@ -48,6 +49,16 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     budget.add_argument("--max-tokens", type=int, default=128)
     budget.add_argument("--output", type=Path, help="also a picture (.png) or the numbers (.json)")
     budget.set_defaults(run=_budget)
+
+    rounds = subparsers.add_parser(
+        "rounds", help="where the time of a round goes, on a running server"
+    )
+    rounds.add_argument("--url", default="http://127.0.0.1:8000", help="a running server")
+    rounds.add_argument("--models", nargs="+", default=["demo"], help="they take turns")
+    rounds.add_argument("--prompts", type=int, default=6, help="per run, one after the other")
+    rounds.add_argument("--max-tokens", type=int, default=128)
+    rounds.add_argument("--runs", type=int, default=5, help="of every model; medians are shown")
+    rounds.set_defaults(run=_rounds)
 
     divergence = subparsers.add_parser(
         "divergence", help="where greedy outputs part from those without speculation"
@@ -257,6 +268,31 @@ def _budget(args: argparse.Namespace) -> int:
     except (OSError, ValueError, httpx.HTTPError) as error:
         print(f"dspark budget: {error}", file=sys.stderr)
         return 1
+    return 0
+
+
+def _rounds(args: argparse.Namespace) -> int:
+    """0: measured; 1: a server that refuses or is not there."""
+    import time
+
+    import httpx
+
+    from loadtest.rounds import measure_rounds, table
+
+    try:
+        found = measure_rounds(
+            args.url,
+            args.models,
+            num_prompts=args.prompts,
+            max_tokens=args.max_tokens,
+            runs=args.runs,
+            sleep=time.sleep,
+            progress=lambda line: print(line, file=sys.stderr, flush=True),
+        )
+    except (RuntimeError, ValueError, httpx.HTTPError) as error:
+        print(f"dspark rounds: {error}", file=sys.stderr)
+        return 1
+    print(table(found))
     return 0
 
 

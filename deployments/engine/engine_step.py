@@ -56,6 +56,10 @@ class EngineStep:
 class AdapterStats:
     """Totals since the worker started; means are of recent steps that decode alone.
 
+    Of `steps`, `forward_s` was spent in the target's forward passes (on GPUs: to launch them),
+    `sample_s` to sample and keep books, `adapter_s` in the adapter and `draft_s` waiting for
+    drafts.
+
     `drafts[n][a]` counts those of which `n` tokens were verified and `a` accepted; everything
     said of draft tokens follows from it. Of draft tokens k, `admitted_by_position[k]` counts
     those verified, `reached_by_position[k]` those of them behind an accepted prefix and
@@ -74,6 +78,8 @@ class AdapterStats:
     mean_step_s: float = 0.0
     mean_draft_wait_s: float = 0.0
     mean_plan_s: float = 0.0  # to take up a plan
+    forward_s: float = 0.0
+    sample_s: float = 0.0
     adapter_s: float = 0.0
     draft_s: float = 0.0
     ineligible: dict[str, int] = field(default_factory=dict)
@@ -112,6 +118,11 @@ class AdapterStats:
     @property
     def _by_length(self) -> NDArray[np.int64]:
         return np.array(self.drafts, dtype=np.int64)
+
+    @property
+    def drafting_s(self) -> float:
+        """All that speculation took beside what the target computed for it."""
+        return self.adapter_s + self.draft_s
 
     def time_plan(self, plan_s: float) -> None:
         """A plan was taken up."""

@@ -7,6 +7,7 @@ which requests came and went, and what to verify next. All that is decided lives
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -214,12 +215,22 @@ class DraftingRunner:
         self._scheduled_drafts = scheduler_output.scheduled_spec_decode_tokens
         stripped = strip_placeholders(scheduler_output)
         self._verified_drafts = stripped.scheduled_spec_decode_tokens
-        return super().execute_model(stripped, intermediate_tensors)  # type: ignore[misc]
+        began_s = time.perf_counter()
+        output = super().execute_model(stripped, intermediate_tensors)  # type: ignore[misc]
+        if isinstance(self.adapter, SpeculationAdapter):
+            self.adapter.stats.forward_s += time.perf_counter() - began_s
+        return output
 
     def sample_tokens(self, grammar_output: Any) -> Any:
         if grammar_output is not None and padded_requests(self._scheduled_drafts):
             grammar_output = strip_bitmask(grammar_output, self._scheduled_drafts)
-        return super().sample_tokens(grammar_output)  # type: ignore[misc]
+        if not isinstance(self.adapter, SpeculationAdapter):
+            return super().sample_tokens(grammar_output)  # type: ignore[misc]
+        stats = self.adapter.stats
+        began_s = time.perf_counter() - stats.drafting_s
+        output = super().sample_tokens(grammar_output)  # type: ignore[misc]
+        stats.sample_s += time.perf_counter() - stats.drafting_s - began_s
+        return output
 
     def _update_states(self, scheduler_output: Any) -> Any:
         drafts = scheduler_output.scheduled_spec_decode_tokens

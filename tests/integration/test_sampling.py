@@ -7,22 +7,23 @@ import threading
 from collections import Counter
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 import vllm.v1.sample.rejection_sampler as rejection_sampler
-from numpy.typing import NDArray
 from vllm import SamplingParams
 from vllm.v1.sample.logits_processor import LogitsProcessors
 from vllm.v1.sample.metadata import SamplingMetadata
 
 import deployments.engine.runner as runner
 import drafters.verification as verification
+from autoscale.causal_policy import Causal
+from autoscale.step_cost import StepCostTable
 from deployments.engine.patches import mend_cpu_rejection_sampler
 from deployments.engine.placeholders import padded_requests
 from drafters.messages import DraftBatch, SparseDistribution, StepBatch
 from drafters.server import DraftServer
 from drafters.sources import ColocatedDraftSource, RemoteDraftSource
+from tests.integration.distributions import are_alike
 from tests.integration.engines import BLOCK_TOKENS, draft_engine, draft_from
 
 VOCABULARY = 50
@@ -189,37 +190,15 @@ def first_three(engine: Any, prompt: str, n: int = 1) -> list[tuple[int, ...]]:
 
 
 @pytest.fixture(scope="module")
-def plain_draws(plain) -> dict[str, tuple[list[tuple[int, ...]], list[tuple[int, ...]]]]:
+def plain_draws(plain) -> dict[str, list[tuple[int, ...]]]:
     """Plain decoding, twice as often as under test."""
     return {
-        prompt: (first_three(plain, prompt), first_three(plain, prompt)) for prompt in FIXED_PROMPTS
+        prompt: first_three(plain, prompt) + first_three(plain, prompt) for prompt in FIXED_PROMPTS
     }
 
 
-NUM_SHUFFLES = 999
-
-
-def is_the_targets(draws: dict[str, list[tuple[int, ...]]], plain_draws: Any) -> bool:
-    """A permutation test: whether draws lie as near to plain decoding's as a random part of all
-    draws lies to the rest, over all prompts and lengths. Wrong of one in a thousand true ones."""
-    rng = np.random.default_rng(0)
-    apart = np.zeros(NUM_SHUFFLES + 1)
-    for prompt, got in draws.items():
-        plain = [tokens for some in plain_draws[prompt] for tokens in some]
-        for end in (1, 2, 3):
-            known: dict[tuple[int, ...], int] = {}
-            outcomes = [known.setdefault(tokens[:end], len(known)) for tokens in (*got, *plain)]
-            shuffled = np.tile(outcomes, (NUM_SHUFFLES + 1, 1))
-            rng.permuted(shuffled[1:], axis=1, out=shuffled[1:])
-            apart += [parted(one, len(got)) for one in shuffled]
-    return bool(apart[0] <= apart[1:].max())
-
-
-def parted(outcomes: NDArray[np.int64], num_first: int) -> float:
-    """Total variation between the first outcomes, counted from 0, and the others."""
-    parts = (outcomes[:num_first], outcomes[num_first:])
-    a, b = (np.bincount(part, minlength=outcomes.max() + 1) / len(part) for part in parts)
-    return float(0.5 * np.abs(a - b).sum())
+def are_the_targets(draws: dict[str, list[tuple[int, ...]]], plain_draws: Any) -> bool:
+    return are_alike([(got, plain_draws[prompt]) for prompt, got in draws.items()])
 
 
 def test_the_first_three_tokens_have_the_targets_distribution(speculative, plain_draws):
@@ -228,14 +207,26 @@ def test_the_first_three_tokens_have_the_targets_distribution(speculative, plain
     assert {len(some) for some in draws.values()} == {DRAWS}
     assert adapter.source.num_sampled > 0
     assert adapter.stats.accepted_tokens > DRAWS
-    assert is_the_targets(draws, plain_draws)
+    assert are_the_targets(draws, plain_draws)
+
+
+def test_what_a_causal_schedule_admits_leaves_it_alone(speculative, plain_draws, monkeypatch):
+    """Drafts of all lengths: it goes by the confidences of sampled tokens."""
+    adapter = draft_from(speculative, Mortal())
+    token_costs = StepCostTable((1, 64), (0.010, 0.040))
+    monkeypatch.setattr(adapter, "policy", Causal(token_costs))
+    draws = {prompt: first_three(speculative, prompt) for prompt in FIXED_PROMPTS}
+    by_length = [sum(drafts) for drafts in adapter.stats.drafts]
+    assert sum(count > DRAWS // 20 for count in by_length[1:]) >= 3, by_length
+    assert adapter.stats.accepted_tokens > DRAWS // 4
+    assert are_the_targets(draws, plain_draws)
 
 
 def test_several_outputs_a_request_while_the_drafter_dies_have_it_too(speculative, plain_draws):
     adapter = draft_from(speculative, Mortal(num_drafts=DRAWS // 2))
     draws = {FIXED_PROMPTS[0]: first_three(speculative, FIXED_PROMPTS[0], 4)}
     assert adapter.stats.accepted_tokens > DRAWS // 8
-    assert is_the_targets(draws, plain_draws)
+    assert are_the_targets(draws, plain_draws)
 
 
 def test_a_drafter_over_the_wire_that_is_lost_half_way_changes_no_distribution(
@@ -246,16 +237,24 @@ def test_a_drafter_over_the_wire_that_is_lost_half_way_changes_no_distribution(
     source = RemoteDraftSource(deadline_s=2.0, secret="s")
     source.set_address(server.address)
     adapter = draft_from(speculative, source)
-    stop = threading.Timer(1.0, server.stop)
+    done = threading.Event()
+
+    def stop_half_way() -> None:
+        while server.stats.drafts < DRAWS // 4 and not done.wait(0.002):
+            pass
+        server.stop()
+
+    stop = threading.Thread(target=stop_half_way)
     stop.start()
     try:
         draws = {FIXED_PROMPTS[1]: first_three(speculative, FIXED_PROMPTS[1])}
     finally:
+        done.set()
         stop.join()
         source.close()
     assert adapter.stats.verified_drafts > 0
     assert adapter.stats.steps_without_reply > 0
-    assert is_the_targets(draws, plain_draws)
+    assert are_the_targets(draws, plain_draws)
 
 
 @pytest.mark.parametrize("factor", [0.5, math.inf])
@@ -270,7 +269,7 @@ def test_a_sampler_that_accepts_the_wrong_share_is_seen(
     )
     draft_from(speculative, Mortal())
     draws = {prompt: first_three(speculative, prompt) for prompt in FIXED_PROMPTS}
-    assert not is_the_targets(draws, plain_draws)
+    assert not are_the_targets(draws, plain_draws)
 
 
 def test_an_aborted_request_frees_its_kv_blocks_and_its_session(speculative):

@@ -23,6 +23,7 @@ from drafters.answers import read_answers
 from loadtest.prompts import PROMPTS, SECOND_TURNS
 from profiles.served_acceptance import load_served
 from tests.integration.collector import CollectedSpan, Collector, collecting
+from tests.integration.distributions import are_alike
 from tests.integration.served import demo_config, fleet, serving, wait_for
 
 MAX_TOKENS = 40
@@ -143,6 +144,47 @@ def test_a_drafter_killed_in_the_middle_costs_speed_only(client, url, answers):
     drafted = fleet(url, "split")["speculation"]["verified_drafts"]
     assert ask_all(client, "split", first_turns()[:16], 8) == answers[:16]
     wait_for(lambda: fleet(url, "split")["speculation"]["verified_drafts"] > drafted)
+
+
+NUM_DRAWS = 400
+
+
+def first_three(client: openai.OpenAI, model: str, num_draws: int) -> list[tuple[int, ...]]:
+    """The first three tokens of as many answers to one prompt at temperature 0.7."""
+
+    def ask_four(_: int) -> list[tuple[int, ...]]:
+        reply = client.chat.completions.create(
+            model=model,
+            messages=first_turns()[0],  # type: ignore[arg-type]
+            temperature=0.7,
+            max_tokens=6,
+            n=4,
+            extra_body={"ignore_eos": True, "return_token_ids": True},
+        )
+        return [tuple(choice.token_ids[:3]) for choice in reply.choices]  # type: ignore[attr-defined]
+
+    with ThreadPoolExecutor(4) as pool:
+        return [draw for draws in pool.map(ask_four, range(num_draws // 4)) for draw in draws]
+
+
+def test_a_drafter_killed_in_the_middle_changes_no_distribution(client, url):
+    """Before it is killed, while it is gone, and after another has taken its place."""
+    (before,) = fleet(url, "split")["drafters"]
+    drafted = fleet(url, "split")["speculation"]["verified_drafts"]
+
+    def kill() -> None:
+        wait_for(lambda: fleet(url, "split")["speculation"]["verified_drafts"] > drafted + 100)
+        os.kill(before["pid"], signal.SIGKILL)
+
+    with ThreadPoolExecutor(1) as pool:
+        killed = pool.submit(kill)
+        draws = first_three(client, "split", NUM_DRAWS)
+        killed.result()
+    plain = first_three(client, "plain", 2 * NUM_DRAWS)
+    assert len(draws) == NUM_DRAWS
+    assert are_alike([(draws, plain)])
+    wait_for(lambda: {d["pid"] for d in fleet(url, "split")["drafters"]} - {before["pid"]}, 120)
+    wait_for(lambda: fleet(url, "split")["targets"][0]["drafter"])
 
 
 def test_a_request_that_disconnects_leaves_nothing_behind(client, url):
@@ -274,32 +316,70 @@ def test_a_class_that_there_is_not_is_refused(url):
     assert "'gold'" in reply.json()["error"]["message"]
 
 
+def change(url: str, model: str, **changes: Any) -> int:
+    return httpx.patch(f"{url}/fleet/models/{model}", json=changes).status_code
+
+
+def split_stats(url: str) -> dict[str, Any]:
+    found: dict[str, Any] = fleet(url, "split")["targets"][0]["stats"]
+    return found
+
+
 def test_a_model_changes_while_serving(client, url, answers):
-    def change(model: str, **changes: Any) -> int:
-        return httpx.patch(f"{url}/fleet/models/{model}", json=changes).status_code
-
-    def stats() -> dict[str, Any]:
-        found: dict[str, Any] = fleet(url, "split")["targets"][0]["stats"]
-        return found
-
     fixed = {"kind": "fixed", "k": 3}
-    assert change("split", speculation=False) == 200
-    wait_for(lambda: stats()["controls"] == {"speculation": False})
-    drafted = stats()["verified_drafts"]
+    assert change(url, "split", speculation=False) == 200
+    wait_for(lambda: split_stats(url)["controls"] == {"speculation": False})
+    drafted = split_stats(url)["verified_drafts"]
     assert ask_all(client, "split", first_turns()[:8], 8) == answers[:8]
     time.sleep(1.5)  # three reports
-    assert stats()["verified_drafts"] == drafted
-    assert change("split", speculation=None, policy=fixed, max_draft_tokens=2) == 200
-    wait_for(lambda: stats()["policy"] == fixed)
-    before = stats()
+    assert split_stats(url)["verified_drafts"] == drafted
+    assert change(url, "split", speculation=None, policy=fixed, max_draft_tokens=2) == 200
+    wait_for(lambda: split_stats(url)["policy"] == fixed)
+    before = split_stats(url)
     assert ask_all(client, "split", first_turns()[8:16], 8) == answers[8:16]
-    wait_for(lambda: stats()["verified_drafts"] > drafted + 50)
-    after = stats()
+    wait_for(lambda: split_stats(url)["verified_drafts"] > drafted + 50)
+    after = split_stats(url)
     tokens, drafts = (after[n] - before[n] for n in ("draft_tokens", "verified_drafts"))
     assert tokens <= 2 * drafts
-    assert change("split", policy=None, max_draft_tokens=None) == 200
-    assert change("split", policy={"kind": "psychic"}) == 400
-    assert change("plain", speculation=False) == 404
+    assert change(url, "split", policy=None, max_draft_tokens=None) == 200
+    assert change(url, "split", policy={"kind": "psychic"}) == 400
+    assert change(url, "plain", speculation=False) == 404
+
+
+@pytest.fixture
+def counted_under(client: openai.OpenAI, url: str, answers: list[str]) -> Iterator[Any]:
+    """What the split target counts while it answers, as plain vLLM does, under a control."""
+    changed: set[str] = set()
+
+    def count(**control: Any) -> dict[str, int]:
+        changed.update(control)
+        assert change(url, "split", **control) == 200
+        wait_for(lambda: control.items() <= split_stats(url)["controls"].items())
+        before = split_stats(url)
+        assert ask_all(client, "split", first_turns()[:16], 8) == answers[:16]
+        wait_for(lambda: split_stats(url)["requests"] == 0)
+        time.sleep(1.5)  # three reports
+        after = split_stats(url)
+        names = ("steps", "draft_tokens", "verified_drafts", "steps_without_reply")
+        return {name: after[name] - before[name] for name in names}
+
+    yield count
+    assert change(url, "split", **dict.fromkeys(changed)) == 200
+    wait_for(lambda: split_stats(url)["controls"] == {})
+
+
+def test_a_verify_budget_bounds_every_step(counted_under):
+    counted = counted_under(verify_budget_tokens=8)
+    assert 0 < counted["draft_tokens"] <= 8 * counted["steps"]
+
+
+@pytest.mark.parametrize(
+    "control", [{"deadline_ms": 0.001}, {"drafter_address": "tcp://127.0.0.1:9"}]
+)
+def test_drafts_that_come_too_late_or_from_nobody_cost_nothing(counted_under, url, control):
+    counted = counted_under(**control)
+    assert counted["steps_without_reply"] > 0
+    assert counted["verified_drafts"] < counted["steps_without_reply"]
 
 
 def test_what_the_fleet_learns_of_its_drafter_is_shown(url, answers):
@@ -504,6 +584,23 @@ def controller(url: str) -> dict[str, Any]:
 def held_plan(url: str) -> dict[str, Any]:
     found: dict[str, Any] = fleet(url, "split")["targets"][0]["held_plan"]
     return found
+
+
+def test_where_the_time_of_a_round_goes(url, capsys):
+    arguments = ["rounds", "--url", url, "--models", "plain", "split", "colocated"]
+    assert main([*arguments, "--prompts", "2", "--max-tokens", "24", "--runs", "1"]) == 0
+    _, _, *rows, speeds = capsys.readouterr().out.splitlines()
+    cells = {row.split(" | ")[0].strip("| "): row.strip(" |").split(" | ")[1:] for row in rows}
+    plain, *drafted = map(float, cells["tokens per round"])
+    assert plain == 1
+    assert min(drafted) > 1
+    assert all(float(cell) > 0 for cell in cells["round, ms"])
+    for name in ("target's forward pass", "sampling and books", "draft compute"):
+        without, *ours = cells[name]
+        assert without == "-"
+        assert all(float(cell) > 0 for cell in ours)
+    assert float(cells["wire, and waiting for the drafter"][2]) == 0  # colocated
+    assert all(float(cell) > 0 for cell in speeds.strip("| ").split(" | ")[1:])
 
 
 def test_plans_reach_every_target_and_are_shown(url, capsys):

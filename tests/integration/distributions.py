@@ -1,0 +1,37 @@
+"""Whether answers drawn in two ways have one distribution."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+NUM_SHUFFLES = 999
+
+Draws = Sequence[tuple[int, ...]]  # the first tokens of answers, equally many each
+
+
+def are_alike(pairs: Sequence[tuple[Draws, Draws]]) -> bool:
+    """A permutation test: whether the first draws of every pair lie as near to the second as a
+    random part of all draws lies to the rest, over all pairs and lengths together.
+
+    Wrong of one in a thousand true ones.
+    """
+    rng = np.random.default_rng(0)
+    apart = np.zeros(NUM_SHUFFLES + 1)
+    for first, second in pairs:
+        for end in range(1, len(first[0]) + 1):
+            known: dict[tuple[int, ...], int] = {}
+            outcomes = [known.setdefault(t[:end], len(known)) for t in (*first, *second)]
+            shuffled = np.tile(outcomes, (NUM_SHUFFLES + 1, 1))
+            rng.permuted(shuffled[1:], axis=1, out=shuffled[1:])
+            apart += [_parted(one, len(first)) for one in shuffled]
+    return bool(apart[0] <= apart[1:].max())
+
+
+def _parted(outcomes: NDArray[np.int64], num_first: int) -> float:
+    """Total variation between the first outcomes, counted from 0, and the others."""
+    parts = (outcomes[:num_first], outcomes[num_first:])
+    a, b = (np.bincount(part, minlength=outcomes.max() + 1) / len(part) for part in parts)
+    return float(0.5 * np.abs(a - b).sum())
