@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import threading
 from collections import Counter
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from vllm.v1.sample.metadata import SamplingMetadata
 import deployments.engine.runner as runner
 import drafters.verification as verification
 from autoscale.causal_policy import Causal
+from autoscale.policies import StepOutcome
 from autoscale.step_cost import StepCostTable
 from deployments.engine.patches import mend_cpu_rejection_sampler
 from deployments.engine.placeholders import padded_requests
@@ -210,11 +212,27 @@ def test_the_first_three_tokens_have_the_targets_distribution(speculative, plain
     assert are_the_targets(draws, plain_draws)
 
 
+class UnguardedCausal(Causal):
+    """Drafts whether or not it pays on this machine, at costs that stay what they were."""
+
+    def pauses(self, num_requests: int) -> bool:
+        return False
+
+    def choose(self, candidates: Sequence[str], num_requests: int) -> Collection[str]:
+        return candidates
+
+    def record_draft(self, num_drafts: int, draft_s: float) -> None:
+        pass
+
+    def record_step(self, outcome: StepOutcome) -> None:
+        pass
+
+
 def test_what_a_causal_schedule_admits_leaves_it_alone(speculative, plain_draws, monkeypatch):
     """Drafts of all lengths: it goes by the confidences of sampled tokens."""
     adapter = draft_from(speculative, Mortal())
     token_costs = StepCostTable((1, 64), (0.010, 0.040))
-    monkeypatch.setattr(adapter, "policy", Causal(token_costs))
+    monkeypatch.setattr(adapter, "policy", UnguardedCausal(token_costs))
     draws = {prompt: first_three(speculative, prompt) for prompt in FIXED_PROMPTS}
     by_length = [sum(drafts) for drafts in adapter.stats.drafts]
     assert sum(count > DRAWS // 20 for count in by_length[1:]) >= 3, by_length
