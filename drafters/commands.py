@@ -46,6 +46,7 @@ def _register_train(train: argparse.ArgumentParser) -> None:
     train.add_argument("--threads", type=int, help="torch threads (default: torch's own)")
     settings = train.add_argument_group("settings, over those of --config")
     settings.add_argument("--target", help="the target's checkpoint directory, or its hub id")
+    settings.add_argument("--revision", help="of a target on the hub (default: its newest)")
     settings.add_argument("--kind", choices=TRAINED_KINDS, help="of drafter (default: dspark)")
     settings.add_argument("--start-from", help="a trained drafter to go on from with other text")
     settings.add_argument("--steps", type=int)
@@ -65,6 +66,11 @@ def _register_train(train: argparse.ArgumentParser) -> None:
     settings.add_argument("--anchor-span", type=int, help="tokens a sequence's anchors lie within")
     settings.add_argument("--context-tokens", type=int, help="seen by the drafter before an anchor")
     settings.add_argument("--max-tokens", type=int, help="longer sequences are cut")
+    settings.add_argument(
+        "--position-decay",
+        type=float,
+        help="positions count exp(-(k-1) / this) (default: the block size)",
+    )
     settings.add_argument("--learning-rate", type=float)
     settings.add_argument("--held-out", type=int, help="rows for evaluation only")
     settings.add_argument("--evaluate-every", type=int, help="steps between held-out evaluations")

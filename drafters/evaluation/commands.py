@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 
 def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -70,19 +73,37 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     evaluate.add_argument("--device", default="cpu", help="as torch names it")
     evaluate.add_argument("--threads", type=int, help="torch threads (default: torch's own)")
     evaluate.add_argument("--ngram-block-size", type=int, default=7, help="tokens of its drafts")
-    evaluate.set_defaults(run=_evaluate)
+    unread = {name: evaluate.get_default(name) for name in _OFFLINE_ONLY}
+    evaluate.set_defaults(run=partial(_evaluate, unread))
 
 
+# What a running service decides for itself.
+_OFFLINE_ONLY = (
+    *("chains", "max_tokens", "window", "candidates", "chunk", "seed"),
+    *("dtype", "drafter_dtype", "device", "threads", "ngram_block_size"),
+)
 _DTYPES = ("float32", "bfloat16", "float16")
 
 
-def _evaluate(args: argparse.Namespace) -> int:
-    """0: evaluated; 2: something given cannot be used, with the reason."""
+def _evaluate(unread_online: Mapping[str, Any], args: argparse.Namespace) -> int:
+    """0: evaluated; 2: something given cannot be used, with the reason.
+
+    `unread_online` are the defaults of what has no meaning with --url.
+    """
     is_offline = args.target is not None and args.drafter is not None
     is_online = args.url is not None and args.model is not None
     if is_offline == is_online:
         print(
             "dspark evaluate: needed is either --target and --drafter or --url and --model",
+            file=sys.stderr,
+        )
+        return 2
+    given = [name for name, default in unread_online.items() if getattr(args, name) != default]
+    if is_online and given:
+        names = ", ".join("--" + name.replace("_", "-") for name in given)
+        print(
+            f"dspark evaluate: {names}: not with --url, the service decides that for itself; "
+            "leave it out, or evaluate --target and --drafter",
             file=sys.stderr,
         )
         return 2

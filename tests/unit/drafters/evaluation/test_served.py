@@ -6,6 +6,7 @@ import math
 
 import pytest
 
+from cluster.cli import main
 from drafters.evaluation.benchmarks import Conversation
 from drafters.evaluation.online import OnlinePlan, evaluate_online, format_served_report
 from drafters.evaluation.plan import Mode
@@ -152,3 +153,11 @@ def test_an_evaluation_goes_on_where_it_stopped(tmp_path):
 def test_cells_on_disk(tmp_path):
     save_served(tmp_path / "cells.parquet", [cell(), cell(turn=2)], METADATA)
     assert load_served(tmp_path / "cells.parquet", METADATA) == [cell(), cell(turn=2)]
+
+
+def test_what_a_service_decides_for_itself_is_refused(tmp_path, capsys):
+    arguments = ["evaluate", "--url", "http://127.0.0.1:9", "--model", "m"]
+    arguments += ["--benchmarks", str(tmp_path), "--output", str(tmp_path / "out")]
+    assert main([*arguments, "--candidates", "64", "--drafter-dtype", "float32"]) == 2
+    assert "--candidates, --drafter-dtype: not with --url" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
