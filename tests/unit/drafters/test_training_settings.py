@@ -38,7 +38,7 @@ def test_the_command_line_stands_over_the_file():
 
 def test_every_setting_but_the_rare_ones_has_an_option():
     args = build_parser().parse_args(["train"])
-    rare = {"revision", "position_decay", "warmup", "weight_decay", "max_grad_norm"}
+    rare = {"warmup", "weight_decay", "max_grad_norm"}
     assumed = {name for name in TrainingSettings.model_fields if name.startswith("assumed_")}
     assert {n for n in TrainingSettings.model_fields if not hasattr(args, n)} == rare | assumed
 
