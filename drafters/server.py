@@ -20,6 +20,7 @@ from zmq.utils.monitor import recv_monitor_message
 
 from drafters.messages import DraftBatch, Drafter, DraftShape
 from drafters.wire import (
+    MAX_HEADER_BYTES,
     MAX_TENSOR_BYTES,
     Buffer,
     HelloMessage,
@@ -134,7 +135,8 @@ class DraftServer:
 
     With a `shape`, hellos of targets of another one are refused. With `encrypted`, peers
     need `public_key` (ZeroMQ's CURVE), and what passes can be neither read nor replayed.
-    `on_traced` is told of steps that name a trace, once they are answered.
+    `on_traced` is told of steps that name a trace, once they are answered. Of what one peer has
+    sent meanwhile a round looks at `max_pending_bytes`, and drops the rest.
     """
 
     def __init__(
@@ -148,6 +150,7 @@ class DraftServer:
         encrypted: bool = False,
         on_traced: Callable[[TracedStep], None] = lambda step: None,
         idle_target_s: float = 60.0,
+        max_pending_bytes: int = MAX_HEADER_BYTES + MAX_TENSOR_BYTES,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._drafter = drafter
@@ -157,6 +160,7 @@ class DraftServer:
         self.public_key = public_key.decode() or None
         self._on_traced = on_traced
         self._idle_target_s = idle_target_s
+        self._max_pending_bytes = max_pending_bytes
         self._clock = clock
         self._stats = ServerStats()
         self._heard: dict[str, _Heard] = {}
@@ -230,6 +234,7 @@ class DraftServer:
         """Wait for a message, then take all that have arrived, in their order."""
         pending: list[_Pending] = []
         num_messages: Counter[bytes] = Counter()
+        num_bytes: Counter[bytes] = Counter()
         flags = 0
         for _ in range(_MAX_DRAINED):
             try:
@@ -238,6 +243,10 @@ class DraftServer:
                 break
             flags = zmq.NOBLOCK
             peer = frame.bytes
+            num_bytes[peer] += sum(len(frame) for frame in frames)
+            if num_bytes[peer] > self._max_pending_bytes:
+                self._drop(WireError("flood", "a peer sends more than it is served"))
+                continue
             message = self._parse(peer, [frame.buffer for frame in frames])
             if message is None:
                 continue

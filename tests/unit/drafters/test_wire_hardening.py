@@ -201,6 +201,32 @@ def test_a_peer_that_floods_loses_its_own_steps_and_no_others(drafter, names):
     assert server.stop()
 
 
+def test_a_peer_that_sends_more_bytes_than_are_looked_at_loses_its_own(drafter):
+    large = frames_of(batch(*range(500), target="loud"), secret=SECRET)
+    num_bytes = sum(map(len, large))
+    server = DraftServer(
+        drafter, host="127.0.0.1", secret=SECRET, max_pending_bytes=3 * num_bytes + 1
+    )
+    server.start()
+    drafter.delay_s = 0.3
+    loud, quiet = dealer(server), dealer(server)
+    for seq in range(1, 31):
+        loud.send_multipart(frames_of(batch(*range(500), target="loud"), secret=SECRET, seq=seq))
+    quiet.send_multipart(frames_of(batch(30, target="quiet"), secret=SECRET))
+    time.sleep(0.1)
+    drafter.delay_s = 0.0
+    assert quiet.recv_multipart()
+
+    def taken() -> int:
+        return sum(b.target_id == "loud" for batches in drafter.calls for b in batches)
+
+    wait_until(lambda: taken() + server.stats.dropped.get("flood", 0) == 30)
+    assert server.stats.dropped["flood"] > 10
+    for end in (loud, quiet):
+        end.close(linger=0)
+    assert server.stop()
+
+
 def test_peers_that_connect_and_say_nothing_are_cut_off(server):
     source = source_for(server)
     assert source.draft(batch(1)) is not None
