@@ -243,11 +243,13 @@ class DraftServer:
                 break
             flags = zmq.NOBLOCK
             peer = frame.bytes
-            num_bytes[peer] += sum(len(frame) for frame in frames)
+            size = sum(len(part) for part in frames)
+            self._count(bytes_in=size)
+            num_bytes[peer] += size
             if num_bytes[peer] > self._max_pending_bytes:
                 self._drop(WireError("flood", "a peer sends more than it is served"))
                 continue
-            message = self._parse(peer, [frame.buffer for frame in frames])
+            message = self._parse(peer, [part.buffer for part in frames])
             if message is None:
                 continue
             num_messages[peer] += 1
@@ -260,7 +262,6 @@ class DraftServer:
         return pending
 
     def _parse(self, peer: bytes, frames: list[Buffer]) -> StepMessage | HelloMessage | None:
-        self._count(bytes_in=sum(len(frame) for frame in frames))
         try:
             message = decode(frames, self.secret)
             if not isinstance(message, StepMessage | HelloMessage):

@@ -57,7 +57,7 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     rounds.add_argument("--models", nargs="+", default=["demo"], help="they take turns")
     rounds.add_argument("--prompts", type=int, default=6, help="per run, one after the other")
     rounds.add_argument("--max-tokens", type=int, default=128)
-    rounds.add_argument("--runs", type=int, default=5, help="of every model; medians are shown")
+    rounds.add_argument("--runs", type=_positive, default=5, help="of each model, for the medians")
     rounds.set_defaults(run=_rounds)
 
     divergence = subparsers.add_parser(
@@ -168,6 +168,13 @@ def _add_bench(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "--compare", type=Path, nargs=2, metavar=("A", "B"), help="measure nothing: B beside A"
     )
     bench.set_defaults(run=_bench)
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{number} is not 1 or more")
+    return number
 
 
 def _slo(text: str) -> Slo:

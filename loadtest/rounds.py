@@ -18,6 +18,7 @@ from loadtest.prompts import mixed_prompts
 from loadtest.throughput import closed_loop_tokens_per_s
 
 _SETTLE_S = 1.5  # three exchanges, until `GET /fleet` has counted a run
+_COUNTED = {"off", "split", "colocated"}  # placements
 _OF_TARGETS = ("steps", "committed_tokens", "forward_s", "sample_s", "adapter_s", "draft_s")
 
 
@@ -26,8 +27,9 @@ class Round:
     """A model's mean round in a run: tokens it commits, and milliseconds.
 
     Of `wall_ms`, `forward_ms` is the target's pass, `sample_ms` its sampling, `adapter_ms` ours,
-    and `wait_ms` for drafts, of which `draft_ms` the drafter computes. A model that counts nothing
-    (without speculation) has rounds of one token and only their wall time.
+    and `wait_ms` for drafts, of which `draft_ms` the drafter computes: in all of its steps, also
+    those that nobody waited for. Steps that read a prompt are rounds too. Without speculation a
+    model counts nothing: its rounds are of one token and have only their wall time.
     """
 
     tokens: float
@@ -62,8 +64,11 @@ def measure_rounds(
 ) -> dict[str, list[Round]]:
     """Rounds of every model, run by run; the models take turns.
 
-    Raises httpx.HTTPError, and RuntimeError where a request is not answered.
+    Raises httpx.HTTPError, ValueError for a model that nobody serves here or whose rounds nobody
+    counts, and RuntimeError where a request is not answered.
     """
+    for model in models:
+        _check_placement(url, model)
     found: dict[str, list[Round]] = {model: [] for model in models}
     for run in range(-1, runs):  # the first one warms up
         for model in models:
@@ -79,8 +84,23 @@ def measure_rounds(
 
 def totals(url: str, model: str) -> dict[str, float]:
     """What targets and drafters of a model have counted together; empty where none does."""
-    found = httpx.get(f"{url}/fleet", timeout=10).raise_for_status().json()["models"]
-    return totals_of(found.get(model, {}))
+    return totals_of(_fleet(url).get(model, {}))
+
+
+def _check_placement(url: str, model: str) -> None:
+    fleet = _fleet(url)
+    placements = {one["placement"] for one in fleet.get(model, {"targets": []})["targets"]}
+    if not placements:
+        raise ValueError(f"nobody serves {model} at {url}; there are {', '.join(fleet)}")
+    if unknown := placements - _COUNTED:
+        raise ValueError(f"{model} is {unknown.pop()}: what its rounds take is not ours to count")
+
+
+def _fleet(url: str) -> dict[str, Any]:
+    models: dict[str, Any] = (
+        httpx.get(f"{url}/fleet", timeout=10).raise_for_status().json()["models"]
+    )
+    return models
 
 
 def totals_of(model: Mapping[str, Any]) -> dict[str, float]:

@@ -215,10 +215,12 @@ class DraftingRunner:
         self._scheduled_drafts = scheduler_output.scheduled_spec_decode_tokens
         stripped = strip_placeholders(scheduler_output)
         self._verified_drafts = stripped.scheduled_spec_decode_tokens
-        began_s = time.perf_counter()
+        if not isinstance(self.adapter, SpeculationAdapter):
+            return super().execute_model(stripped, intermediate_tensors)  # type: ignore[misc]
+        stats = self.adapter.stats
+        began_s = time.perf_counter() - stats.drafting_s
         output = super().execute_model(stripped, intermediate_tensors)  # type: ignore[misc]
-        if isinstance(self.adapter, SpeculationAdapter):
-            self.adapter.stats.forward_s += time.perf_counter() - began_s
+        stats.forward_s += time.perf_counter() - stats.drafting_s - began_s
         return output
 
     def sample_tokens(self, grammar_output: Any) -> Any:
@@ -233,6 +235,14 @@ class DraftingRunner:
         return output
 
     def _update_states(self, scheduler_output: Any) -> Any:
+        began_s = time.perf_counter()
+        self._tell_adapter(scheduler_output)
+        if isinstance(self.adapter, SpeculationAdapter):
+            self.adapter.stats.adapter_s += time.perf_counter() - began_s
+        return super()._update_states(scheduler_output)  # type: ignore[misc]
+
+    def _tell_adapter(self, scheduler_output: Any) -> None:
+        """Of requests that came, went or were preempted, before the step that is scheduled."""
         drafts = scheduler_output.scheduled_spec_decode_tokens
         self.adapter.begin_step(scheduler_output.num_scheduled_tokens, drafts)
         self.adapter.close_requests(scheduler_output.finished_req_ids)
@@ -241,7 +251,6 @@ class DraftingRunner:
             self.adapter.open_request(request.req_id, terms_of(request))
         if not scheduler_output.total_num_scheduled_tokens:
             self.adapter.flush()
-        return super()._update_states(scheduler_output)  # type: ignore[misc]
 
     def propose_draft_token_ids(
         self,

@@ -107,6 +107,13 @@ def _evaluate(unread_online: Mapping[str, Any], args: argparse.Namespace) -> int
             file=sys.stderr,
         )
         return 2
+    if is_offline and args.policy is not None:
+        print(
+            "dspark evaluate: --policy: only with --url; without a service every draft is "
+            "verified whole",
+            file=sys.stderr,
+        )
+        return 2
     return _offline(args) if is_offline else _online(args)
 
 

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 NUM_SHUFFLES = 999
 
-Draws = Sequence[tuple[int, ...]]  # the first tokens of answers, equally many each
+Draws = Sequence[tuple[int, ...]]  # the first tokens of every answer, of each as many
 
 
 def are_alike(pairs: Sequence[tuple[Draws, Draws]]) -> bool:

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -168,17 +169,20 @@ def first_three(client: openai.OpenAI, model: str, num_draws: int) -> list[tuple
 
 
 def test_a_drafter_killed_in_the_middle_changes_no_distribution(client, url):
-    """Before it is killed, while it is gone, and after another has taken its place."""
+    """Draws before it is killed, and while it is gone."""
     (before,) = fleet(url, "split")["drafters"]
     drafted = fleet(url, "split")["speculation"]["verified_drafts"]
 
     def kill() -> None:
         wait_for(lambda: fleet(url, "split")["speculation"]["verified_drafts"] > drafted + 100)
         os.kill(before["pid"], signal.SIGKILL)
+        assert not drawn.is_set()
 
+    drawn = threading.Event()
     with ThreadPoolExecutor(1) as pool:
         killed = pool.submit(kill)
         draws = first_three(client, "split", NUM_DRAWS)
+        drawn.set()
         killed.result()
     plain = first_three(client, "plain", 2 * NUM_DRAWS)
     assert len(draws) == NUM_DRAWS
@@ -376,10 +380,10 @@ def test_a_verify_budget_bounds_every_step(counted_under):
 @pytest.mark.parametrize(
     "control", [{"deadline_ms": 0.001}, {"drafter_address": "tcp://127.0.0.1:9"}]
 )
-def test_drafts_that_come_too_late_or_from_nobody_cost_nothing(counted_under, url, control):
+def test_without_drafts_in_time_steps_go_on_plain(counted_under, control):
     counted = counted_under(**control)
     assert counted["steps_without_reply"] > 0
-    assert counted["verified_drafts"] < counted["steps_without_reply"]
+    assert counted["verified_drafts"] == 0
 
 
 def test_what_the_fleet_learns_of_its_drafter_is_shown(url, answers):
@@ -593,7 +597,7 @@ def test_where_the_time_of_a_round_goes(url, capsys):
     cells = {row.split(" | ")[0].strip("| "): row.strip(" |").split(" | ")[1:] for row in rows}
     plain, *drafted = map(float, cells["tokens per round"])
     assert plain == 1
-    assert min(drafted) > 1
+    assert drafted[0] > 1  # the other one drafts where it pays
     assert all(float(cell) > 0 for cell in cells["round, ms"])
     for name in ("target's forward pass", "sampling and books", "draft compute"):
         without, *ours = cells[name]

@@ -47,7 +47,7 @@ def test_a_drafter_that_shares_its_head_with_the_embedding_reads_it_whole():
     assert bytes_read(model, 1, 64) == alone
 
 
-@pytest.mark.parametrize(("kind", "lines"), [("vanilla", 4), ("eagle3", 3)])
+@pytest.mark.parametrize(("kind", "lines"), [("vanilla", 6), ("eagle3", 3)])
 def test_the_table_has_a_column_per_number_of_sessions(kind, lines):
     engine = small_engine(kind)
     times = draft_times_ms(engine, 64, [1, 3], 2)
@@ -55,7 +55,7 @@ def test_the_table_has_a_column_per_number_of_sessions(kind, lines):
     title, *rows = latency_table(engine, 64, times)
     assert "a full window of 64 tokens each" in title
     assert ("GB/s" in title) == (kind == "vanilla")
-    names = ["sessions", "ms", "floor"][: lines - 1]
+    names = ["sessions", "ms", "LM-head", "serial", "floor"][: lines - 1]
     assert [row.split()[0] for row in rows] == names
     assert rows[0].split()[1:] == ["1", "3"]
     assert all(float(cell) >= 0 for row in rows[1:] for cell in row.split()[1:])
