@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from drafters.training.memory import peak_memory_bytes
-from drafters.training.output import write_drafter
+from drafters.training.output import RECORD, write_drafter
 from drafters.training.plan import TrainingPlan
 from drafters.training.stopping import StopRequest
 from drafters.training.trainer import Trainer
@@ -56,6 +56,8 @@ def train(
         trainer.use_cache(options.feature_cache)
     if trainer.resume(output):
         report(f"resuming at step {trainer.step}")
+    if is_first:
+        (output / RECORD).unlink(missing_ok=True)  # that of an earlier run: this one has not ended
     finished = _run(trainer, output, report if is_first else _say_nothing, options)
     if not finished:
         report(f"stopped at step {trainer.step}; the same command goes on from there")

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from drafters.training.loop import RunOptions, train
+from drafters.training.output import RECORD
 from drafters.training.plan import TrainingPlan
 from drafters.training.workers import TorchWorkers
 
@@ -66,7 +67,7 @@ def train_on_ray(
         ),
     )
     trainer.fit()
-    return (output / "training.json").exists()
+    return (output / RECORD).exists()
 
 
 def _absolute(path: str) -> str:

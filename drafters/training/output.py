@@ -15,6 +15,8 @@ from drafters.training.kinds import KINDS
 from drafters.training.plan import TrainingPlan
 from drafters.training.progress import Progress
 
+RECORD = "training.json"  # written last: where it is, the drafter is whole
+
 
 def write_drafter(
     plan: TrainingPlan,
@@ -42,4 +44,4 @@ def write_drafter(
     record = {"plan": settings, **asdict(progress), "held_out": held_out}
     for average in ("loss", "acceptance_length"):
         del record[average]
-    (output / "training.json").write_text(json.dumps(record, indent=1) + "\n")
+    (output / RECORD).write_text(json.dumps(record, indent=1) + "\n")
