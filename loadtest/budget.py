@@ -9,12 +9,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import httpx
-
+from loadtest.counters import SETTLE_S, fleet_models
 from loadtest.prompts import mixed_prompts
 from loadtest.throughput import closed_loop_tokens_per_s
-
-_SETTLE_S = 1.5  # three exchanges, until `GET /fleet` has counted a run
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,10 +42,10 @@ def measure_budgets(
     for concurrency in concurrencies:
         prompts = mixed_prompts(max(6, concurrency * (1 + rounds)))
         _run(url, model, prompts[:concurrency], max_tokens, concurrency)  # warms up
-        sleep(_SETTLE_S)
+        sleep(SETTLE_S)
         before = totals(url, model)
         speed = _run(url, model, prompts, max_tokens, concurrency)
-        sleep(_SETTLE_S)
+        sleep(SETTLE_S)
         after = totals(url, model)
         points.append(budget_point(concurrency, before, after, speed))
         progress(table_row(points[-1]))
@@ -57,7 +54,7 @@ def measure_budgets(
 
 def totals(url: str, model: str) -> dict[str, float]:
     """Counts of all targets of a model together."""
-    models = httpx.get(f"{url}/fleet", timeout=10).raise_for_status().json()["models"]
+    models = fleet_models(url)
     stats = [target["stats"] for target in models.get(model, {"targets": []})["targets"]]
     if not any("draft_tokens" in one for one in stats):
         raise ValueError(f"no target of {model} at {url} drafts; there are {', '.join(models)}")

@@ -11,7 +11,7 @@ import httpx
 
 from loadtest.servers import Server
 
-_EXCHANGE_S = 1.2  # more than two exchanges between a target and the controller
+SETTLE_S = 1.5  # three exchanges, until `GET /fleet` has counted a run
 # vLLM's Prometheus names.
 _VLLM = {
     "committed_tokens": "vllm:generation_tokens_total",
@@ -41,8 +41,8 @@ def read_counts(server: Server, model: str) -> Counts:
     """A model's totals by now. A server that tells nothing is no error: its counts are -1."""
     try:
         if server.has_fleet:
-            time.sleep(_EXCHANGE_S)
-            return of_fleet(_get(f"{server.url}/fleet").json()["models"].get(model, {}))
+            time.sleep(SETTLE_S)
+            return of_fleet(fleet_models(server.url).get(model, {}))
         return of_prometheus(_get(f"{server.url}/metrics").text)
     except (httpx.HTTPError, ValueError, KeyError):
         return Counts()
@@ -52,7 +52,12 @@ def num_replicas(server: Server, model: str) -> int:
     """Targets of a model; 1 where its server does not say."""
     if not server.has_fleet:
         return 1
-    return len(_get(f"{server.url}/fleet").json()["models"][model]["targets"])
+    return len(fleet_models(server.url)[model]["targets"])
+
+
+def fleet_models(url: str) -> dict[str, Any]:
+    """What a fleet says of its models, by id. Raises httpx.HTTPError."""
+    return dict(_get(f"{url}/fleet").json()["models"])
 
 
 def of_fleet(model: Mapping[str, Any]) -> Counts:

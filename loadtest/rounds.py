@@ -12,12 +12,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import httpx
-
+from loadtest.counters import SETTLE_S, fleet_models
 from loadtest.prompts import mixed_prompts
 from loadtest.throughput import closed_loop_tokens_per_s
 
-_SETTLE_S = 1.5  # three exchanges, until `GET /fleet` has counted a run
 _COUNTED = {"off", "split", "colocated"}  # placements
 _OF_TARGETS = ("steps", "committed_tokens", "forward_s", "sample_s", "adapter_s", "draft_s")
 
@@ -75,7 +73,7 @@ def measure_rounds(
             prompts = mixed_prompts(num_prompts)
             before = totals(url, model)
             speed = closed_loop_tokens_per_s(url, model, prompts, max_tokens=max_tokens, clients=1)
-            sleep(_SETTLE_S)
+            sleep(SETTLE_S)
             if run >= 0:
                 found[model].append(mean_round(before, totals(url, model), speed))
                 progress(f"run {run + 1} of {runs}, {model}: {speed:.1f} tokens/s")
@@ -84,23 +82,16 @@ def measure_rounds(
 
 def totals(url: str, model: str) -> dict[str, float]:
     """What targets and drafters of a model have counted together; empty where none does."""
-    return totals_of(_fleet(url).get(model, {}))
+    return totals_of(fleet_models(url).get(model, {}))
 
 
 def _check_placement(url: str, model: str) -> None:
-    fleet = _fleet(url)
+    fleet = fleet_models(url)
     placements = {one["placement"] for one in fleet.get(model, {"targets": []})["targets"]}
     if not placements:
         raise ValueError(f"nobody serves {model} at {url}; there are {', '.join(fleet)}")
     if unknown := placements - _COUNTED:
         raise ValueError(f"{model} is {unknown.pop()}: what its rounds take is not ours to count")
-
-
-def _fleet(url: str) -> dict[str, Any]:
-    models: dict[str, Any] = (
-        httpx.get(f"{url}/fleet", timeout=10).raise_for_status().json()["models"]
-    )
-    return models
 
 
 def totals_of(model: Mapping[str, Any]) -> dict[str, float]:

@@ -8,7 +8,7 @@ which requests came and went, and what to verify next. All that is decided lives
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -215,23 +215,23 @@ class DraftingRunner:
         self._scheduled_drafts = scheduler_output.scheduled_spec_decode_tokens
         stripped = strip_placeholders(scheduler_output)
         self._verified_drafts = stripped.scheduled_spec_decode_tokens
-        if not isinstance(self.adapter, SpeculationAdapter):
-            return super().execute_model(stripped, intermediate_tensors)  # type: ignore[misc]
-        stats = self.adapter.stats
-        began_s = time.perf_counter() - stats.drafting_s
-        output = super().execute_model(stripped, intermediate_tensors)  # type: ignore[misc]
-        stats.forward_s += time.perf_counter() - stats.drafting_s - began_s
-        return output
+        execute = super().execute_model  # type: ignore[misc]
+        return self._timed("forward_s", execute, stripped, intermediate_tensors)
 
     def sample_tokens(self, grammar_output: Any) -> Any:
         if grammar_output is not None and padded_requests(self._scheduled_drafts):
             grammar_output = strip_bitmask(grammar_output, self._scheduled_drafts)
+        return self._timed("sample_s", super().sample_tokens, grammar_output)  # type: ignore[misc]
+
+    def _timed(self, total: str, call: Callable[..., Any], *args: Any) -> Any:
+        """What vLLM's `call` returns; its time, drafting aside, is added to a total."""
         if not isinstance(self.adapter, SpeculationAdapter):
-            return super().sample_tokens(grammar_output)  # type: ignore[misc]
+            return call(*args)
         stats = self.adapter.stats
         began_s = time.perf_counter() - stats.drafting_s
-        output = super().sample_tokens(grammar_output)  # type: ignore[misc]
-        stats.sample_s += time.perf_counter() - stats.drafting_s - began_s
+        output = call(*args)
+        took_s = time.perf_counter() - stats.drafting_s - began_s
+        setattr(stats, total, getattr(stats, total) + took_s)
         return output
 
     def _update_states(self, scheduler_output: Any) -> Any:
