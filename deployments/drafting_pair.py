@@ -3,6 +3,7 @@ calibration profile knows of the two."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from autoscale.acceptance import acceptance_rate
@@ -11,6 +12,7 @@ from autoscale.learned_profile import calibrations_of
 from deployments.checkpoints import checkpoint_version, local_directory, local_file
 from deployments.errors import ConfigError
 from deployments.schema import DrafterSpec, ModelSpec
+from drafters.training_record import held_out_acceptance_length
 from profiles.calibration import load_calibration
 from profiles.fingerprint import settings_fingerprint
 from profiles.provenance import DraftingPair, ProfileError
@@ -58,17 +60,29 @@ def starting_calibrations(model: ModelSpec, block_size: int) -> dict[str, Any]:
 
 
 def promised_rate(model: ModelSpec, block_size: int) -> float | None:
-    """`drafter.acceptance_length` as a share of the draft tokens tried; None without one.
+    """`drafter.acceptance_length`, or what its training measured, as a share of the draft tokens
+    tried; None without either.
 
     Raises ConfigError for a length that no drafter of this block size can have.
     """
     drafter = model.drafter
-    if drafter is None or drafter.acceptance_length is None:
+    if drafter is None:
+        return None
+    length = drafter.acceptance_length
+    directory = drafter_directory(drafter)
+    if length is None and directory is not None:
+        length = held_out_acceptance_length(directory)
+    if length is None:
         return None
     try:
-        return acceptance_rate(drafter.acceptance_length, block_size)
+        return acceptance_rate(length, block_size)
     except ValueError as error:
         raise ConfigError(f"model {model.id}: drafter.{error}") from None
+
+
+def drafter_directory(drafter: DrafterSpec) -> Path | None:
+    """Where a drafter's checkpoint lies; None for one on the hub or without a checkpoint."""
+    return None if drafter.source is None else local_directory(drafter.source)
 
 
 def _drafter_names(drafter: DrafterSpec, field: str) -> tuple[str, str]:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from deployments.checkpoints import read_config
 from deployments.draft_model import DraftShape, check_drafter
-from deployments.drafting_pair import promised_rate, starting_calibrations
+from deployments.drafting_pair import drafter_directory, promised_rate, starting_calibrations
 from deployments.engine_args import native_steering, step_cost_file
 from deployments.errors import ConfigError
 from deployments.memory import check_memory
 from deployments.native import speculative_config
 from deployments.placement import logical_cpus
 from deployments.schema import DRAFTED_BY_US, AppSpec, ModelSpec
+from drafters.errors import CheckpointError
+from drafters.training_record import check_weights
 
 
 def check_models(settings: AppSpec) -> None:
@@ -29,8 +31,21 @@ def check_models(settings: AppSpec) -> None:
             continue
         shape = draft_shape(model)
         if shape is not None:
+            _check_weights(model)
             starting_calibrations(model, shape.block_size)
             promised_rate(model, shape.block_size)
+
+
+def _check_weights(model: ModelSpec) -> None:
+    """Those of a drafter whose training is recorded, where it lies here."""
+    assert model.drafter is not None
+    directory = drafter_directory(model.drafter)
+    if directory is None:
+        return
+    try:
+        check_weights(directory)
+    except CheckpointError as error:
+        raise ConfigError(f"model {model.id}: drafter.source: {error}") from None
 
 
 def draft_shape(model: ModelSpec) -> DraftShape | None:

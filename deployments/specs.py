@@ -195,7 +195,8 @@ class DrafterSpec(ReplicaSpec):
     `deadline_ms` bounds what a target step waits for a reply. `encrypted` drafters
     talk CURVE, with keys made anew at every start. `calibration` is a profile to start from
     (see `dspark calibrate`), refused where it is another pair's. `acceptance_length` is what
-    the drafter's card promises, the bonus token included: far less raises an alarm.
+    the drafter's card promises, the bonus token included, or what its training measured: far
+    less raises an alarm.
     """
 
     source: str | None = None

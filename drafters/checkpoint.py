@@ -30,6 +30,7 @@ from drafters.ngram import NgramModel
 from drafters.own_layout import NGRAM_ARCHITECTURE
 from drafters.paired import Eagle3Model, MTPModel
 from drafters.tensor_files import TARGET_TENSORS, TensorFiles, target_tensors
+from drafters.training_record import check_weights
 from profiles.fingerprint import CONFIDENCE_FILE
 
 RANDOM_INIT_STD = 0.02
@@ -54,6 +55,7 @@ def load_drafter(
         check_fit(config, read_config(target_dir))
     if isinstance(config, NgramConfig):
         return NgramModel(config, device)
+    check_weights(Path(directory))
     files = TensorFiles(directory)
     stored_as = {
         name: stored for stored in files.names if (name := layout.name_of(stored)) is not None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -13,11 +12,12 @@ from drafters.checkpoint import load_drafter, ngram_drafter
 from drafters.evaluation.benchmarks import chained, read_benchmarks, spread
 from drafters.evaluation.chat import ChatTemplate, Thinking, end_tokens
 from drafters.evaluation.offline import OfflineEvaluation
+from drafters.evaluation.pictures import can_draw
 from drafters.evaluation.plan import EvaluationPlan, Mode
 from drafters.evaluation.report import format_report
 from drafters.evaluation.target import EvaluatedTarget
 from drafters.interface import DraftModel
-from profiles.evaluation import EvaluatedDrafts, save_evaluation
+from profiles.evaluation import save_evaluation
 from profiles.fingerprint import checkpoint_fingerprint
 from profiles.provenance import DraftingPair
 
@@ -84,7 +84,11 @@ def evaluate_offline(
     )
     report = format_report(drafts, described, seconds)
     (output / "report.md").write_text(report + "\n", encoding="utf-8")
-    _save_plots(drafts, output, progress)
+    if can_draw(progress):
+        from drafters.evaluation.plots import save_plots
+
+        for path in save_plots(drafts, output):
+            progress(f"wrote {path}")
     return report
 
 
@@ -135,13 +139,3 @@ def _pair(settings: OfflineSettings) -> DraftingPair:
         drafter_id, version = directory.resolve().name, checkpoint_fingerprint(directory)
     target_id = settings.target.resolve().name
     return DraftingPair(target_id, checkpoint_fingerprint(settings.target), drafter_id, version)
-
-
-def _save_plots(drafts: EvaluatedDrafts, output: Path, progress: Callable[[str], None]) -> None:
-    if find_spec("matplotlib") is None:
-        progress("no pictures: matplotlib is not installed; with it, run the same command again")
-        return
-    from drafters.evaluation.plots import save_plots
-
-    for path in save_plots(drafts, output):
-        progress(f"wrote {path}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Mapping
 from functools import partial
@@ -23,7 +24,9 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     evaluate.add_argument("--target", type=Path, help="checkpoint directory")
     evaluate.add_argument("--drafter", help="checkpoint directory, or: ngram")
     evaluate.add_argument(
-        "--url", help="a running service instead of --target and --drafter; it has to be idle"
+        "--url",
+        help="a running service instead of --target and --drafter; it has to be idle, and its "
+        "key, an admin's where there is --policy, in OPENAI_API_KEY",
     )
     evaluate.add_argument("--model", help="of the service")
     evaluate.add_argument(
@@ -167,7 +170,11 @@ def _online(args: argparse.Namespace) -> int:
     from drafters.evaluation.served import ServedModel
 
     served = ServedModel(
-        args.url, args.model, max_output_tokens=args.max_output_tokens, concurrency=args.seats
+        args.url,
+        args.model,
+        max_output_tokens=args.max_output_tokens,
+        concurrency=args.seats,
+        api_key=os.environ.get("OPENAI_API_KEY"),
     )
     try:
         policy = None if args.policy is None else yaml.safe_load(args.policy)

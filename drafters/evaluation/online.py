@@ -9,9 +9,16 @@ from pathlib import Path
 from typing import Any
 
 from drafters.evaluation.benchmarks import Conversation
+from drafters.evaluation.pictures import can_draw
 from drafters.evaluation.plan import Mode
 from drafters.evaluation.served import ServedModel
-from drafters.evaluation.splits import FIRST_TURN, LATER_TURNS, mode_name, with_macro_average
+from drafters.evaluation.splits import (
+    FIRST_TURN,
+    LATER_TURNS,
+    BenchmarkCells,
+    mode_name,
+    with_macro_average,
+)
 from drafters.evaluation.tables import length_table, position_table, table
 from profiles.acceptance import Acceptance
 from profiles.served_acceptance import ServedCell, load_served, save_served, summed
@@ -36,8 +43,8 @@ def evaluate_online(
     """Evaluate, or go on with what `output` holds; returns the report.
 
     Every benchmark in every mode is a file of its own under `output`/cells: an interruption
-    loses one of them. Writes `served.parquet` and `report.md`. Raises ValueError or
-    `httpx.HTTPError` saying what the service refused.
+    loses one of them. Writes `served.parquet`, `report.md` and, with matplotlib, two pictures.
+    Raises ValueError or `httpx.HTTPError` saying what the service refused.
     """
     cells: list[ServedCell] = []
     with served.verifying_by(plan.policy):
@@ -56,6 +63,11 @@ def evaluate_online(
     save_served(output / "served.parquet", cells, metadata)
     report = format_served_report(cells, metadata)
     (output / "report.md").write_text(report + "\n", encoding="utf-8")
+    if can_draw(progress):
+        from drafters.evaluation.plots import save_acceptance_plots
+
+        for path in save_acceptance_plots(_benchmark_cells(cells), output):
+            progress(f"wrote {path}")
     return report
 
 
@@ -83,17 +95,10 @@ def _hold(
 
 def format_served_report(cells: Sequence[ServedCell], metadata: Mapping[str, str]) -> str:
     """Acceptance by benchmark, position and turn."""
-    modes: dict[str, list[ServedCell]] = {}
-    for cell in cells:
-        mode = mode_name(cell.sampling_temperature, cell.thinking)
-        modes.setdefault(mode, []).append(cell)
-    benchmarks = {
-        mode: with_macro_average(_grouped(some, lambda cell: cell.benchmark))
-        for mode, some in modes.items()
-    }
+    benchmarks = _benchmark_cells(cells)
     turns = {
         mode: _grouped(some, lambda cell: FIRST_TURN if cell.turn == 1 else LATER_TURNS)
-        for mode, some in modes.items()
+        for mode, some in _by_mode(cells).items()
     }
     parts = [
         f"# {metadata['model_id']} as served",
@@ -108,6 +113,21 @@ def format_served_report(cells: Sequence[ServedCell], metadata: Mapping[str, str
         length_table(turns),
     ]
     return "\n\n".join(part.rstrip() for part in parts)
+
+
+def _by_mode(cells: Sequence[ServedCell]) -> dict[str, list[ServedCell]]:
+    modes: dict[str, list[ServedCell]] = {}
+    for cell in cells:
+        mode = mode_name(cell.sampling_temperature, cell.thinking)
+        modes.setdefault(mode, []).append(cell)
+    return modes
+
+
+def _benchmark_cells(cells: Sequence[ServedCell]) -> BenchmarkCells:
+    return {
+        mode: with_macro_average(_grouped(some, lambda cell: cell.benchmark))
+        for mode, some in _by_mode(cells).items()
+    }
 
 
 def _grouped(

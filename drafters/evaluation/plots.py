@@ -10,10 +10,9 @@ from matplotlib.figure import Figure
 
 from drafters.evaluation.splits import (
     MACRO_AVERAGE,
-    acceptances,
-    by_benchmark,
+    BenchmarkCells,
+    benchmark_cells,
     by_mode,
-    with_macro_average,
 )
 from profiles.evaluation import EvaluatedDrafts
 from profiles.labels import survival_labels
@@ -24,24 +23,29 @@ mpl.use("Agg")  # files only, also where there is a display
 
 def save_plots(drafts: EvaluatedDrafts, directory: Path) -> list[Path]:
     """Write the three pictures as PNG files; returns their paths."""
-    figures = {
-        "acceptance_length.png": acceptance_lengths(drafts),
-        "acceptance_by_position.png": acceptance_by_position(drafts),
-        "reliability.png": reliability(drafts),
-    }
-    for name, figure in figures.items():
-        figure.savefig(directory / name, dpi=120)
-    return [directory / name for name in figures]
+    pictures = save_acceptance_plots(benchmark_cells(drafts), directory)
+    return [*pictures, _save(reliability(drafts), directory / "reliability.png")]
 
 
-def acceptance_lengths(drafts: EvaluatedDrafts) -> Figure:
-    """A bar per benchmark and mode, with the standard error over prompts."""
-    modes = by_mode(drafts)
+def save_acceptance_plots(modes: BenchmarkCells, directory: Path) -> list[Path]:
+    """Write the two pictures that need no single draft; returns their paths."""
+    return [
+        _save(acceptance_lengths(modes), directory / "acceptance_length.png"),
+        _save(acceptance_by_position(modes), directory / "acceptance_by_position.png"),
+    ]
+
+
+def _save(figure: Figure, path: Path) -> Path:
+    figure.savefig(path, dpi=120)
+    return path
+
+
+def acceptance_lengths(modes: BenchmarkCells) -> Figure:
+    """A bar per benchmark and mode, with the standard error over prompts where there is one."""
     figure = Figure(figsize=(9, 4), layout="constrained")
     axes = figure.subplots()
     width = 0.8 / len(modes)
-    for i, (mode, of_mode) in enumerate(modes.items()):
-        cells = with_macro_average(acceptances(by_benchmark(of_mode)))
+    for i, (mode, cells) in enumerate(modes.items()):
         x = np.arange(len(cells)) + i * width
         errors = [cell.standard_error for cell in cells.values()]
         axes.bar(x, [cell.length for cell in cells.values()], width, yerr=errors, label=mode)
@@ -51,13 +55,11 @@ def acceptance_lengths(drafts: EvaluatedDrafts) -> Figure:
     return figure
 
 
-def acceptance_by_position(drafts: EvaluatedDrafts) -> Figure:
+def acceptance_by_position(modes: BenchmarkCells) -> Figure:
     """P(accepted | all earlier positions accepted), a line per benchmark, a panel per mode."""
-    modes = by_mode(drafts)
     figure = Figure(figsize=(5 * len(modes), 4), layout="constrained")
     panels = figure.subplots(1, len(modes), sharey=True, squeeze=False)[0]
-    for axes, (mode, of_mode) in zip(panels, modes.items(), strict=True):
-        cells = with_macro_average(acceptances(by_benchmark(of_mode)))
+    for axes, (mode, cells) in zip(panels, modes.items(), strict=True):
         for name, cell in cells.items():
             style = {"color": "black", "linewidth": 2.5} if name == MACRO_AVERAGE else {}
             axes.plot(range(1, len(cell.by_position) + 1), cell.by_position, label=name, **style)

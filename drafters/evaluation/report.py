@@ -8,11 +8,10 @@ import numpy as np
 
 from drafters.evaluation.splits import (
     acceptances,
-    by_benchmark,
+    benchmark_cells,
     by_context,
     by_mode,
     by_turn,
-    with_macro_average,
 )
 from drafters.evaluation.tables import length_table, position_table, table
 from profiles.evaluation import EvaluatedDrafts
@@ -22,9 +21,7 @@ from profiles.reliability import Errors, average, errors_by_position
 def format_report(drafts: EvaluatedDrafts, metadata: Mapping[str, str], seconds: float) -> str:
     """The whole report. `metadata` are those of the evaluation's files."""
     modes = by_mode(drafts)
-    benchmarks = {
-        mode: with_macro_average(acceptances(by_benchmark(of))) for mode, of in modes.items()
-    }
+    benchmarks = benchmark_cells(drafts)
     contexts = {mode: acceptances(by_context(of)) for mode, of in modes.items()}
     turns = {mode: acceptances(by_turn(of)) for mode, of in modes.items()}
     parts = [

@@ -77,11 +77,21 @@ class Answer:
 class ServedModel:
     """One model of a running service, asked by `concurrency` clients.
 
-    Its methods raise `httpx.HTTPError` when the service is not there or refuses.
+    An `api_key` has to be an admin's where another policy is to be verified by. Methods
+    raise `httpx.HTTPError` when the service is not there or refuses.
     """
 
-    def __init__(self, url: str, model: str, *, max_output_tokens: int, concurrency: int) -> None:
+    def __init__(
+        self,
+        url: str,
+        model: str,
+        *,
+        max_output_tokens: int,
+        concurrency: int,
+        api_key: str | None = None,
+    ) -> None:
         self._url = url.rstrip("/")
+        self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
         self._model = model
         self._max_output_tokens = max_output_tokens
         self._concurrency = concurrency
@@ -114,7 +124,8 @@ class ServedModel:
         return counts, replies
 
     def _fleet(self) -> dict[str, Any]:
-        models = httpx.get(f"{self._url}/fleet", timeout=30).raise_for_status().json()["models"]
+        reply = httpx.get(f"{self._url}/fleet", headers=self._headers, timeout=30)
+        models = reply.raise_for_status().json()["models"]
         if self._model not in models:
             there = ", ".join(models) or "nothing"
             raise ValueError(f"{self._url} serves {there}, not {self._model}")
@@ -123,7 +134,8 @@ class ServedModel:
 
     def _set_policy(self, policy: Mapping[str, Any] | None) -> None:
         url = f"{self._url}/fleet/models/{self._model}"
-        httpx.patch(url, json={"policy": policy}, timeout=30).raise_for_status()
+        reply = httpx.patch(url, json={"policy": policy}, headers=self._headers, timeout=30)
+        reply.raise_for_status()
         time.sleep(_SETTLED_S)  # targets follow within an exchange
 
     def _settled_counts(self) -> ServedCounts:
@@ -141,7 +153,9 @@ class ServedModel:
         self, mode: Mode, conversations: Sequence[Conversation], answers: Sequence[Sequence[str]]
     ) -> list[Answer | None]:
         seats = asyncio.Semaphore(self._concurrency)
-        async with httpx.AsyncClient(base_url=self._url, timeout=_TIMEOUT_S) as http:
+        async with httpx.AsyncClient(
+            base_url=self._url, headers=self._headers, timeout=_TIMEOUT_S
+        ) as http:
 
             async def ask(conversation: Conversation, texts: Sequence[str]) -> Answer | None:
                 async with seats:

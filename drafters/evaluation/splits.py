@@ -16,6 +16,9 @@ FIRST_TURN, LATER_TURNS = "first turn", "later turns"
 Split = dict[str, EvaluatedDrafts]
 """Parts by name, in the order in which they are shown."""
 
+BenchmarkCells = dict[str, dict[str, Acceptance]]
+"""By mode, then by benchmark, the macro average last where there are several."""
+
 
 def by_mode(drafts: EvaluatedDrafts) -> Split:
     """Greedy first, then rising temperatures; thinking off before on."""
@@ -56,6 +59,14 @@ def with_macro_average(benchmarks: dict[str, Acceptance]) -> dict[str, Acceptanc
     if len(benchmarks) < 2:
         return benchmarks
     return {**benchmarks, MACRO_AVERAGE: macro_average(list(benchmarks.values()))}
+
+
+def benchmark_cells(drafts: EvaluatedDrafts) -> BenchmarkCells:
+    """The acceptance of an evaluation's every mode and benchmark."""
+    return {
+        mode: with_macro_average(acceptances(by_benchmark(of)))
+        for mode, of in by_mode(drafts).items()
+    }
 
 
 def mode_name(temperature: float, thinking: str) -> str:

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from drafters.training.memory import peak_memory_bytes
-from drafters.training.output import RECORD, write_drafter
+from drafters.training.output import write_drafter
 from drafters.training.plan import TrainingPlan
 from drafters.training.stopping import StopRequest
 from drafters.training.trainer import Trainer
 from drafters.training.workers import OneWorker, Workers
+from drafters.training_record import RECORD
 
 _REPORT_EVERY = 10  # steps
 

@@ -6,7 +6,7 @@ files on every node: Ray moves code, no checkpoints.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,9 +14,9 @@ from typing import Any
 import torch
 
 from drafters.training.loop import RunOptions, train
-from drafters.training.output import RECORD
 from drafters.training.plan import TrainingPlan
 from drafters.training.workers import TorchWorkers
+from drafters.training_record import RECORD
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,9 +40,10 @@ def train_on_ray(
     """As `train`, by `num_workers` workers of the running or a new Ray cluster.
 
     Workers print what they report. Ray Train starts them again, from the last checkpoint,
-    when one of them dies. Raises what `train` raises, wrapped by Ray.
+    when one of them dies. Raises what `train` raises, and Ray's WorkerGroupError where
+    workers went on dying of something else.
     """
-    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train import FailureConfig, RunConfig, ScalingConfig, WorkerGroupError
     from ray.train.torch import TorchConfig, TorchTrainer
 
     absolute = replace(
@@ -66,8 +67,18 @@ def train_on_ray(
             failure_config=FailureConfig(max_failures=3),
         ),
     )
-    trainer.fit()
+    try:
+        trainer.fit()
+    except WorkerGroupError as error:
+        raise _refusal(error.worker_failures) or error from None
     return (output / RECORD).exists()
+
+
+def _refusal(failures: Mapping[int, Exception]) -> Exception | None:
+    """What a worker could not use, as `train` alone would have said it; None for other deaths."""
+    # Ray wraps what a worker raised, to keep its traceback.
+    raised = (getattr(failure, "_base_exc", failure) for failure in failures.values())
+    return next((one for one in raised if isinstance(one, ValueError | OSError)), None)
 
 
 def _absolute(path: str) -> str:

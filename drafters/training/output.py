@@ -14,8 +14,7 @@ from drafters.training.drafter import trained_state
 from drafters.training.kinds import KINDS
 from drafters.training.plan import TrainingPlan
 from drafters.training.progress import Progress
-
-RECORD = "training.json"  # written last: where it is, the drafter is whole
+from drafters.training_record import WEIGHTS, write_record
 
 
 def write_drafter(
@@ -34,7 +33,7 @@ def write_drafter(
     weights = trained_state(model)
     save_file(
         {name: weight.to("cpu", torch.bfloat16).contiguous() for name, weight in weights.items()},
-        output / "model.safetensors",
+        output / WEIGHTS,
     )
     fields = KINDS[plan.kind].fields(plan)
     (output / "config.json").write_text(json.dumps(fields, indent=2) + "\n")
@@ -44,4 +43,4 @@ def write_drafter(
     record = {"plan": settings, **asdict(progress), "held_out": held_out}
     for average in ("loss", "acceptance_length"):
         del record[average]
-    (output / RECORD).write_text(json.dumps(record, indent=1) + "\n")
+    write_record(output, record)

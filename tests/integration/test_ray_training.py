@@ -6,6 +6,7 @@ import pytest
 import ray
 import torch
 
+from drafters.errors import CheckpointError
 from drafters.training.checkpoints import read_checkpoint
 from drafters.training.loop import RunOptions, train
 from drafters.training.on_ray import train_on_ray
@@ -30,3 +31,16 @@ def test_workers_on_ray_train_the_drafter_of_one_process(tmp_path):
     for name, weight in one["model"].items():
         torch.testing.assert_close(two["model"][name], weight, atol=1e-5, rtol=0, msg=name)
     assert (tmp_path / "two" / "model.safetensors").exists()
+
+
+@pytest.mark.long
+def test_what_workers_cannot_use_is_said_as_by_one_process(tmp_path):
+    target = write_target(tmp_path / "target")
+    answers = write_answers(tmp_path / "answers.jsonl")
+    plan = small_plan("dspark", target, answers, start_from=str(tmp_path / "nowhere"))
+    try:
+        ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
+        with pytest.raises(CheckpointError, match="nowhere"):
+            train_on_ray(plan, tmp_path / "two", print, RunOptions(), num_workers=2, use_gpu=False)
+    finally:
+        ray.shutdown()

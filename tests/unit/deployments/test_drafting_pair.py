@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from dataclasses import replace
 from datetime import date
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from autoscale.acceptance import acceptance_rate
 from deployments.drafting_pair import drafting_pair, promised_rate, starting_calibrations
 from deployments.errors import ConfigError
 from deployments.preflight import check_models
@@ -98,7 +100,33 @@ def test_a_file_that_is_no_profile_is_refused(tmp_path):
 
 
 def test_a_promise_that_no_drafter_can_keep_is_refused():
-    assert promised_rate(one(), GAMMA) is None
+    assert promised_rate(one(source=None, ngram={}), GAMMA) is None
     assert promised_rate(one(acceptance_length=8), GAMMA) == pytest.approx(1)
     with pytest.raises(ConfigError, match=r"drafter\.acceptance_length 9\.0 is not in 1 to 8"):
         check_models(settings(acceptance_length=9))
+
+
+def test_what_training_measured_is_promised_where_nothing_else_is(tmp_path):
+    drafter = tmp_path / "drafter"
+    shutil.copytree("models/demo-drafter", drafter)
+    record = {"held_out": {"a": {"acceptance_length": 2.0}, "b": {"acceptance_length": 4.0}}}
+    (drafter / "training.json").write_text(json.dumps(record))
+    rate = promised_rate(one(source=str(drafter)), GAMMA)
+    assert rate == pytest.approx(acceptance_rate(3.0, GAMMA))
+    (drafter / "training.json").write_text("[1, 2]")  # a file of that name, not of ours
+    assert promised_rate(one(source=str(drafter)), GAMMA) is None
+
+
+def test_weights_that_are_not_the_recorded_ones_are_refused_before_anything_starts(tmp_path):
+    drafter = tmp_path / "drafter"
+    shutil.copytree("models/demo-drafter", drafter)
+    check_models(settings(source=str(drafter)))
+    weights = drafter / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[len(content) // 2] ^= 1  # in the middle of a tensor: it loads as before
+    weights.write_bytes(content)
+    with pytest.raises(ConfigError, match=r"drafter\.source: .*not the weights whose SHA-256"):
+        check_models(settings(source=str(drafter)))
+    weights.unlink()
+    with pytest.raises(ConfigError, match=r"drafter\.source: .*not there"):
+        check_models(settings(source=str(drafter)))

@@ -88,6 +88,12 @@ def test_a_trained_drafter_loads_beside_its_target(plan, tmp_path):
     assert set(record["held_out"]) == {"chat", "math"}
     assert record["positions"] > 0
     assert str(Path(plan.target_dir).parent) not in (tmp_path / "training.json").read_text()
+    weights = tmp_path / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    with pytest.raises(CheckpointError, match="not the weights whose SHA-256"):
+        load_drafter(tmp_path, dtype=torch.float32, device="cpu", target_dir=plan.target_dir)
 
 
 def test_a_trained_drafter_goes_on_with_other_text(plan, tmp_path):

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import math
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import ClassVar
 
+import httpx
 import pytest
 
 from cluster.cli import main
+from drafters.evaluation import served
 from drafters.evaluation.benchmarks import Conversation
 from drafters.evaluation.online import OnlinePlan, evaluate_online, format_served_report
 from drafters.evaluation.plan import Mode
@@ -131,6 +137,7 @@ def test_an_evaluation_goes_on_where_it_stopped(tmp_path):
             Conversation("c", "two", "chat", ("too long", "never asked")),
         ],
     }
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed")
     plan = OnlinePlan(benchmarks, (GREEDY, SAMPLED), None)
     service = Service()
     report = evaluate_online(service, plan, tmp_path, METADATA, lambda line: None)
@@ -142,12 +149,54 @@ def test_an_evaluation_goes_on_where_it_stopped(tmp_path):
         ("two", 1, 1),
         ("two", 2, 1),
     ]
+    for name in ("acceptance_length.png", "acceptance_by_position.png"):
+        assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
     (tmp_path / "cells" / "two at 1, thinking none.parquet").unlink()
     again = Service()
     assert evaluate_online(again, plan, tmp_path, METADATA, lambda line: None) == report
     assert again.held == once[4:]
     with pytest.raises(ProvenanceError, match="policy"):
         evaluate_online(again, plan, tmp_path, {**METADATA, "policy": "other"}, lambda line: None)
+
+
+class _Guarded(BaseHTTPRequestHandler):
+    """A service that changes its policy for the holder of one key."""
+
+    policies: ClassVar[list[object]] = []
+
+    def do_GET(self) -> None:
+        self._answer({"models": {"demo": {"controls": {"policy": None}, "targets": []}}})
+
+    def do_PATCH(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self.policies.append(body["policy"])
+        self._answer({})
+
+    def _answer(self, body: object) -> None:
+        is_known = self.headers["Authorization"] == "Bearer k-admin"
+        self.send_response(200 if is_known else 401)
+        self.end_headers()
+        self.wfile.write(json.dumps(body).encode())
+
+    def log_message(self, *args: object) -> None:
+        pass
+
+
+def test_a_service_with_keys_is_asked_with_one(monkeypatch):
+    monkeypatch.setattr(served, "_SETTLED_S", 0.0)
+    with ThreadingHTTPServer(("127.0.0.1", 0), _Guarded) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        limits = {"max_output_tokens": 5, "concurrency": 1}
+        url = f"http://127.0.0.1:{server.server_port}"
+        with ServedModel(url, "demo", api_key="k-admin", **limits).verifying_by({"kind": "off"}):
+            assert _Guarded.policies == [{"kind": "off"}]
+        assert _Guarded.policies == [{"kind": "off"}, None]
+        with (
+            pytest.raises(httpx.HTTPStatusError, match="401"),
+            ServedModel(url, "demo", **limits).verifying_by({"kind": "off"}),
+        ):
+            pass
+        server.shutdown()
 
 
 def test_cells_on_disk(tmp_path):
