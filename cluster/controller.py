@@ -191,13 +191,16 @@ class FleetController:
     def _plan(self, report: TargetReport) -> TargetPlan:
         controls = self._controls_of(report.model_id)
         drafter, _ = self._drafters.get(self._assigned.get(report.replica_id, ""), (None, 0.0))
+        address = drafter.address if drafter else None
         if controls.drafter_address is not None:
-            pinned = (d for d, _ in self._drafters.values())
-            drafter = next((d for d in pinned if d.address == controls.drafter_address), None)
+            address = controls.drafter_address
+            drafter = next((d for d, _ in self._drafters.values() if d.address == address), None)
+            if drafter is not None and drafter.secret != self._secret:
+                address = None  # it would refuse the secret that goes with it
         wants = report.engine if report.wants_step_cost else None
         self._seq += 1
         return TargetPlan(
-            drafter.address if drafter else controls.drafter_address,
+            address,
             self._secret,
             drafter.public_key if drafter else None,
             controls,

@@ -61,10 +61,12 @@ def build_app(args: dict[str, Any]) -> Application:
     Serve file that holds them, as `serve run deployments.app:build_app config=F` gives it.
     Raises ConfigError or CompatibilityError before anything is deployed.
     """
-    accept_software()
     if args.keys() == {"config"}:
         args = read_serve_file(Path(args["config"])).args
     settings = parse_settings(args)
+    accept_software(model.placement for model in settings.launched)
+    for model in settings.launched:
+        check_memory(model)
     shapes = {model.id: draft_shape(model) for model in settings.launched}
     pairs = {
         model.id: drafting_pair(model)

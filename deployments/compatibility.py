@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 
 from cluster.hooks import Hook, missing
 from cluster.versions import RAY, VLLM, CompatibilityError, Untested, check_versions
+from deployments.schema import Placement
 
 logger = logging.getLogger(__name__)
 
@@ -54,22 +55,24 @@ RAY_HOOKS: tuple[Hook, ...] = (
 
 
 def accept_software(
+    placements: Iterable[Placement],
     check: Callable[[], tuple[Untested, ...]] = check_versions,
-    probe: Callable[[Untested], list[str]] | None = None,
+    probe: Callable[[Untested, Collection[Placement]], list[str]] | None = None,
     warn: Callable[[str], None] = logger.warning,
 ) -> None:
     """Accept tested versions silently and others with a warning, once their probes pass.
 
-    Raises CompatibilityError naming what an untested version lacks.
+    Raises CompatibilityError naming what an untested version lacks for one of `placements`.
     """
+    asked = frozenset(placements)
     for untested in check():
-        lacking = (probe or _probe)(untested)
+        lacking = (probe or _probe)(untested, asked)
         if lacking:
             raise CompatibilityError(_refusal(untested, lacking))
         warn(f"{untested} has what we build on, but nobody has run this system with it")
 
 
-def _probe(untested: Untested) -> list[str]:
+def _probe(untested: Untested, placements: Collection[Placement]) -> list[str]:
     if untested.distributions == RAY:
         return missing(RAY_HOOKS)
     if untested.distributions == VLLM:
@@ -77,7 +80,8 @@ def _probe(untested: Untested) -> list[str]:
         from deployments.engine.compat import NEEDED, probe_engine
 
         found = probe_engine()
-        return [line for capability in NEEDED for line in found[capability]]
+        needed = dict.fromkeys(name for one in placements for name in NEEDED[one])
+        return [line for capability in needed for line in found[capability]]
     return []
 
 

@@ -41,8 +41,8 @@ def serve_in_foreground(config: Path, host: str | None, port: int | None) -> int
     cannot start ends it with status 1; whatever ends it, nothing is left running.
     """
     began = time.monotonic()
-    accept_software()
     file = read_serve_file(config)
+    accept_software(model.placement for model in file.settings.launched)
     host, port = host or file.host, port or file.port
     check_port_free(host, port)
     if not os.environ.get("RAY_ADDRESS"):

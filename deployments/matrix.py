@@ -164,7 +164,8 @@ def _conditions(model: ModelFacts, machine: Machine, placement: Placement) -> tu
 
 
 def fewest_gpus(model: ModelFacts, machine: Machine, placement: Placement) -> int | None:
-    """The smallest tensor-parallel size that fits, one GPU per rank; 0 without GPUs.
+    """The smallest tensor-parallel size that fits, one GPU per rank, and for `split` one more for
+    the drafter; 0 without GPUs.
 
     Weights, drafter and KV cache of one request of `CONTEXT_TOKENS`, and the reserve.
     """
@@ -182,7 +183,7 @@ def fewest_gpus(model: ModelFacts, machine: Machine, placement: Placement) -> in
         elif placement == "colocated":
             need += drafter_bytes
         if need <= machine.gpu_memory_gib * GIB:
-            return ranks
+            return ranks + (placement == "split")
         ranks *= 2
     return None
 

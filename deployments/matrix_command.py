@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib.metadata import PackageNotFoundError, version
+from typing import get_args
 
 from cluster.versions import TESTED, VLLM
 from deployments import matrix_report
@@ -52,15 +53,10 @@ def installed_engine() -> Engine:
 
 def lacking_placements(engine: Engine) -> frozenset[Placement]:
     """The placements that the installed engine cannot serve, whatever the machine."""
-    from deployments.engine.compat import DRAFTING, NATIVE, SAMPLING
+    from deployments.engine.compat import NEEDED
 
-    needs: dict[Placement, tuple[str, ...]] = {
-        "native": (NATIVE,),
-        "colocated": (DRAFTING, SAMPLING),
-        "split": (DRAFTING, SAMPLING),
-    }
     return frozenset(
         placement
-        for placement, capabilities in needs.items()
-        if any(engine.lacking.get(name) for name in capabilities)
+        for placement in get_args(Placement)
+        if any(engine.lacking.get(name) for name in NEEDED[placement])
     )

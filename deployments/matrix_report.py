@@ -36,7 +36,8 @@ def as_markdown(engine: Engine, rows: Sequence[Row]) -> str:
         "",
         "`works`, `adapts` and `no` are judged from vLLM 0.29's sources and the memory",
         "arithmetic; what we ran ourselves says **run by us**, all else was not run. xN: on N",
-        "GPUs at least, tensor parallel, one rank each. Engine: the build of vLLM it takes.",
+        "GPUs at least, tensor parallel, one rank each, for `split` one more for the drafter (a",
+        "part of one will do). Engine: the build of vLLM it takes.",
         "",
         "| model | download | GPU | architecture | engine | "
         + " | ".join(PLACEMENTS)

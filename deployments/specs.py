@@ -102,18 +102,19 @@ class TargetSpec(ReplicaSpec):
 
     `source` is a checkpoint directory (absolute, below the working directory or below
     the project) or a hub id, `revision` a commit on the hub. `tensor_parallel` is the number
-    of ranks of one replica, spread evenly over `nodes`; `threads`, `num_cpus`,
+    of ranks of one replica, spread evenly over `nodes`: for certain where every node has one,
+    otherwise Ray fills one node after another. `threads`, `num_cpus`,
     `gpus_per_rank` and `kv_cache_mib` are per rank. `gpu_memory_gib` is what one GPU has:
     when given, settings that cannot fit are refused before anything is fetched.
     `block_tokens` is vLLM's KV block size and the drafter's context block size.
     `step_cost` is a profile of `dspark profile`, in whose provenance the keys
     `step_cost_override` may differ; without one the worker measures as it starts.
     `stall_limit_s` is how long nothing may come from the engine, not even a one-token probe,
-    before the replica is replaced: by default 15 on processors, 60 on GPUs; longer than any
+    before the replica is replaced: by default 30 on processors, 60 on GPUs; longer than any
     step. `loras` are LoRA adapters by name, directories or hub ids; in the API they are
     `MODEL:NAME`. Without `prefill` prompts are read as vLLM likes. A replica that is taken
     away finishes its streams, for at most `drain_s`.
-    `engine_kwargs` go to vLLM as they are, over ours.
+    `engine_kwargs` go to vLLM as they are, over ours; speculation is the placement's.
     """
 
     source: str
@@ -140,11 +141,16 @@ class TargetSpec(ReplicaSpec):
     engine_kwargs: dict[str, Any] = Field(default_factory=dict)
 
     @model_validator(mode="after")
-    def _ranks_fit_nodes_and_gpus(self) -> Self:
+    def _fits_together(self) -> Self:
         if self.tensor_parallel % self.nodes:
             raise ValueError(
                 f"tensor_parallel {self.tensor_parallel} cannot be spread evenly over "
                 f"{self.nodes} nodes; give a multiple of nodes"
+            )
+        if "speculative_config" in self.engine_kwargs:
+            raise ValueError(
+                "engine_kwargs cannot set speculative_config: speculation is what placement, "
+                "drafter and native say"
             )
         if self.device == "cpu" and self.gpu_memory_gib is not None:
             raise ValueError("gpu_memory_gib needs device: cuda")

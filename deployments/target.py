@@ -68,7 +68,7 @@ class TargetServer(LLMServer):  # type: ignore[misc]
         tracing: TracingSpec | None = None,
         **kwargs: Any,
     ) -> None:
-        accept_software()
+        accept_software([placement])
         context = serve.get_replica_context()
         self._placement = placement
         self._pair = pair

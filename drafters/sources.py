@@ -6,6 +6,7 @@ import logging
 import math
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import NamedTuple
@@ -31,6 +32,7 @@ log = logging.getLogger(__name__)
 
 _FIRST_COOL_OFF_S = 0.25
 _MAX_COOL_OFF_S = 5.0
+_REFUSED_FOR_S = 5.0  # then the drafter is asked again: what did not fit may have changed there
 _SEND_HIGH_WATER_MARK = 32  # messages kept for a drafter that does not read
 _RECEIVE_HIGH_WATER_MARK = 256
 _RECONNECT_MS = 50
@@ -166,7 +168,8 @@ class RemoteDraftSource:
     ) -> None:
         self.stats = SourceStats()
         self.address: str | None = None
-        self.is_refused = False  # by the drafter, as something about us does not fit
+        self.is_refused = False  # by the drafter, as something about us does not fit ...
+        self._refused_until_s = 0.0  # ... for a while
         self._secret = secret
         self._target_id = target_id
         self._shape = shape
@@ -239,8 +242,13 @@ class RemoteDraftSource:
         """Send a step; what comes back is to be handed to `finish`, None where nothing will."""
         started_s = self._clock()
         closed = (self._unsent_closed + batch.closed)[-MAX_ROWS:]
-        if self._socket is None or self.is_refused or not (batch.rows or closed):
+        if self._socket is None or not (batch.rows or closed):
             return None
+        if self.is_refused:
+            if started_s < self._refused_until_s:
+                return None
+            self.is_refused = False
+            self._send_hello()
         batch = replace(batch, closed=closed)
         wanted = batch.num_drafts > 0
         if not wanted or not self._cool_off.allows(started_s):
@@ -295,7 +303,8 @@ class RemoteDraftSource:
         self._seq += 1
         self._hello_seq = self._seq
         hello = HelloMessage(self._seq, self._target_id, self._shape)
-        self._socket.send_multipart(encode_hello(hello, secret=self._secret), zmq.NOBLOCK)
+        with suppress(zmq.Again):  # what cannot be sent now is not read either
+            self._socket.send_multipart(encode_hello(hello, secret=self._secret), zmq.NOBLOCK)
 
     def _send(self, batch: StepBatch, *, want_reply: bool) -> bool:
         """Hand a step to the socket by copy; False where it cannot be sent now."""
@@ -335,6 +344,7 @@ class RemoteDraftSource:
                 self._count_error(message.text)
                 if message.seq == self._hello_seq:
                     self.is_refused = True
+                    self._refused_until_s = self._clock() + _REFUSED_FOR_S
                     return None
             elif not isinstance(message, DraftsMessage):
                 self._count_error("a step came back")

@@ -69,6 +69,10 @@ CAPABILITIES: Mapping[str, tuple[Hook, ...]] = {
     DRAFTING: tuple(
         Hook(_RUNNER, f"GPUModelRunner.{name}", parameters)
         for name, parameters in RUNNER_HOOKS.items()
+    )
+    + (
+        Hook("vllm.distributed.parallel_state", "get_tp_group"),
+        Hook("vllm.v1.worker.gpu_input_batch", "InputBatch.swap_states", ("self", "i1", "i2")),
     ),
     SAMPLING: (
         Hook(
@@ -100,7 +104,19 @@ CAPABILITIES: Mapping[str, tuple[Hook, ...]] = {
             "BaseIncrementalDetokenizer.update",
             ("self", "new_token_ids", "stop_terminated"),
         ),
-        Hook("vllm.parser", "ParserManager"),
+        Hook("vllm.parser", "ParserManager.get_parser"),
+        Hook(
+            "vllm.parser.abstract_parser",
+            "Parser.parse_delta",
+            (
+                "self",
+                "delta_text",
+                "delta_token_ids",
+                "request",
+                "prompt_token_ids",
+                "finished",
+            ),
+        ),
         Hook(
             "vllm.sampling_params",
             "SamplingParams._validate_spec_decode",
@@ -141,6 +157,11 @@ CAPABILITIES: Mapping[str, tuple[Hook, ...]] = {
         Hook("vllm.v1.worker.cpu_worker", "CPUModelRunner"),
         Hook("vllm.v1.worker.cpu_worker", "CPUWorker.init_device", ("self",)),
         Hook("vllm.v1.worker.cpu_worker", "CPUWorker.compile_or_warm_up_model", ("self",)),
+        Hook(
+            "vllm.lora.ops.torch_ops.lora_ops",
+            "bgmv_shrink",
+            ("inputs", "lora_b_weights", "output_tensor", "lora_indices_tensor", "scaling"),
+        ),
     ),
     GPUS: (
         Hook(_RUNNER, "GPUModelRunner"),
@@ -167,8 +188,16 @@ CAPABILITIES: Mapping[str, tuple[Hook, ...]] = {
         ),
     ),
 }
-# Without these nothing is served; the others are asked for by the placement that needs them.
-NEEDED: tuple[str, ...] = (DRAFTING, SAMPLING, FRONTEND, METERING, CONTINUATION)
+_EVERYWHERE = (FRONTEND, METERING, CONTINUATION)
+_DRAFTED_BY_US = (*_EVERYWHERE, DRAFTING, SAMPLING)
+NEEDED: Mapping[str, tuple[str, ...]] = {
+    "off": _EVERYWHERE,
+    "native": (*_EVERYWHERE, NATIVE),
+    "colocated": _DRAFTED_BY_US,
+    "split": _DRAFTED_BY_US,
+}
+"""By placement, what has to be there whatever the machine; workers and what is optional are
+asked for where they start."""
 
 
 def probe_engine() -> dict[str, list[str]]:
@@ -177,11 +206,11 @@ def probe_engine() -> dict[str, list[str]]:
 
 
 def check_engine_hooks(workers: str) -> None:
-    """Raise CompatibilityError when this vLLM cannot be hooked as we hook it.
+    """Raise CompatibilityError when this vLLM cannot be hooked as our drafting worker hooks it.
 
     `workers` is the capability that the workers build on: `PROCESSORS` or `GPUS`.
     """
-    for capability in (*NEEDED, workers):
+    for capability in (*_DRAFTED_BY_US, workers):
         lacking = missing(CAPABILITIES[capability])
         if lacking:
             raise CompatibilityError(

@@ -47,6 +47,11 @@ FEATURES = [
     Feature("stop string kept", None, {"stop": ["the"], "include_stop_str_in_output": True}),
     Feature("stop token ids", None, {"stop_token_ids": [13, 15, 262, 290]}),
     Feature("min_tokens", None, {"min_tokens": 30, "stop": ["a"]}),
+    Feature(
+        "min_tokens with stop token ids",
+        None,
+        {"min_tokens": 30, "stop_token_ids": [13, 15, 262, 290]},
+    ),
     Feature("ignore_eos", None, {"ignore_eos": True}),
     Feature("one token", None, {"max_tokens": 1}),
     Feature("two tokens", None, {"max_tokens": 2}),

@@ -158,6 +158,15 @@ def test_an_address_set_by_hand_is_everybodys_and_brings_its_key(fleet):
     assert (plan.drafter_address, plan.drafter_key) == ("tcp://elsewhere:2", None)
 
 
+def test_an_address_set_by_hand_waits_for_the_secret_to_get_there(fleet):
+    fleet.report_target(target())
+    fleet.change("m", {"drafter_address": "tcp://d1"})
+    fleet.report_drafter(replace(drafter(), secret="of the controller before"))
+    assert fleet.report_target(target()).drafter_address is None
+    join(fleet, drafter())
+    assert fleet.report_target(target()).drafter_address == "tcp://d1"
+
+
 def test_snapshot_sums_per_model_and_forgets_the_silent(fleet, clock):
     join(fleet, drafter())
     fleet.report_target(target("gone", verified_drafts=5, accepted_tokens=5))

@@ -67,7 +67,8 @@ def test_our_own_placements():
         row("gemma4-12b", "Hopper"),
         row("deepseek-v4-pro", "Hopper"),
     )
-    assert qwen["colocated"] == qwen["split"] == Verdict("works", (ADAPTER_ON_CPU_ONLY,), 1)
+    assert qwen["colocated"] == Verdict("works", (ADAPTER_ON_CPU_ONLY,), 1)
+    assert qwen["split"] == Verdict("works", (ADAPTER_ON_CPU_ONLY,), 2)  # one is the drafter's
     assert gemma["split"] == Verdict("no", (NO_DRAFTER_OF_OURS,), None)
     assert deepseek["colocated"] == Verdict("no", (DRAFTER_IN_TARGET,), None)
 
@@ -81,6 +82,8 @@ def test_a_placement_whose_hooks_are_missing_does_not_work():
 def test_missing_capabilities_lose_the_placements_that_need_them():
     engine = Engine("vllm", "0.30.0", False, {"drafting in the model runner": ["no propose"]})
     assert lacking_placements(engine) == {"colocated", "split"}
+    engine = Engine("vllm", "0.30.0", False, {"text of tokens committed together": ["no update"]})
+    assert lacking_placements(engine) == {"colocated", "split", "native", "off"}
     assert lacking_placements(ENGINE) == frozenset()
 
 
@@ -104,7 +107,7 @@ def test_markdown_numbers_the_notes_once():
     text = as_markdown(ENGINE, [r for r in all_rows(frozenset()) if r.model == "qwen3-4b"])
     assert (
         "| qwen3-4b | 10.8 GB | Ampere (A100 80 GB) | x86-64 | vllm | works x1 | adapts x1 (3) | "
-        "works x1 (4) | works x1 (4) | no |"
+        "works x1 (4) | works x2 (4) | no |"
     ) in text.splitlines()
     assert text.splitlines()[-4:] == [
         "(1) the machine's main memory is not judged",

@@ -47,7 +47,13 @@ def server(request: pytest.FixtureRequest, drafter: Counting) -> Iterator[DraftS
 
 
 def source_for(server: DraftServer, shape: DraftShape = SHAPE, **changes: object):
-    made = RemoteDraftSource(deadline_s=2, secret=SECRET, target_id="t", shape=shape)
+    made = RemoteDraftSource(
+        deadline_s=2,
+        secret=SECRET,
+        target_id="t",
+        shape=shape,
+        clock=changes.get("clock", time.monotonic),
+    )
     made.set_address(server.address, server_key=changes.get("server_key", server.public_key))
     return made
 
@@ -68,14 +74,34 @@ def test_a_target_of_the_same_shape_is_welcome(server):
         DraftShape(WIDTH, GAMMA, needs_tokens=True),
     ],
 )
-def test_a_target_of_another_shape_is_told_once_and_asks_no_more(server, drafter, shape):
-    source = source_for(server, shape)
+def test_a_target_of_another_shape_is_told_and_asks_no_more_for_a_while(server, shape):
+    now_s = 0.0
+    source = source_for(server, shape, clock=lambda: now_s)
     assert source.draft(batch(10)) is None
     assert source.is_refused
     asked = source.stats.requests
+    now_s = 4.9
     assert source.draft(batch(10)) is None
     assert source.stats.requests == asked
     assert server.stats.refused_hellos == 1
+    now_s = 5.1
+    assert source.draft(batch(10)) is None
+    assert source.is_refused
+    assert server.stats.refused_hellos == 2
+    source.close()
+
+
+def test_a_target_that_was_there_before_the_secret_gets_its_drafts_in_the_end(server):
+    now_s = 0.0
+    server.secret = "of the controller before"
+    source = source_for(server, clock=lambda: now_s)
+    assert source.draft(batch(10)) is None
+    assert source.is_refused
+    server.secret = SECRET
+    assert source.draft(batch(10)) is None
+    now_s = 5.1
+    assert source.draft(batch(10)) is not None
+    assert not source.is_refused
     source.close()
 
 
