@@ -24,6 +24,7 @@ from deployments.engine_args import engine_kwargs, native_steering, target_sourc
 from deployments.ingress import make_ingress
 from deployments.key_ring import KeyRing
 from deployments.loras import adapter_ids
+from deployments.memory import check_memory
 from deployments.placement import (
     INGRESS_CPUS,
     PROMPTLY_REPLACED,

@@ -66,11 +66,11 @@ _SAMPLER = "vllm.v1.sample.rejection_sampler"
 _SPECULATIVE = "vllm.config.speculative"
 _VERIFICATION = "vllm.v1.worker.gpu.spec_decode.adaptive_verification"
 CAPABILITIES: Mapping[str, tuple[Hook, ...]] = {
-    DRAFTING: tuple(
-        Hook(_RUNNER, f"GPUModelRunner.{name}", parameters)
-        for name, parameters in RUNNER_HOOKS.items()
-    )
-    + (
+    DRAFTING: (
+        *(
+            Hook(_RUNNER, f"GPUModelRunner.{name}", parameters)
+            for name, parameters in RUNNER_HOOKS.items()
+        ),
         Hook("vllm.distributed.parallel_state", "get_tp_group"),
         Hook("vllm.v1.worker.gpu_input_batch", "InputBatch.swap_states", ("self", "i1", "i2")),
     ),

@@ -39,7 +39,8 @@ def test_what_an_untested_version_lacks_is_named():
 
 
 def test_an_untested_engine_has_to_have_what_the_placements_that_are_served_need(monkeypatch):
-    found = dict.fromkeys(compat.CAPABILITIES, []) | {compat.DRAFTING: ["no propose"]}
+    found: dict[str, list[str]] = {name: [] for name in compat.CAPABILITIES}
+    found[compat.DRAFTING] = ["no propose"]
     monkeypatch.setattr(compat, "probe_engine", lambda: found)
     for placement in ("off", "native"):
         accept_software([placement], lambda: NEWER[1:])
