@@ -29,7 +29,7 @@ from deployments.native import Steering
 from deployments.pools import routing_stats
 from deployments.progress import TICK_S, ProgressWatch, Verdict
 from deployments.replica_gate import ReplicaGate
-from deployments.schema import DRAFTED_BY_US
+from deployments.schema import DRAFTED_BY_US, Placement
 from deployments.seated_requests import UNSEATED, seated
 from deployments.specs import CaptureSpec
 from deployments.tracing.spec import TracingSpec
@@ -58,7 +58,7 @@ class TargetServer(LLMServer):  # type: ignore[misc]
         self,
         llm_config: LLMConfig,
         *,
-        placement: str,
+        placement: Placement,
         pair: DraftingPair | None,
         promises: Mapping[str, ServiceClass],
         queued_requests: int,

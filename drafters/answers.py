@@ -46,7 +46,6 @@ class AnswerWriter:
     """
 
     def __init__(self, directory: Path, rows_per_part: int = 256, max_age_s: float = 60) -> None:
-        """Raises ValueError when a part that is there cannot be read."""
         directory.mkdir(parents=True, exist_ok=True)
         self._directory = directory
         self._rows_per_part, self._max_age_s = rows_per_part, max_age_s
@@ -54,9 +53,6 @@ class AnswerWriter:
         self._oldest_s = 0.0
         parts = sorted(directory.glob("part-*.parquet"))
         self._next = 1 + max((int(part.stem.split("-")[1]) for part in parts), default=-1)
-        self.written = {
-            id_ for part in parts for id_ in _read_part(part, ["id"]).column("id").to_pylist()
-        }
 
     def add(self, answer: Answer) -> None:
         """Keep an answer, and write a part when there are enough."""
@@ -79,14 +75,24 @@ class AnswerWriter:
             pa.Table.from_pylist(rows, schema=SCHEMA), unfinished, write_page_checksum=True
         )
         unfinished.replace(path)
-        self.written |= {answer.id for answer in self._pending}
         self._next += 1
         self._pending = []
+
+    def drop_pending(self) -> int:
+        """Give up what is pending, as it cannot be written; how many answers that were."""
+        dropped, self._pending = len(self._pending), []
+        return dropped
 
 
 def answer_parts(directory: Path) -> Sequence[Path]:
     """The parts below a directory, in order."""
     return sorted(directory.rglob("part-*.parquet"))
+
+
+def answered(directory: Path) -> set[str]:
+    """Ids of all answers below a directory. Raises ValueError for a part that cannot be read."""
+    parts = answer_parts(directory)
+    return {id_ for part in parts for id_ in _read_part(part, ["id"]).column("id").to_pylist()}
 
 
 def read_answers(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:

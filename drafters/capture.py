@@ -7,15 +7,19 @@ the oldest parts make room for new ones.
 
 from __future__ import annotations
 
+import logging
 import queue
 import random
 import threading
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from drafters.answers import Answer, AnswerWriter, answer_parts
+
+log = logging.getLogger(__name__)
 
 MIN_OUTPUT_TOKENS = 8
 _QUEUED = 256
@@ -26,14 +30,14 @@ Redact = Callable[[Sequence[int], Sequence[int]], tuple[tuple[int, ...], tuple[i
 
 @dataclass(slots=True)
 class CaptureCounts:
-    """`offered` requests of which `kept` were written, `dropped` found the queue full.
-
-    The others were not drawn, or had too short an output.
+    """`offered` requests of which `kept` were taken in; of them `lost` could not be written.
+    `dropped` found the queue full. The others were not drawn, or had too short an output.
     """
 
     offered: int = 0
     kept: int = 0
     dropped: int = 0
+    lost: int = 0
 
 
 class TrafficCapture:
@@ -75,7 +79,8 @@ class TrafficCapture:
 
     def close(self) -> None:
         """Write what is waiting."""
-        self._queue.put(None)
+        if self._thread.is_alive():
+            self._queue.put(None)
         self._thread.join()
 
     def _work(self) -> None:
@@ -83,21 +88,30 @@ class TrafficCapture:
             try:
                 offered = self._queue.get(timeout=_IDLE_S)
             except queue.Empty:
-                self._writer.flush()
+                self._write(self._writer.flush)
                 continue
             if offered is None:
                 break
-            self._keep(*offered)
-        self._writer.flush()
-        self._make_room()
+            self._write(partial(self._keep, *offered))
+        self._write(self._writer.flush)
+        self._write(self._make_room)
+
+    def _write(self, work: Callable[[], None]) -> None:
+        """A disk that takes nothing costs what was to be kept, not the capture."""
+        try:
+            work()
+        except OSError as error:
+            lost = self._writer.drop_pending()
+            self.counts.lost += lost
+            log.warning("%d captured answers are lost: %s", lost, error)
 
     def _keep(self, prompt: Sequence[int], output: Sequence[int]) -> None:
         prompt, output = self._redact(prompt, output) if self._redact else (prompt, output)
         if len(output) < MIN_OUTPUT_TOKENS:
             return
         id_ = uuid.uuid4().hex
-        self._writer.add(Answer(id_, "served", self._model_id, tuple(prompt), tuple(output)))
         self.counts.kept += 1
+        self._writer.add(Answer(id_, "served", self._model_id, tuple(prompt), tuple(output)))
         self._make_room()
 
     def _make_room(self) -> None:

@@ -80,12 +80,13 @@ def mend_allowed_tokens(input_batch_class: Any) -> None:
             mask[index] = False
         return index
 
-    def swapping(self: Any, one: int, other: int) -> None:
+    @wraps(swap_states)
+    def swapping(self: Any, i1: int, i2: int) -> None:
         mask = self.allowed_token_ids_mask_cpu_tensor
-        swapped = None if mask is None else mask[[other, one]]  # a copy
-        swap_states(self, one, other)
+        swapped = None if mask is None else mask[[i2, i1]]  # a copy
+        swap_states(self, i1, i2)
         if mask is not None:
-            mask[[one, other]] = swapped
+            mask[[i1, i2]] = swapped
 
     swapping.with_one_mask = swap_states  # type: ignore[attr-defined]
     input_batch_class.add_request, input_batch_class.swap_states = adding, swapping

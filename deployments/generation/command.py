@@ -12,7 +12,7 @@ import openai
 
 from deployments.generation.prompts import Generation, Prompt, read_prompts
 from deployments.generation.served import ServedModel, answer_from
-from drafters.answers import Answer, AnswerWriter
+from drafters.answers import Answer, AnswerWriter, answered
 
 _REPORT_EVERY_S = 10.0
 
@@ -42,7 +42,8 @@ def generate(
 
     writer = AnswerWriter(output)
     prompts = read_prompts(files, AutoTokenizer.from_pretrained(target_dir), options)
-    missing = [prompt for prompt in prompts if prompt.id not in writer.written]
+    before = answered(output)
+    missing = [prompt for prompt in prompts if prompt.id not in before]
     report(f"{len(prompts) - len(missing)} of {len(prompts)} prompts answered before")
     progress = _Progress(len(missing), writer, report)
     try:
@@ -52,7 +53,7 @@ def generate(
             _by_a_cluster(served, missing, progress)
     finally:
         writer.flush()
-    report(f"{progress.done} prompts answered, {len(writer.written)} in {output}")
+    report(f"{progress.done} prompts answered, {len(before) + progress.done} in {output}")
 
 
 class _Progress:

@@ -53,7 +53,8 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "--thinking",
         nargs="+",
         choices=("on", "off", "none"),
-        help="default: off and on where the chat template has it",
+        help="default: off and on where the chat template has it; with --url, none: as the "
+        "served template does by itself",
     )
     evaluate.add_argument("--max-output-tokens", type=int, default=128, help="of each answer")
     evaluate.add_argument("--max-tokens", type=int, help="of a conversation (default: the model's)")
@@ -166,7 +167,7 @@ def _online(args: argparse.Namespace) -> int:
     from drafters.evaluation.benchmarks import read_benchmarks, spread
     from drafters.evaluation.chat import Thinking
     from drafters.evaluation.online import OnlinePlan, evaluate_online
-    from drafters.evaluation.plan import Mode
+    from drafters.evaluation.plan import Mode, described
     from drafters.evaluation.served import ServedModel
 
     served = ServedModel(
@@ -188,7 +189,8 @@ def _online(args: argparse.Namespace) -> int:
         metadata = {
             "model_id": args.model,
             "policy": args.policy or "the model's own",
-            "benchmarks": ", ".join(f"{k} ({len(v)})" for k, v in plan.benchmarks.items()),
+            **served.versions(),
+            **described(plan.benchmarks),
             "max_output_tokens": str(args.max_output_tokens),
             "concurrency": str(args.seats),
         }

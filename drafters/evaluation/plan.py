@@ -57,10 +57,8 @@ class EvaluationPlan:
 
     def as_metadata(self) -> dict[str, str]:
         """All that a file of another plan would differ in."""
-        texts = repr([(c.key, c.turns) for c in _interleaved(self.benchmarks)])
         return {
-            "benchmarks": ", ".join(f"{k} ({len(v)})" for k, v in self.benchmarks.items()),
-            "prompts_digest": hashlib.sha256(texts.encode()).hexdigest()[:12],
+            **described(self.benchmarks),
             "modes": ", ".join(f"{m.temperature:g}/{m.thinking}" for m in self.modes),
             "max_output_tokens": str(self.max_output_tokens),
             "max_tokens": str(self.max_tokens),
@@ -70,6 +68,15 @@ class EvaluationPlan:
             "chunk_size": str(self.chunk_size),
             "seed": str(self.seed),
         }
+
+
+def described(benchmarks: Mapping[str, Sequence[Conversation]]) -> dict[str, str]:
+    """Their names and sizes, and a digest of what is asked."""
+    texts = repr([(c.key, c.turns) for c in _interleaved(benchmarks)])
+    return {
+        "benchmarks": ", ".join(f"{k} ({len(v)})" for k, v in benchmarks.items()),
+        "prompts_digest": hashlib.sha256(texts.encode()).hexdigest()[:12],
+    }
 
 
 def _interleaved(benchmarks: Mapping[str, Sequence[Conversation]]) -> Iterator[Conversation]:

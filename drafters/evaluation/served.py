@@ -96,6 +96,19 @@ class ServedModel:
         self._max_output_tokens = max_output_tokens
         self._concurrency = concurrency
 
+    def versions(self) -> dict[str, str]:
+        """The weights that serve, as `DraftingPair` names them; of several, all.
+
+        Raises ValueError where no target that drafts has reported.
+        """
+        pairs = [target["pair"] for target in self._fleet()["targets"] if target["pair"]]
+        if not pairs:
+            raise ValueError("no target of this model drafts, or none has reported yet")
+        return {
+            name: ", ".join(sorted({str(pair[name]) for pair in pairs}))
+            for name in ("model_revision", "drafter_version")
+        }
+
     @contextmanager
     def verifying_by(self, policy: Mapping[str, Any] | None) -> Iterator[None]:
         """Let the model use `policy` for as long as the context lasts; None changes nothing."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 
 import pyarrow as pa
@@ -22,6 +23,7 @@ from drafters.training.target import FrozenTarget, TargetStates
 
 ROWS_PER_PART = 128
 _SCHEMA = pa.schema([("row", pa.int32()), ("features", pa.binary()), ("last_hidden", pa.binary())])
+_OPEN_PARTS = 64
 _DISK_RESERVE = 0.05  # of the cache's size, for Parquet's own bytes
 
 
@@ -39,7 +41,8 @@ class FeatureCache:
     def fill(
         self, sequences: Sequence[TextSequence], target: FrozenTarget, rank: int, count: int
     ) -> None:
-        """Write worker `rank`'s of `count` parts, where they are not there.
+        """Write worker `rank`'s of `count` parts, where they are not there. Which are a worker's
+        own follows from their numbers alone, whatever others have written meanwhile.
 
         Raises ValueError when the disk has no room for what is missing, or for a cache of
         another key.
@@ -49,14 +52,16 @@ class FeatureCache:
         missing = [first for first in parts if not self._is_there(first)]
         rows = [row for first in missing for row in sequences[first : first + ROWS_PER_PART]]
         check_room(self.directory, cache_bytes(rows, target.numbers_per_token, target.dtype))
-        for i, first in enumerate(missing):
-            if i % count == rank:
+        for first in missing:
+            if first // ROWS_PER_PART % count == rank:
                 self._write(first, sequences[first : first + ROWS_PER_PART], target)
 
     def opened(self, sequences: Sequence[TextSequence], device: torch.device) -> CachedStates:
         """For reading. Raises ValueError for a part that is missing, damaged or another's."""
         paths = [self._path(first) for first in range(0, len(sequences), ROWS_PER_PART)]
-        return CachedStates([_open(path, self._key) for path in paths], device)
+        for path in paths:
+            _open(path, self._key).close()
+        return CachedStates(paths, self._key, device)
 
     def _path(self, first: int) -> Path:
         return self.directory / f"features-{first // ROWS_PER_PART:06}.parquet"
@@ -65,7 +70,7 @@ class FeatureCache:
         path = self._path(first)
         if not path.exists():
             return False
-        _open(path, self._key)
+        _open(path, self._key).close()
         return True
 
     def _write(self, first: int, rows: Sequence[TextSequence], target: FrozenTarget) -> None:
@@ -92,10 +97,10 @@ class FeatureCache:
 
 
 class CachedStates:
-    """Reads the states of a batch's texts."""
+    """Reads the states of a batch's texts. Of its parts a few are open at a time."""
 
-    def __init__(self, parts: Sequence[pq.ParquetFile], device: torch.device) -> None:
-        self._parts = parts
+    def __init__(self, paths: Sequence[Path], key: Mapping[str, str], device: torch.device) -> None:
+        self._part = lru_cache(_OPEN_PARTS)(lambda i: _open(paths[i], key))
         self._device = device
 
     def read(self, batch: Batch) -> TargetStates:
@@ -110,7 +115,7 @@ class CachedStates:
         return TargetStates(*(column.to(self._device) for column in columns))
 
     def _row(self, row: int) -> tuple[Tensor, Tensor]:
-        part = self._parts[row // ROWS_PER_PART]
+        part = self._part(row // ROWS_PER_PART)
         try:
             table = part.read_row_group(row % ROWS_PER_PART)
         except (pa.ArrowException, OSError) as error:

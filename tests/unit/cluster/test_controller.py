@@ -160,11 +160,12 @@ def test_an_address_set_by_hand_is_everybodys_and_brings_its_key(fleet):
 
 def test_an_address_set_by_hand_waits_for_the_secret_to_get_there(fleet):
     fleet.report_target(target())
-    fleet.change("m", {"drafter_address": "tcp://d1"})
-    fleet.report_drafter(replace(drafter(), secret="of the controller before"))
+    one = replace(drafter(), address="tcp://d1:1")
+    fleet.change("m", {"drafter_address": "tcp://d1:1"})
+    fleet.report_drafter(replace(one, secret="of the controller before"))
     assert fleet.report_target(target()).drafter_address is None
-    join(fleet, drafter())
-    assert fleet.report_target(target()).drafter_address == "tcp://d1"
+    join(fleet, one)
+    assert fleet.report_target(target()).drafter_address == "tcp://d1:1"
 
 
 def test_snapshot_sums_per_model_and_forgets_the_silent(fleet, clock):

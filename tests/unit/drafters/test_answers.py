@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from drafters.answers import Answer, AnswerWriter, answer_parts, read_answers
+from drafters.answers import Answer, AnswerWriter, answer_parts, answered, read_answers
 from drafters.training.data import read_sequences
 
 
@@ -32,25 +32,25 @@ def test_answers_are_read_as_they_came(tmp_path):
 def test_a_later_writer_knows_and_keeps_what_is_there(tmp_path):
     write(tmp_path, range(3)).flush()
     second = write(tmp_path, range(3, 4))
-    assert second.written == {"math:0:0", "math:1:0", "math:2:0"}
+    assert answered(tmp_path) == {"math:0:0", "math:1:0", "math:2:0"}
     second.flush()
     assert [row["id"] for _, row in read_answers(tmp_path)] == [f"math:{i}:0" for i in range(4)]
 
 
 def test_a_process_that_dies_loses_less_than_a_part(tmp_path):
     write(tmp_path, range(5), rows_per_part=2)
-    assert AnswerWriter(tmp_path).written == {f"math:{i}:0" for i in range(4)}
+    assert answered(tmp_path) == {f"math:{i}:0" for i in range(4)}
 
 
 def test_answers_are_not_kept_back_for_long(tmp_path):
     write(tmp_path, range(3), max_age_s=0)
-    assert len(AnswerWriter(tmp_path).written) == 3
+    assert len(answered(tmp_path)) == 3
 
 
 def test_a_part_half_written_is_no_part(tmp_path):
     write(tmp_path, range(2)).flush()
     (tmp_path / "part-000001.unfinished").write_bytes(b"PAR1")
-    assert len(AnswerWriter(tmp_path).written) == 2
+    assert len(answered(tmp_path)) == 2
 
 
 def test_training_reads_them(tmp_path):

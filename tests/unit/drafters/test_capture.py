@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import threading
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from drafters.answers import answer_parts, read_answers
 from drafters.capture import TrafficCapture
 from drafters.redaction import Redactor, found_tokens
 from drafters.training.data import read_sequences
+from tests.unit.drafters.test_draft_wire import wait_until
 
 OUTPUT = tuple(range(20, 30))
 
@@ -76,6 +78,24 @@ def test_a_slow_disk_drops_offers_and_holds_up_nobody(tmp_path):
     go_on.set()
     kept.close()
     assert kept.counts.kept == 257
+
+
+def test_a_full_disk_costs_what_was_to_be_kept_and_not_the_capture(tmp_path, monkeypatch, caplog):
+    def full(*args: Any, **options: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    kept = capture(tmp_path, rows_per_part=2)
+    with monkeypatch.context() as disk:
+        disk.setattr("drafters.answers.pq.write_table", full)
+        for _ in range(3):
+            kept.offer((1, 2), OUTPUT)
+        wait_until(lambda: kept.counts.kept == 3)
+        wait_until(lambda: kept.counts.lost == 2)
+    kept.offer((3,), OUTPUT)
+    kept.close()
+    assert [row["prompt"] for _, row in read_answers(tmp_path)] == [[1, 2], [3]]
+    assert (kept.counts.kept, kept.counts.lost) == (4, 2)
+    assert "2 captured answers are lost: [Errno 28]" in caplog.text
 
 
 class Words:

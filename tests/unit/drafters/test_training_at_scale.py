@@ -192,6 +192,20 @@ def test_an_interrupted_cache_is_filled_up(dspark_plan, tmp_path, small_parts):
     assert first.stat().st_mtime_ns == kept
 
 
+def test_workers_fill_a_cache_whatever_the_others_have_written(dspark_plan, tmp_path, small_parts):
+    trainer = Trainer(dspark_plan)
+    alone, rows, target = tmp_path / "alone", trainer.sequences, trainer.target
+    feature_cache.FeatureCache(alone, {"dtype": "torch.float32"}).fill(rows, target, 0, 1)
+    together = feature_cache.FeatureCache(tmp_path / "two", {"dtype": "torch.float32"})
+    # The second worker begins when the first has ended: it finds every second part there.
+    for rank in (0, 1):
+        together.fill(rows, target, rank, 2)
+    assert len(list(alone.iterdir())) == 6
+    for path in alone.iterdir():
+        assert (tmp_path / "two" / path.name).read_bytes() == path.read_bytes()
+    together.opened(rows, trainer.device)
+
+
 def test_the_size_of_a_cache_is_known_beforehand(dspark_plan, tmp_path):
     trainer = Trainer(dspark_plan)
     wanted = cache_bytes(trainer.sequences, trainer.target.numbers_per_token, torch.float32)

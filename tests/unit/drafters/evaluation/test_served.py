@@ -182,6 +182,17 @@ class _Guarded(BaseHTTPRequestHandler):
         pass
 
 
+def test_the_weights_that_serve_are_part_of_what_is_evaluated(monkeypatch):
+    pairs = [{"model_revision": "a", "drafter_version": v} for v in ("old", "new")]
+    targets = [{"pair": pair} for pair in pairs] + [{"pair": None}]
+    service = Service()
+    monkeypatch.setattr(service, "_fleet", lambda: {"targets": targets})
+    assert service.versions() == {"model_revision": "a", "drafter_version": "new, old"}
+    targets[:] = [{"pair": None}]
+    with pytest.raises(ValueError, match="no target of this model drafts"):
+        service.versions()
+
+
 def test_a_service_with_keys_is_asked_with_one(monkeypatch):
     monkeypatch.setattr(served, "_SETTLED_S", 0.0)
     with ThreadingHTTPServer(("127.0.0.1", 0), _Guarded) as server:
