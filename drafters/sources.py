@@ -46,15 +46,18 @@ _LOG_EVERY = 1000
 class SourceStats:
     """Counts since the source was made.
 
-    A request is a step that asked for drafts; it ends as a reply, a timeout, an error
-    or, where nothing could be sent, unsent. `skipped` steps wanted drafts during a
-    cool-off and did not ask.
+    A request is a step that asked for drafts; it ends as a reply, a timeout, or in one of the
+    failures: the drafter `refused` it, what came was `spoiled` (it does not parse, or is no
+    reply to what was asked), it was `unsent` as nothing could be sent, or an error of ours.
+    `skipped` steps wanted drafts during a cool-off and did not ask.
     """
 
     requests: int = 0
     replies: int = 0
     timeouts: int = 0
     late_replies: int = 0
+    refused: int = 0
+    spoiled: int = 0
     errors: int = 0
     unsent: int = 0
     skipped: int = 0
@@ -62,6 +65,11 @@ class SourceStats:
     bytes_received: int = 0
     last_wait_s: float = 0.0
     total_wait_s: float = 0.0
+
+    @property
+    def failures(self) -> int:
+        """What went wrong, but for time and a full socket."""
+        return self.refused + self.spoiled + self.errors
 
     def waited(self, wait_s: float) -> None:
         """A request ended after `wait_s`."""
@@ -336,23 +344,24 @@ class RemoteDraftSource:
             except zmq.Again:
                 break
             except WireError as error:
-                self._count_error(str(error))
+                self._count_spoiled(str(error))
                 continue
             if isinstance(message, WelcomeMessage):
                 continue
             if isinstance(message, ErrorMessage):
-                self._count_error(message.text)
+                self.stats.refused += 1
+                self._tell(message.text, self.stats.refused)
                 if message.seq == self._hello_seq:
                     self.is_refused = True
                     self._refused_until_s = self._clock() + _REFUSED_FOR_S
                     return None
             elif not isinstance(message, DraftsMessage):
-                self._count_error("a step came back")
+                self._count_spoiled("a step came back")
             elif message.seq != seq:
                 self.stats.late_replies += 1
                 continue
             elif message.drafts.tokens.shape[0] != num_drafts:
-                self._count_error(f"{message.drafts.tokens.shape[0]} drafts for {num_drafts}")
+                self._count_spoiled(f"{message.drafts.tokens.shape[0]} drafts for {num_drafts}")
             else:
                 self.stats.replies += 1
                 return message.drafts
@@ -370,10 +379,14 @@ class RemoteDraftSource:
         self.stats.bytes_received += sum(len(buffer) for buffer in buffers)
         return decode(buffers, self._secret)
 
-    def _count_error(self, text: str) -> None:
-        if self.stats.errors % _LOG_EVERY == 0:
+    def _count_spoiled(self, text: str) -> None:
+        self.stats.spoiled += 1
+        self._tell(text, self.stats.spoiled)
+
+    def _tell(self, text: str, count: int) -> None:
+        """Log the first of its kind, and one now and then."""
+        if count % _LOG_EVERY == 1:
             log.warning("drafter at %s: %r", self.address, text)
-        self.stats.errors += 1
 
 
 def split_by_anchor(batch: StepBatch) -> tuple[StepBatch, StepBatch | None]:

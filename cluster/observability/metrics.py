@@ -191,8 +191,8 @@ _TARGET = (
         "dspark_draft_failures",
         "counter",
         "requests",
-        "Drafts that did not come for another reason: error, unsent, skipped while the drafter "
-        "is left alone, malformed",
+        "Drafts that did not come for another reason: refused by the drafter, spoiled on the way, "
+        "unsent, skipped while the drafter is left alone, malformed, error",
         ("reason",),
     ),
     Metric(

@@ -200,8 +200,8 @@ def _source_samples(stats: Mapping[str, Any]) -> Iterator[Sample]:
     source = stats["source"]
     yield Sample("dspark_draft_requests", source["requests"])
     yield Sample("dspark_draft_deadline_misses", source["timeouts"])
-    failures = {"error": source["errors"], "unsent": source["unsent"]}
-    failures |= {"skipped": source["skipped"], "malformed": stats["malformed_replies"]}
+    failures = {name: source[name] for name in ("refused", "spoiled", "unsent", "skipped")}
+    failures |= {"error": source["errors"], "malformed": stats["malformed_replies"]}
     for reason, count in failures.items():
         yield Sample("dspark_draft_failures", count, {"reason": reason})
     yield Sample("dspark_draft_bytes", source["bytes_sent"], {"direction": "out"})

@@ -55,7 +55,11 @@ class TokenByToken:
         """
         tokenizer = self.model_tokenizer  # type: ignore[attr-defined]
         backend = getattr(tokenizer, "backend_tokenizer", None)
-        if backend is None or not token_ids:
+        if backend is None:
+            if len(token_ids) > 1:
+                self._warn(request, "its tokenizer has no fast backend to tell their texts apart")
+            return [delta_text]
+        if not token_ids:
             return [delta_text]
         if self._stream is None:
             self._stream = DecodeStream(skip_special_tokens=request.skip_special_tokens)
@@ -64,7 +68,7 @@ class TokenByToken:
         if finished and not held and "".join(own[:-1]) == delta_text:
             own[-1] = ""
         if not held and "".join(own) != delta_text:
-            self._warn(request)
+            self._warn(request, "their texts do not add up to a chunk's")
             own = [delta_text]
         texts, left = [], delta_text
         for text in own[:-1]:
@@ -77,13 +81,14 @@ class TokenByToken:
         self._released += len(left)
         return [*texts, left]
 
-    def _warn(self, request: Any) -> None:
+    def _warn(self, request: Any, why: str) -> None:
         """Once per stream, however many of its chunks are so."""
         if not self._has_warned:
             self._has_warned = True
             logger.warning(
-                "%s: tokens are parsed several at once, as their texts do not add up to a chunk's",
+                "%s: tokens are parsed several at once, as %s",
                 getattr(request, "request_id", "a request"),
+                why,
             )
 
 

@@ -137,7 +137,7 @@ def test_colocated(served: Served, expected: list[list[int]]) -> None:
     served.adapter.calibration.replica.take_report()
     try:
         assert tokens(served.engine) == expected
-        assert served.adapter.source.stats.errors == 0
+        assert served.adapter.source.stats.failures == 0
     finally:
         served.adapter.source = remote
     stats = served.adapter.stats

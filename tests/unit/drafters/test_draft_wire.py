@@ -275,7 +275,7 @@ def test_another_address_and_secret_take_effect_at_once(source):
 def test_a_wrong_secret_gets_no_drafts_and_is_counted(server, drafter):
     source = RemoteDraftSource(deadline_s=2, secret="guess", address=server.address)
     assert source.draft(batch(1)) is None
-    assert source.stats.errors == 1
+    assert (source.stats.refused, source.stats.spoiled, source.stats.errors) == (1, 0, 0)
     assert server.stats.dropped == {"secret": 1}
     assert drafter.calls == []
     source.close()

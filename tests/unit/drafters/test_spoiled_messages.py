@@ -49,7 +49,7 @@ def test_a_thousand_spoiled_messages_stop_nothing_leak_nothing_and_are_counted(e
         fates = send_spoiled(server, rng, make_step, still_drafts)
         assert server.stats.dropped == fates
         assert fates.keys() == EVERY_REASON
-        assert (server.stats.failed_steps, source.stats.errors) == (0, 0)
+        assert (server.stats.failed_steps, source.stats.failures) == (0, 0)
         wait_until(lambda: open_files() <= before)
 
 
@@ -122,7 +122,7 @@ def test_the_draft_engine_comes_out_of_a_thousand_spoiled_messages_as_it_went_in
         assert server.stats.dropped == fates
         assert fates.keys() == EVERY_REASON
         assert server.stats.rejected > 0
-        assert (server.stats.failed_steps, source.stats.errors) == (0, 0)
+        assert (server.stats.failed_steps, source.stats.failures) == (0, 0)
         assert engine.num_sessions > held.sessions
         now_s = 30.0
         drafts_as_if_untouched()

@@ -62,7 +62,7 @@ def test_a_target_of_the_same_shape_is_welcome(server):
     source = source_for(server)
     assert source.draft(batch(10)).tokens.tolist() == [[11, 12, 13]]
     assert (server.stats.hellos, server.stats.refused_hellos) == (1, 0)
-    assert source.stats.errors == 0
+    assert source.stats.failures == 0
     source.close()
 
 
@@ -313,7 +313,7 @@ def test_a_peer_that_does_not_read_loses_its_replies_alone():
         assert source.draft(batch(10)) is not None
         assert server.stats.unsent >= 10
         assert server.stats.dropped == {}
-        assert (source.stats.errors, source.stats.timeouts) == (0, 0)
+        assert (source.stats.failures, source.stats.timeouts) == (0, 0)
     slow.close(linger=0)
     assert server.stop()
 
