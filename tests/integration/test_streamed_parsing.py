@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 from transformers import AutoTokenizer
 
-from deployments.engine.streaming import feed_parsers_token_by_token
+from deployments.engine.streaming import TokenByToken, feed_parsers_token_by_token
 from tests.integration.demo import DEMO_TARGET
 
 pytestmark = pytest.mark.light
@@ -335,3 +335,23 @@ def test_what_is_parsed_is_what_was_said(tokenizer):
     message = assembled(chat_serving("hermes", "qwen3"), tokenizer, answer, repeat(8))
     assert message.reasoning == "Weather?"
     assert message.calls == {0: ["get_weather", '{"city": "Paris", "days": 3}']}
+
+
+class SlowTokenizerParser:
+    """A parser of a model whose tokenizer is not one of the fast ones."""
+
+    model_tokenizer = object()
+
+    def __init__(self) -> None:
+        self.parsed: list[list[int]] = []
+
+    def parse_delta(self, text: str, token_ids: list[int], *others: Any, finished: bool) -> None:
+        self.parsed.append(token_ids)
+
+
+def test_a_tokenizer_that_cannot_tell_tokens_apart_is_told_of_once(caplog):
+    parser = type("Parser", (TokenByToken, SlowTokenizerParser), {})()
+    for token_ids in ([1], [2, 3], [4, 5]):
+        parser.parse_delta("some text", token_ids, SimpleNamespace(), finished=False)
+    assert parser.parsed == [[1], [2, 3], [4, 5]]
+    assert caplog.text.count("has no fast backend") == 1
