@@ -76,7 +76,10 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "generate", help="let a target answer prompts: the text its drafter is trained on"
     )
     generate.add_argument(
-        "--target", required=True, help="the target's checkpoint, with --url its tokenizer will do"
+        "--target",
+        required=True,
+        help="the target's checkpoint directory or hub id[@revision]; with --url its tokenizer "
+        "will do",
     )
     generate.add_argument(
         "--prompts", type=Path, nargs="+", required=True, help="JSON lines (.gz or not) of messages"
@@ -201,6 +204,7 @@ def _generate(args: argparse.Namespace) -> int:
     from deployments.generation.command import GenerationError, generate
     from deployments.generation.prompts import Generation
     from deployments.generation.served import ServedModel
+    from drafters.hub import checkpoint_directory
 
     options = Generation(
         temperatures=tuple(args.temperatures),
@@ -220,7 +224,7 @@ def _generate(args: argparse.Namespace) -> int:
         served = ServedModel(args.url, args.model, key, args.concurrency)
     try:
         generate(
-            args.target,
+            str(checkpoint_directory(args.target, weights=served is None)),
             args.prompts,
             args.output,
             options,

@@ -45,10 +45,14 @@ def _register_train(train: argparse.ArgumentParser) -> None:
     )
     train.add_argument("--threads", type=int, help="torch threads (default: torch's own)")
     settings = train.add_argument_group("settings, over those of --config")
-    settings.add_argument("--target", help="the target's checkpoint directory, or its hub id")
+    settings.add_argument(
+        "--target", help="the target's checkpoint directory, or hub id[@revision]"
+    )
     settings.add_argument("--revision", help="of a target on the hub (default: its newest)")
     settings.add_argument("--kind", choices=TRAINED_KINDS, help="of drafter (default: dspark)")
-    settings.add_argument("--start-from", help="a trained drafter to go on from with other text")
+    settings.add_argument(
+        "--start-from", help="a trained drafter, directory or hub id[@revision], to go on from"
+    )
     settings.add_argument("--steps", type=int)
     settings.add_argument("--epochs", type=float, help="instead of steps")
     settings.add_argument("--layers", type=int, dest="num_layers", help="of the drafter")

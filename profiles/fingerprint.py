@@ -40,6 +40,15 @@ def checkpoint_fingerprint(directory: Path) -> str:
     return digest.hexdigest()[:_DIGITS]
 
 
+def checkpoint_name(directory: Path) -> str:
+    """What people call it: a directory's own name, the id of a snapshot in the hub's cache."""
+    directory = directory.resolve()
+    repository = directory.parent.parent.name
+    if directory.parent.name == "snapshots" and repository.startswith("models--"):
+        return repository.removeprefix("models--").replace("--", "/")
+    return directory.name
+
+
 def commit_fingerprint(commit: str) -> str:
     """That of a checkpoint on the hub, which need not be here."""
     return commit[:_DIGITS]

@@ -18,7 +18,7 @@ from drafters.evaluation.report import format_report
 from drafters.evaluation.target import EvaluatedTarget
 from drafters.interface import DraftModel
 from profiles.evaluation import save_evaluation
-from profiles.fingerprint import checkpoint_fingerprint
+from profiles.fingerprint import checkpoint_fingerprint, checkpoint_name
 from profiles.provenance import DraftingPair
 
 NGRAM = "ngram"
@@ -136,6 +136,6 @@ def _pair(settings: OfflineSettings) -> DraftingPair:
         drafter_id, version = NGRAM, f"block {settings.ngram_block_size}"
     else:
         directory = Path(settings.drafter)
-        drafter_id, version = directory.resolve().name, checkpoint_fingerprint(directory)
-    target_id = settings.target.resolve().name
+        drafter_id, version = checkpoint_name(directory), checkpoint_fingerprint(directory)
+    target_id = checkpoint_name(settings.target)
     return DraftingPair(target_id, checkpoint_fingerprint(settings.target), drafter_id, version)

@@ -21,8 +21,8 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "gets a report, Parquet that `dspark calibrate` reads, and pictures; an interrupted "
         "evaluation goes on where it stopped, at the cost of one chunk.",
     )
-    evaluate.add_argument("--target", type=Path, help="checkpoint directory")
-    evaluate.add_argument("--drafter", help="checkpoint directory, or: ngram")
+    evaluate.add_argument("--target", help="checkpoint directory, or hub id[@revision]")
+    evaluate.add_argument("--drafter", help="the same, or: ngram")
     evaluate.add_argument(
         "--url",
         help="a running service instead of --target and --drafter; it has to be idle, and its "
@@ -126,13 +126,20 @@ def _offline(args: argparse.Namespace) -> int:
     import torch
 
     from drafters.errors import CheckpointError
-    from drafters.evaluation.command import OfflineSettings, evaluate_offline
+    from drafters.evaluation.command import NGRAM, OfflineSettings, evaluate_offline
+    from drafters.hub import checkpoint_directory
 
     if args.threads is not None:
         torch.set_num_threads(args.threads)
+    try:
+        target = checkpoint_directory(args.target)
+        drafter = NGRAM if args.drafter == NGRAM else str(checkpoint_directory(args.drafter))
+    except CheckpointError as error:
+        print(f"dspark evaluate: {error}", file=sys.stderr)
+        return 2
     settings = OfflineSettings(
-        target=args.target,
-        drafter=args.drafter,
+        target=target,
+        drafter=drafter,
         benchmarks=args.benchmarks,
         only=tuple(args.only),
         prompts=args.prompts,

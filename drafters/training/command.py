@@ -9,13 +9,13 @@ import torch
 
 from drafters.checkpoint import empty_model
 from drafters.config import DrafterConfig
+from drafters.hub import checkpoint_directory
 from drafters.training.data import read_sequences
 from drafters.training.estimate import Assumptions, Estimate, estimate, measured_tflops, target_size
 from drafters.training.kinds import KINDS
 from drafters.training.loop import RunOptions, train
 from drafters.training.on_ray import train_on_ray
 from drafters.training.settings import TrainingSettings, read_settings
-from drafters.training.target_source import target_directory
 
 
 def run(args: argparse.Namespace) -> bool:
@@ -28,7 +28,10 @@ def run(args: argparse.Namespace) -> bool:
         return True
     if args.data is None or args.output is None:
         raise ValueError("--data and --output are needed, but for --estimate")
-    target_dir = target_directory(settings.target, settings.revision)
+    target_dir = checkpoint_directory(settings.target, settings.revision)
+    if settings.start_from is not None:
+        start_from = str(checkpoint_directory(settings.start_from))
+        settings = settings.model_copy(update={"start_from": start_from})
     sequences = read_sequences(Path(args.data), settings.max_tokens)
     plan = settings.plan(str(target_dir), args.data, len(sequences))
     options = RunOptions(
@@ -48,7 +51,7 @@ def run(args: argparse.Namespace) -> bool:
 
 def estimate_of(settings: TrainingSettings, data: str | None) -> Estimate:
     """The estimate for settings over `data`, or over what the settings assume of it."""
-    target_dir = str(target_directory(settings.target, settings.revision, weights=False))
+    target_dir = str(checkpoint_directory(settings.target, settings.revision, weights=False))
     num_rows, tokens_per_row = _text_size(settings, data)
     plan = settings.plan(target_dir, data or "", num_rows)
     config = DrafterConfig.from_dict(KINDS[plan.kind].fields(plan), "the drafter to be trained")
