@@ -11,6 +11,7 @@ from autoscale.drift import SurvivalCounts
 from autoscale.replica_calibration import KeyReport
 from profiles.calibration_key import CALIBRATION_KEYS, CalibrationKey
 
+_TEMPERATURES = (1e-3, 1e3)  # beyond, a confidence says nothing
 _KEYS = {str(key): key for key in CALIBRATION_KEYS}
 
 
@@ -67,6 +68,7 @@ def _calibration_from_plain(plain: Mapping[str, Any]) -> Calibration:
         calibration = Calibration(temperatures, int(plain["version"]))
     except (KeyError, TypeError) as error:
         raise ValueError(f"a calibration is malformed: {error!r}") from None
-    if not temperatures or not all(0 < t < float("inf") for t in temperatures):
-        raise ValueError(f"temperatures have to be positive, these are {temperatures}")
+    least, most = _TEMPERATURES
+    if not temperatures or not all(least <= t <= most for t in temperatures):
+        raise ValueError(f"temperatures have to be in {least} to {most}, these are {temperatures}")
     return calibration

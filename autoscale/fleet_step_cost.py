@@ -17,6 +17,7 @@ from profiles.step_cost import LEARNED, VERIFY, EngineProvenance, StepCostProfil
 _MIN_STEPS = 50.0  # at a size, of all replicas together, before it is believed
 _MAX_STEPS = 1000.0  # of one replica that count: none outvotes the others by being busy
 _WORTH_A_VERSION = 0.01
+_LONGEST_STEP_S = 60.0
 _CONTEXTS = (0, 1024)  # tokens per request, at which a learned table is written down
 
 
@@ -48,6 +49,8 @@ class StepCostReport:
             numbers = [*lists[0], *lists[1], *lists[2], *slopes]
             if not all(map(math.isfinite, numbers)):
                 raise ValueError("step costs have to be finite numbers")
+            if max(lists[1]) > _LONGEST_STEP_S:
+                raise ValueError(f"no step takes {max(lists[1])} s")
             return cls(StepCostTable(lists[0], lists[1], *slopes), lists[2])
         except (KeyError, TypeError) as error:
             raise ValueError(f"a report of step costs is malformed: {error!r}") from None

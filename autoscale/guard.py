@@ -116,7 +116,13 @@ class Guard:
             self._probe_steps = 0
             self.num_probes += 1
         self._probe_steps += 1
-        return candidates[:_MAX_PROBED]
+        return self._sample(candidates)
+
+    def _sample(self, candidates: Sequence[str]) -> Sequence[str]:
+        """Whom a probe asks: others than the one before it, as some never pay."""
+        first = (self.num_probes - 1) * _MAX_PROBED
+        n = len(candidates)
+        return [candidates[(first + i) % n] for i in range(min(n, _MAX_PROBED))]
 
     def record(self, outcomes: Sequence[tuple[str, int, int]], num_requests: int) -> None:
         """Draft tokens verified and accepted in a step: (request, verified, accepted)."""

@@ -39,7 +39,9 @@ class FleetController:
     A replica that has not reported for `EXPIRY_S` is forgotten. `clock` is in seconds;
     `learning` and `step_costs` are told of reports by whoever owns them. `epoch` rises from
     one controller of an application to the next; `classes` are what each model promises.
-    `on_gone` is told of targets that fell silent.
+    Nobody is assigned a drafter in the first `settle_s`, while replicas of an earlier controller
+    report to this one. `on_taken` is told of reports that count, `on_gone` of targets that fell
+    silent.
     Reports are bounded: of more than `MAX_REPLICAS`, and of more than one per
     `MIN_INTERVAL_S` of a replica, the rest is counted and changes nothing.
     """
@@ -52,6 +54,8 @@ class FleetController:
         *,
         epoch: int = 0,
         classes: Mapping[str, Sequence[ServiceClass]] | None = None,
+        settle_s: float = 0.0,
+        on_taken: Callable[[TargetReport], None] = lambda report: None,
         on_gone: Callable[[str], None] = lambda replica_id: None,
     ) -> None:
         self.num_dropped_reports = 0
@@ -60,6 +64,8 @@ class FleetController:
         self._step_costs = step_costs or StepCostLearning()
         self._plans = FleetPlans(classes)
         self._canaries = Canaries(self._learning.snapshot)
+        self._settled_s = clock() + settle_s
+        self._on_taken = on_taken
         self._on_gone = on_gone
         self._epoch = epoch
         self._seq = 0
@@ -184,6 +190,7 @@ class FleetController:
             relative = self._step_costs.relative(report.replica_id)
             self._plans.report(report.model_id, report.replica_id, report.load, relative)
         self._canaries.adopt(report, now_s)
+        self._on_taken(report)
         changed = report.stats.get("controls")
         if changed and report.model_id not in self._controls:  # before this controller began
             self._controls[report.model_id] = Controls(**changed)
@@ -269,6 +276,8 @@ class FleetController:
         return models.setdefault(model_id, {"targets": [], "drafters": []})
 
     def _assign(self, model_id: str) -> None:
+        if self._clock() < self._settled_s:
+            return
         self._to_assign.discard(model_id)
         targets = [
             id_
@@ -281,10 +290,18 @@ class FleetController:
             if report.model_id == model_id and report.secret == self._secret and not report.canary
         ]
         self._canaries.assign(model_id, targets, self._live_drafters())
-        assigned = assign_drafters(targets, drafters, self._assigned)
+        assigned = assign_drafters(targets, drafters, self._current(targets))
         for target in targets:
             self._assigned.pop(target, None)
         self._assigned |= assigned
+
+    def _current(self, targets: Sequence[str]) -> dict[str, str]:
+        """Whom targets ask by now: as they were assigned, or as they came from an earlier
+        controller."""
+        names = {drafter.address: id_ for id_, (drafter, _) in self._drafters.items()}
+        came_with = {t: names.get(self._targets[t][0].drafter_address or "") for t in targets}
+        found = {t: self._assigned.get(t) or came_with[t] for t in targets}
+        return {t: drafter for t, drafter in found.items() if drafter is not None}
 
     def _expire(self) -> None:
         oldest = self._clock() - EXPIRY_S

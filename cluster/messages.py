@@ -40,7 +40,8 @@ class TargetReport:
     to; now and then `outcomes` are what became of drafts
     (`autoscale.calibration_messages.report_to_plain`), of a canary's `canary_outcomes`, and
     `step_cost` what steps take (`autoscale.fleet_step_cost.StepCostReport.to_plain`). A
-    replica that is new `wants_step_cost` of the fleet. `held_plan` is `HeldPlan.snapshot`.
+    replica that is new `wants_step_cost` of the fleet. `held_plan` is `HeldPlan.snapshot`,
+    `drafter_address` whom its plan has it ask, which a new controller leaves so.
     """
 
     replica_id: str
@@ -56,6 +57,7 @@ class TargetReport:
     wants_step_cost: bool = False
     held_plan: dict[str, Any] = field(default_factory=dict)
     canary_outcomes: dict[str, Any] | None = None
+    drafter_address: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

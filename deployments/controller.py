@@ -54,6 +54,8 @@ class ControllerActor:
             step_costs=self._step_costs,
             epoch=time.time_ns(),
             classes=settings.classes,
+            settle_s=2 * INTERVAL_S,
+            on_taken=self._absorb,
             on_gone=lambda id_: self._thread.offer(partial(self._step_costs.forget, id_)),
         )
 
@@ -68,6 +70,10 @@ class ControllerActor:
         return self._fleet.report_drafter(report)
 
     async def report_target(self, report: TargetReport) -> TargetPlan:
+        return self._fleet.report_target(report)
+
+    def _absorb(self, report: TargetReport) -> None:
+        """What a report lets learn, by the thread that learns."""
         if report.pair is not None and report.outcomes:
             self._thread.offer(partial(self._pairs.absorb, report.pair, report.outcomes))
         if report.canary_outcomes and (pair := self._fleet.canary_pair(report)):
@@ -75,7 +81,6 @@ class ControllerActor:
         if report.engine is not None and report.step_cost:
             absorb = partial(self._step_costs.absorb, report.engine, report.replica_id)
             self._thread.offer(partial(absorb, report.step_cost))
-        return self._fleet.report_target(report)
 
     async def report_ingress(self, report: IngressReport) -> None:
         self._fleet.report_ingress(report)

@@ -198,6 +198,7 @@ class TargetServer(LLMServer):  # type: ignore[misc]
             self._is_new,
             self._held.snapshot(),
             canary_outcomes,
+            self._held.plan.drafter_address if self._held.plan is not None else None,
         )
 
     async def _apply(self) -> None:

@@ -118,8 +118,10 @@ class SimulatedReplica:
         self.is_alive = False
         for i, served in enumerate(self._rows.served):
             served.produced = int(self._rows.position[i])
-        lost = [*self._rows.served, *(p.served for p in self._prefills), *self.waiting]
+        reading = [*self._finishing_prefills, *(p.served for p in self._prefills)]
+        lost = [*self._rows.served, *reading, *self.waiting]
         self._rows, self._prefills, self.waiting = DecodingRows(), deque(), deque()
+        self._finishing_prefills.clear()
         return lost
 
     def begin_step(self, now_s: float) -> float | None:

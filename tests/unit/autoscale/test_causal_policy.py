@@ -163,6 +163,25 @@ def test_what_was_found_under_load_is_asked_again_when_the_load_has_fallen():
     assert sum(asked) >= 7
 
 
+def test_few_requests_that_never_pay_do_not_hide_those_that_do():
+    """A probe asks others than the one before it, so drafting comes back within two."""
+    guard = Guard()
+
+    def gain(accepted: float, verified: float, share: float) -> float:
+        return (1 + share * accepted) / 1.5
+
+    hopeless, everybody = requests(4), requests(16)
+    guard.record([Verified(id_, 7, 0) for id_ in hopeless * 8], 16)
+    for step in range(3000):
+        if asked := guard.choose(everybody, gain, 16):
+            outcomes = [Verified(id_, 7, 0 if id_ in hopeless else 6) for id_ in asked]
+            guard.record(outcomes, 16)
+        if guard.drafting and step > 0:
+            break
+    assert guard.drafting
+    assert guard.num_probes <= 2
+
+
 def test_a_request_that_does_not_pay_is_left_out():
     service = Service(accept=0.8)
     asked = [service.step(["r0", "hopeless"]) for _ in range(60)]

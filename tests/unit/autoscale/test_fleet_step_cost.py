@@ -103,6 +103,7 @@ def test_reports_cross_processes_as_plain_values():
     [
         {"step_cost_s": [0.01, float("nan"), 0.03]},
         {"step_cost_s": [0.01, -0.02, 0.03]},
+        {"step_cost_s": [1000.0, 1000.0, 1000.0]},
         {"num_steps": [1.0]},
         {"n_tokens": None},
         {"pair_s": "much"},

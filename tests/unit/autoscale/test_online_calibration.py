@@ -369,8 +369,8 @@ def test_replicas_of_different_block_sizes_are_refused():
     [
         ({"q/0.4-0.8": {}}, "malformed"),
         ({"dense/0": {"version": 1, "temperatures": [1.0]}}, "'dense/0' is not a calib"),
-        ({"q/0.4-0.8": {"version": 1, "temperatures": [1.0, -2.0]}}, "have to be positive"),
-        ({"q/0.4-0.8": {"version": 1, "temperatures": []}}, "have to be positive"),
+        ({"q/0.4-0.8": {"version": 1, "temperatures": [1.0, -2.0]}}, "have to be in"),
+        ({"q/0.4-0.8": {"version": 1, "temperatures": []}}, "have to be in"),
         ({"q/0.4-0.8": {"temperatures": [1.0]}}, "malformed"),
     ],
 )

@@ -288,6 +288,30 @@ def test_a_load_that_cannot_be_is_counted_and_moves_nobodys_plan(fleet, clock):
     assert fleet.snapshot()["controller"]["impossible_loads"] == 3
 
 
+def test_a_new_controller_leaves_targets_with_their_drafters(clock):
+    fleet = FleetController(clock, settle_s=1.0)
+    # As an even share by name would not have it, and the drafters report one after the other.
+    asked = {"t1": "tcp://d2", "t2": "tcp://d1"}
+    reports = {name: replace(target(name), drafter_address=one) for name, one in asked.items()}
+    join(fleet, drafter("d2"))
+    for report in reports.values():
+        assert fleet.report_target(report).drafter_address is None
+    clock.now += 0.5
+    join(fleet, drafter("d1"))
+    clock.now += 0.6
+    found = {name: fleet.report_target(report).drafter_address for name, report in reports.items()}
+    assert found == asked
+
+
+def test_what_is_dropped_teaches_nothing(clock):
+    taken = []
+    fleet = FleetController(clock, on_taken=lambda report: taken.append(report.replica_id))
+    for i in range(MAX_REPLICAS + 5):
+        fleet.report_target(target(f"t{i}", placement="off"))
+    fleet.report_target(target("t0", placement="off"))
+    assert taken == [f"t{i}" for i in range(MAX_REPLICAS)]
+
+
 def test_a_flood_from_one_replica_is_answered_and_counted(fleet, clock):
     fleet.report_target(loaded("t1", running=4))
     for _ in range(100):
