@@ -47,6 +47,7 @@ def mend_cpu_lora(*modules: Any) -> None:
 
 
 def _without_adapterless_rows(original: Any) -> Any:
+    @wraps(original)
     def bgmv_shrink(
         inputs: torch.Tensor,
         lora_weights: torch.Tensor,
