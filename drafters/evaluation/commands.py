@@ -132,33 +132,27 @@ def _offline(args: argparse.Namespace) -> int:
     if args.threads is not None:
         torch.set_num_threads(args.threads)
     try:
-        target = checkpoint_directory(args.target)
-        drafter = NGRAM if args.drafter == NGRAM else str(checkpoint_directory(args.drafter))
-    except CheckpointError as error:
-        print(f"dspark evaluate: {error}", file=sys.stderr)
-        return 2
-    settings = OfflineSettings(
-        target=target,
-        drafter=drafter,
-        benchmarks=args.benchmarks,
-        only=tuple(args.only),
-        prompts=args.prompts,
-        chains=args.chains,
-        temperatures=tuple(args.temperatures),
-        thinking=tuple(args.thinking) if args.thinking else None,
-        max_output_tokens=args.max_output_tokens,
-        max_tokens=args.max_tokens,
-        window=args.window,
-        num_candidates=args.candidates,
-        num_seats=args.seats,
-        chunk_size=args.chunk,
-        seed=args.seed,
-        dtype=args.dtype,
-        drafter_dtype=args.drafter_dtype,
-        device=args.device,
-        ngram_block_size=args.ngram_block_size,
-    )
-    try:
+        settings = OfflineSettings(
+            target=checkpoint_directory(args.target),
+            drafter=NGRAM if args.drafter == NGRAM else str(checkpoint_directory(args.drafter)),
+            benchmarks=args.benchmarks,
+            only=tuple(args.only),
+            prompts=args.prompts,
+            chains=args.chains,
+            temperatures=tuple(args.temperatures),
+            thinking=tuple(args.thinking) if args.thinking else None,
+            max_output_tokens=args.max_output_tokens,
+            max_tokens=args.max_tokens,
+            window=args.window,
+            num_candidates=args.candidates,
+            num_seats=args.seats,
+            chunk_size=args.chunk,
+            seed=args.seed,
+            dtype=args.dtype,
+            drafter_dtype=args.drafter_dtype,
+            device=args.device,
+            ngram_block_size=args.ngram_block_size,
+        )
         report = evaluate_offline(settings, args.output, lambda line: print(line, flush=True))
     except (CheckpointError, ValueError, OSError) as error:
         print(f"dspark evaluate: {error}", file=sys.stderr)

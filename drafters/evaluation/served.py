@@ -23,6 +23,7 @@ from drafters.evaluation.plan import Mode
 _TIMEOUT_S = 600.0
 _SETTLED_S = 1.5  # more than two exchanges between targets and controller
 _SETTLE_LIMIT_S = 30.0
+_NOBODY_DRAFTS = "no target of this model drafts, or none has reported yet"
 
 
 class ServedCounts(NamedTuple):
@@ -41,7 +42,7 @@ class ServedCounts(NamedTuple):
         """From a model's entry in `GET /fleet`. Raises ValueError where it has none."""
         stats = [target["stats"] for target in model["targets"] if target["stats"]]
         if not stats:
-            raise ValueError("no target of this model drafts, or none has reported yet")
+            raise ValueError(_NOBODY_DRAFTS)
         try:
             return cls(
                 sum(one["committed_tokens"] for one in stats),
@@ -103,7 +104,7 @@ class ServedModel:
         """
         pairs = [target["pair"] for target in self._fleet()["targets"] if target["pair"]]
         if not pairs:
-            raise ValueError("no target of this model drafts, or none has reported yet")
+            raise ValueError(_NOBODY_DRAFTS)
         return {
             name: ", ".join(sorted({str(pair[name]) for pair in pairs}))
             for name in ("model_revision", "drafter_version")
