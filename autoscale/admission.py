@@ -52,12 +52,17 @@ class Refusal(NamedTuple):
 
 @dataclass(slots=True, eq=False)
 class Ticket:
-    """A request on its way: waiting, then seated, then reading its prompt, then decoding."""
+    """A request on its way: waiting, then seated, then reading its prompt, then decoding.
+
+    One that `continues` a lost target's stream had its seat already: it is never refused, and
+    goes ahead of its tenant's newcomers.
+    """
 
     service_class: ServiceClass
     tenant: str
     cost: RequestCost
     arrived_s: float
+    continues: bool = False
     seated_s: float | None = None
     first_token_s: float | None = None
     output_tokens: int = 0
@@ -143,11 +148,12 @@ class Admission:
             return None
         wait_s = self.wait_s(ticket, now_s)
         allowed_s = self._deadline_s(ticket) - now_s
-        if len(self._queue) >= self.limits.queued_requests:
-            return Refusal("queue_full", _retry_after(wait_s / 2))
-        if wait_s > allowed_s:
-            return Refusal("too_late", _retry_after(wait_s - allowed_s))
-        self._queue.push(ticket)
+        if not ticket.continues:
+            if len(self._queue) >= self.limits.queued_requests:
+                return Refusal("queue_full", _retry_after(wait_s / 2))
+            if wait_s > allowed_s:
+                return Refusal("too_late", _retry_after(wait_s - allowed_s))
+        self._queue.push(ticket, ahead=ticket.continues)
         return None
 
     def advance(self, now_s: float) -> Changes:
@@ -228,6 +234,8 @@ class Admission:
         self._tell_drain(now_s)
 
     def _deadline_s(self, ticket: Ticket) -> float:
+        if ticket.continues:
+            return math.inf
         return ticket.arrived_s + self.allowed_wait_s(ticket.service_class)
 
     def _next(self, now_s: float) -> Ticket | None:

@@ -8,7 +8,7 @@ it is first come, first served.
 
 from __future__ import annotations
 
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Hashable, Iterator
 from typing import Generic, NamedTuple, Protocol, TypeVar
 
@@ -57,7 +57,8 @@ class FairQueue(Generic[T]):
 
     def __init__(self) -> None:
         self._lines: dict[Flow, deque[T]] = {}
-        self._classes = FairClock()
+        # One of each priority: a higher one's time would pass for those below, too.
+        self._classes: defaultdict[int, FairClock] = defaultdict(FairClock)
         self._tenants: dict[str, FairClock] = {}
 
     def __len__(self) -> int:
@@ -67,8 +68,13 @@ class FairQueue(Generic[T]):
         for line in self._lines.values():
             yield from line
 
-    def push(self, item: T) -> None:
-        self._lines.setdefault(_flow(item), deque()).append(item)
+    def push(self, item: T, *, ahead: bool = False) -> None:
+        """At the end of its line, or `ahead` of it."""
+        line = self._lines.setdefault(_flow(item), deque())
+        if ahead:
+            line.appendleft(item)
+        else:
+            line.append(item)
 
     def heads(self) -> list[T]:
         """The first of every line, whose turn it is first."""
@@ -78,7 +84,7 @@ class FairQueue(Generic[T]):
         """Take out an item that is served, and charge it."""
         self.remove(item)
         one = item.service_class
-        self._classes.charge(one.name, item.work, one.weight)
+        self._classes[one.priority].charge(one.name, item.work, one.weight)
         self._tenants.setdefault(one.name, FairClock()).charge(item.tenant, item.work, 1.0)
 
     def remove(self, item: T) -> None:
@@ -121,7 +127,7 @@ class FairQueue(Generic[T]):
         tenants = self._tenants.get(one.name)
         return (
             -one.priority,
-            self._classes.start(one.name),
+            self._classes[one.priority].start(one.name),
             tenants.start(item.tenant) if tenants else 0.0,
         )
 

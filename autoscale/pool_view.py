@@ -60,6 +60,12 @@ class PoolView:
     def __init__(self) -> None:
         self._replicas: dict[str, _Replica] = {}
         self._refusals: dict[str, LastRefusal] = {}  # by class
+        self._num_unseen = 0.0
+
+    @property
+    def is_empty(self) -> bool:
+        """No replica lives."""
+        return not self._replicas
 
     def __contains__(self, replica: object) -> bool:
         return replica in self._replicas
@@ -116,6 +122,17 @@ class PoolView:
         if not replicas or not all(one.is_full(class_name, now_s) for one in replicas):
             return None
         return self._refusals[class_name]
+
+    def refused_unseen(self, share: float = 1.0) -> None:
+        """A request, or this pool's share of one, was refused without asking a replica."""
+        self._num_unseen += share
+
+    def take_unseen(self) -> int:
+        """Requests that no replica has heard of: the next one that goes to a replica tells it,
+        as they are demand."""
+        whole = int(self._num_unseen)
+        self._num_unseen -= whole
+        return whole
 
     def outstanding_work(self, replica: str, now_s: float) -> float:
         one = self._replicas[replica]

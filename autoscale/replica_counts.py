@@ -92,11 +92,21 @@ def target_replicas(pool: TargetPool, demand_seats: float) -> int:
 
 def drafter_replicas(pool: DrafterPool, targets: TargetPool, wanted_targets: int) -> int:
     """As many as the wanted targets will keep usefully busy."""
+    growth = wanted_targets / targets.current if targets.current > 0 else 0.0
+    return _kept_busy(pool, growth, at_least=min(wanted_targets, 1))
+
+
+def drafters_of_fixed_targets(pool: DrafterPool) -> int:
+    """As many as the targets there are keep usefully busy."""
+    return _kept_busy(pool, 1.0, at_least=1)
+
+
+def _kept_busy(pool: DrafterPool, growth: float, at_least: int) -> int:
+    """Enough for `growth` times what is drafted now."""
     if not math.isfinite(pool.busy):
         return pool.bounds.clamp(pool.current)
     busy = pool.current * min(max(pool.busy, 0.0), 1.0)
     if pool.busy >= _DRAFTER_SATURATED:
         busy *= _SATURATED_GROWTH
-    per_target = busy / targets.current if targets.current > 0 else 0.0
-    wanted = math.ceil(per_target * wanted_targets / _DRAFTER_BUSY - 1e-9)
-    return pool.bounds.clamp(max(wanted, min(wanted_targets, 1)))
+    wanted = math.ceil(busy * growth / _DRAFTER_BUSY - 1e-9)
+    return pool.bounds.clamp(max(wanted, at_least))

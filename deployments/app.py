@@ -124,6 +124,7 @@ def build_app(args: dict[str, Any]) -> Application:
         adapters=[id_ for model in settings.launched for id_ in adapter_ids(model)],
         dependencies=[keeper, *drafters],
         models={model.id: model for model in settings.models},
+        promises=settings.promises,
         limits=settings.limits,
         tracing=settings.tracing,
     )

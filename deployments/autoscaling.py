@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from typing import Any, Protocol
 
 from autoscale.replica_counts import (
@@ -18,6 +18,7 @@ from autoscale.replica_counts import (
     TargetPool,
     Trend,
     drafter_replicas,
+    drafters_of_fixed_targets,
     expected_demand,
     target_replicas,
 )
@@ -54,15 +55,20 @@ def fleet_policy(contexts: Contexts) -> Decisions:
     states = {id_: dict(context.policy_state or {}) for id_, context in contexts.items()}
     by_name = {context.deployment_name: id_ for id_, context in contexts.items()}
     for name, id_ in by_name.items():
-        if name.startswith(TARGET):
-            drafters = by_name.get(DRAFTER + name.removeprefix(TARGET))
-            try:
+        try:
+            if name.startswith(TARGET):
+                drafters = by_name.get(DRAFTER + name.removeprefix(TARGET))
                 decided, states[id_] = _decide(contexts, id_, drafters)
-            except Exception:
-                logger.exception("no decision for %s: it stays as it is", name)
-            else:
                 counts |= decided
+            elif _are_drafters_of_fixed_targets(name, by_name) and _numbers(contexts[id_], BUSY):
+                counts[id_] = drafters_of_fixed_targets(_drafter_pool(contexts[id_]))
+        except Exception:
+            logger.exception("no decision for %s: it stays as it is", name)
     return counts, states
+
+
+def _are_drafters_of_fixed_targets(name: str, scaling: Container[str]) -> bool:
+    return name.startswith(DRAFTER) and TARGET + name.removeprefix(DRAFTER) not in scaling
 
 
 def _decide(contexts: Contexts, id_: Any, drafters: Any) -> tuple[dict[Any, int], dict[str, Any]]:
@@ -75,7 +81,7 @@ def _decide(contexts: Contexts, id_: Any, drafters: Any) -> tuple[dict[Any, int]
     trend = _trend(context.policy_state or {}, pool, now_s)
     wanted = target_replicas(pool, expected_demand(pool.demand_seats, trend))
     counts = {id_: wanted}
-    if drafters is not None:
+    if drafters is not None and _numbers(contexts[drafters], BUSY):
         counts[drafters] = drafter_replicas(_drafter_pool(contexts[drafters]), pool, wanted)
     state = {"demand_seats": trend.demand_seats, "per_s": trend.per_s, "at_s": trend.at_s}
     return counts, {**(context.policy_state or {}), **state}

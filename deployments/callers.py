@@ -19,10 +19,14 @@ from deployments.fleet_page import PAGE_PATH
 from deployments.key_ring import KeyRing
 from deployments.metering import Accounts, OverQuotaError
 from deployments.openai_errors import error_response
+from deployments.request_headers import (
+    ARRIVED_HEADER,
+    CLASS_HEADER,
+    TENANT_HEADER,
+    UNSEEN_HEADER,
+    overwritten,
+)
 
-CLASS_HEADER = "x-dspark-class"
-TENANT_HEADER = "x-dspark-tenant"
-ARRIVED_HEADER = "x-dspark-arrived"  # seconds of the wall clock
 ASKING = "dspark_asking"  # in the ASGI scope of a request
 _MOST_AGE_S = 1.0  # that is believed: clocks of nodes differ, and jump
 
@@ -135,11 +139,10 @@ class IdentifyCallers:
                 TENANT_HEADER: caller.tenant,
                 ARRIVED_HEADER: repr(time.time()),
             }
-            names = {name.encode() for name in ours} | {b"authorization"}
-            kept = [pair for pair in scope["headers"] if pair[0].lower() not in names]
-            added = [(name.encode(), value.encode()) for name, value in ours.items()]
+            dropped = ("authorization", UNSEEN_HEADER)
+            kept = overwritten(scope["headers"], ours, without=dropped)
             asking = Asking(caller, account, self._accounts)
-            await self._app({**scope, "headers": kept + added, ASKING: asking}, receive, send)
+            await self._app({**scope, "headers": kept, ASKING: asking}, receive, send)
 
 
 def _changes_fleet(scope: Scope) -> bool:

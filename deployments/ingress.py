@@ -7,7 +7,7 @@ import logging
 import math
 import os
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from dataclasses import asdict
 from functools import partial
@@ -24,6 +24,7 @@ from starlette.responses import HTMLResponse, JSONResponse
 
 from autoscale.controls import Controls
 from autoscale.pool_view import PoolView
+from autoscale.service_class import ServiceClass
 from cluster.messages import IngressReport
 from cluster.observability.publisher import Publisher
 from cluster.observability.samples import ingress_samples
@@ -41,13 +42,14 @@ from deployments.canary import (
 from deployments.continuation import Delivered
 from deployments.controller import INTERVAL_S, find_controller
 from deployments.errors import ConfigError
-from deployments.failover import FailoverCounts, NoTargetError, answered, streamed
+from deployments.failover import PATIENCE_S, FailoverCounts, NoTargetError, answered, streamed
 from deployments.fleet_page import PAGE_PATH, fleet_page
 from deployments.metering import Accounts, OverQuotaError, metered
 from deployments.openai_errors import error_response
 from deployments.plain_bodies import read_out
-from deployments.pools import POOLS, all_full
+from deployments.pools import POOLS, all_full, refused_by_all, someone_lives
 from deployments.refusal import REFUSED, RefusedByAllError, RefuseWhenFull, TryLater
+from deployments.request_headers import UNSEEN_HEADER, with_header
 from deployments.request_limits import BoundBodies, LimitSpec, check_limits
 from deployments.request_log import LogFile, RequestLog
 from deployments.resumption import RESUME
@@ -59,6 +61,7 @@ from deployments.tracing.start import tracing_of
 from deployments.tracing.traced_requests import TraceRequests, carrying
 
 SERVICE = "dspark-ingress"  # in traces
+_COME_BACK_S = 30  # a replica is started in about that time
 logger = logging.getLogger(__name__)
 
 
@@ -67,8 +70,8 @@ class FleetIngress(OpenAiIngress):  # type: ignore[misc]
     `GET /v1/usage`, to the OpenAI endpoints.
 
     `adapters` are the LoRA adapters, `MODEL:NAME`, that every target of the model has
-    loaded. Serve deploys what the ingress is bound to; controller and drafters are bound to
-    it as `dependencies` for that alone.
+    loaded, `promises` the service classes by name. Serve deploys what the ingress is bound to;
+    controller and drafters are bound to it as `dependencies` for that alone.
     """
 
     def __init__(
@@ -77,12 +80,14 @@ class FleetIngress(OpenAiIngress):  # type: ignore[misc]
         adapters: list[str],
         dependencies: list[Any],
         models: dict[str, ModelSpec | AttachedModelSpec],
+        promises: Mapping[str, ServiceClass],
         limits: LimitSpec,
         tracing: TracingSpec | None = None,
         **kwargs: Any,
     ) -> None:
         del dependencies
         self._models = models
+        self._promises = promises
         self._limits = limits
         self._tracing = tracing
         tracing_of(tracing, SERVICE)  # imported before a request waits for it
@@ -132,7 +137,7 @@ class FleetIngress(OpenAiIngress):  # type: ignore[misc]
         Raises 429 with `Retry-After` for a request that two targets refused, or that all
         targets of its model would, or that is over its key's quota; 400 for one beyond limits.
         """
-        if RESUME in (getattr(body, "vllm_xargs", None) or {}):
+        if _continues(body):
             raise HTTPException(400, f"vllm_xargs: {RESUME} is not for requests; leave it out")
         assert raw_request is not None, "every endpoint hands its request over"
         asking: Asking = raw_request.scope[ASKING]
@@ -188,11 +193,14 @@ class FleetIngress(OpenAiIngress):  # type: ignore[misc]
         class_name: str,
     ) -> AsyncGenerator[Any, None]:
         """One target's answer; where it refuses, another's. Raises RefusedByAllError."""
-        if call_method not in UNSEATED:
+        continues = _continues(body)
+        if call_method not in UNSEATED and not continues:
+            await self._someone_lives(pool, class_name)
             _refuse_where_all_do(pool, class_name)
+            raw_request = with_header(raw_request, UNSEEN_HEADER, str(pool.take_unseen()))
         for is_last in (False, True):
             refused = None
-            with _attempt(span_of(raw_request.scope), body) as attempt:
+            with _attempt(span_of(raw_request.scope), continues) as attempt:
                 async for answer in super()._get_response(
                     body=body, call_method=call_method, raw_request=carrying(raw_request, attempt)
                 ):
@@ -211,6 +219,14 @@ class FleetIngress(OpenAiIngress):  # type: ignore[misc]
             )
             if is_last or pool.last_refusal(class_name, now_s) is not None:
                 raise RefusedByAllError(refused)
+
+    async def _someone_lives(self, pool: PoolView, class_name: str) -> None:
+        """Wait for a replica where there is none, for as long as the class's first token may
+        take. Raises RefusedByAllError after that."""
+        patience_s = min(self._promises[class_name].ttft_s, PATIENCE_S)
+        if not await someone_lives(pool, patience_s):
+            pool.refused_unseen()
+            raise RefusedByAllError(TryLater("no_target", _COME_BACK_S))
 
     async def _pool(self, model: str | None) -> PoolView:
         """What is known here of a model's targets. Raises 404 for one that is not served."""
@@ -322,16 +338,21 @@ class FleetIngress(OpenAiIngress):  # type: ignore[misc]
             raise HTTPException(503, f"the fleet controller does not answer: {error}") from None
 
 
-def _attempt(span: Span, body: Any) -> Span:
+def _continues(body: Any) -> bool:
+    """Whether a request takes up the stream of a target that was lost."""
+    return RESUME in (getattr(body, "vllm_xargs", None) or {})
+
+
+def _attempt(span: Span, continues: bool) -> Span:
     """A call of one target, whichever Serve chooses; its answer may go on with another's."""
-    resumes = RESUME in (getattr(body, "vllm_xargs", None) or {})
-    return span.child("target attempt", {"dspark.resumes": resumes}, "client")
+    return span.child("target attempt", {"dspark.resumes": continues}, "client")
 
 
 def _refuse_where_all_do(pool: PoolView, class_name: str) -> None:
     """Raises RefusedByAllError where every target has refused the class a moment ago."""
     last = pool.last_refusal(class_name, time.monotonic())
     if last is not None:
+        pool.refused_unseen()
         raise RefusedByAllError(TryLater(last.reason, ceil(last.retry_after_s)))
 
 
@@ -357,7 +378,7 @@ def make_ingress(
     """
     app = init()
     app.add_middleware(BoundBodies, limits=limits)
-    app.add_middleware(RefuseWhenFull, all_full=all_full)
+    app.add_middleware(RefuseWhenFull, all_full=all_full, refused=refused_by_all)
     if request_log is not None:
         app.add_middleware(RequestLog, write=LogFile(request_log))
     if tracing is not None:

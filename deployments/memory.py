@@ -1,4 +1,5 @@
-"""What a target's ranks need of a GPU's memory, and the refusal of what cannot fit.
+"""What a target's ranks and its drafters need of a GPU's memory, and the refusal of what
+cannot fit.
 
 Estimates: weights divide evenly by the ranks, and `RESERVE_BYTES` stand for the CUDA
 context, activations, graphs and communication buffers. vLLM measures the truth at start.
@@ -95,15 +96,18 @@ def rank_memory(model: ModelSpec, target: Sized, drafter: Sized | None) -> RankM
 def check_memory(model: ModelSpec) -> RankMemory | None:
     """The memory of a target's rank, where it can be told without fetching anything.
 
-    Raises ConfigError with the arithmetic when it exceeds `gpu_memory_gib`, or when the KV
-    cache cannot hold one request of `max_model_len`.
+    Raises ConfigError with the arithmetic when it exceeds `gpu_memory_gib`, when the KV
+    cache cannot hold one request of `max_model_len`, or when a drafter replica exceeds its own.
     """
     spec = model.target
+    source = model.drafter.source if model.drafter else None
+    drafter = sized(source) if source else None
+    if model.placement == "split" and drafter is not None:
+        _check_drafter(model, drafter)
     target = sized(spec.source) if spec.device == "cuda" else None
     if target is None:
         return None
-    source = model.drafter.source if model.drafter else None
-    memory = rank_memory(model, target, sized(source) if source else None)
+    memory = rank_memory(model, target, drafter)
     if memory is None:
         return None
     if not memory.full_length_sequences:
@@ -121,6 +125,21 @@ def check_memory(model: ModelSpec) -> RankMemory | None:
                 "tensor_parallel, or use a larger GPU"
             )
     return memory
+
+
+def _check_drafter(model: ModelSpec, drafter: Sized) -> None:
+    spec = model.drafter
+    if spec is None or spec.gpu_memory_gib is None:
+        return
+    weights, context = _weight_bytes(drafter, spec.dtype), spec.context_mib * MIB
+    has = spec.gpu_memory_gib * spec.num_gpus
+    if weights + context + RESERVE_BYTES > has * GIB:
+        raise ConfigError(
+            f"model {model.id}: a drafter needs {(weights + context + RESERVE_BYTES) / GIB:.1f} "
+            f"GiB (weights {weights / GIB:.1f} + draft context {context / GIB:.1f} + reserve "
+            f"{RESERVE_BYTES / GIB:.1f}), but drafter.gpu_memory_gib x num_gpus is {has:g}; lower "
+            "context_mib, raise num_gpus, or use a larger GPU"
+        )
 
 
 def _at_least_one(layers: tuple[KvLayers, ...], num_tokens: int, tensor_parallel: int) -> int:

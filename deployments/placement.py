@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from deployments.engine.rank_queues import SPIN_MS
 from deployments.engine.ray_platform import SWITCH as CPU_OVER_RAY
 from deployments.schema import DRAFTED_BY_US, AppSpec, ModelSpec
 from deployments.specs import DrafterSpec, ReplicaSpec, ScalingSpec, TargetSpec
@@ -18,6 +19,9 @@ from deployments.tracing.spec import TracingSpec
 INGRESS_CPUS = 0.1
 # A replica that died is found by the next health check; the default is one in ten seconds.
 PROMPTLY_REPLACED: dict[str, Any] = {"health_check_period_s": 1, "health_check_timeout_s": 10}
+# How long ranks watch for work before they sleep. On processors watching takes the time of who
+# computes; on GPUs it lasts from step to step, but not from exchange to exchange with the fleet.
+_RANK_SPIN_MS = {"cpu": "2", "cuda": "50"}
 QUIET = {"enable_access_log": False}  # of a deployment: a line per handle call otherwise
 
 
@@ -72,6 +76,8 @@ def target_env(model: ModelSpec, tracing: TracingSpec | None = None) -> dict[str
         # vLLM's bound on a request's n is 16384: no request shall fill the queue by itself.
         "VLLM_MAX_N_SEQUENCES": str(model.target.max_num_seqs),
     }
+    if model.target.tensor_parallel > 1:
+        env[SPIN_MS] = _RANK_SPIN_MS[model.target.device]
     if model.target.device == "cpu":
         env["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"
         if model.target.nodes > 1:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 from autoscale.pool_view import LastRefusal, PoolView, ReplicaState
+
+_LOOK_S = 0.1  # between two looks for a replica
 
 POOLS: dict[str, PoolView] = {}
 """By deployment."""
@@ -26,6 +30,25 @@ def all_full(class_name: str, now_s: float) -> LastRefusal | None:
     times = [pool.last_refusal(class_name, now_s) for pool in list(POOLS.values())]
     known = [refusal for refusal in times if refusal is not None]
     return min(known) if known and len(known) == len(times) else None
+
+
+async def someone_lives(pool: PoolView, patience_s: float) -> bool:
+    """Whether a pool has a replica, now or before `patience_s` have gone by.
+
+    One that no router has told of yet may well have.
+    """
+    with suppress(TimeoutError):
+        async with asyncio.timeout(patience_s):
+            while pool.is_empty and any(pool is one for one in POOLS.values()):
+                await asyncio.sleep(_LOOK_S)
+            return True
+    return False
+
+
+def refused_by_all() -> None:
+    """A request was refused unread, whatever its model is: every pool counts its share."""
+    for pool in list(POOLS.values()):
+        pool.refused_unseen(1 / len(POOLS))
 
 
 def routing_stats(state: ReplicaState) -> dict[str, float]:

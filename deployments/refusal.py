@@ -12,17 +12,18 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from autoscale.pool_view import LastRefusal
-from deployments.callers import CLASS_HEADER
 from deployments.openai_errors import error_response
+from deployments.request_headers import CLASS_HEADER
 
 _BUSY = "The service is too busy for this request"
 _WHY = {
     "queue_full": f"{_BUSY}: the queue is full",
     "too_late": f"{_BUSY}: it would get its first token later than its service class promises",
     "engine_busy": f"{_BUSY}: its engine, which others ask too, is",
+    "no_target": "No replica of this model lives; one is being started",
     "engine_down": "The engine of this model, which is attached, gives no answer now",
 }
-_STATUS = {"engine_down": 503}  # the others are 429
+_STATUS = {"engine_down": 503, "no_target": 503}  # the others are 429
 
 
 REFUSED: Counter[str] = Counter()
@@ -65,12 +66,19 @@ class RefuseWhenFull:
     """ASGI middleware: says no before anything is read, where everybody would say no.
 
     In overload most requests are refused, and what that costs is taken from those that are not.
-    `all_full` says for a class when to come back and why not now, None where there may be room.
+    `all_full` says for a class when to come back and why not now, None where there may be room;
+    `refused` hears of each that is turned away.
     """
 
-    def __init__(self, app: ASGIApp, all_full: Callable[[str, float], LastRefusal | None]) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        all_full: Callable[[str, float], LastRefusal | None],
+        refused: Callable[[], None],
+    ) -> None:
         self._app = app
         self._all_full = all_full
+        self._refused = refused
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and _asks_for_a_seat(scope):
@@ -78,8 +86,9 @@ class RefuseWhenFull:
             last = self._all_full(class_name, time.monotonic())
             if last is not None:
                 REFUSED["known_full"] += 1
-                refused = TryLater(last.reason, ceil(last.retry_after_s))
-                respond = error_response(refused.status, refused.message, refused.headers)
+                self._refused()
+                answer = TryLater(last.reason, ceil(last.retry_after_s))
+                respond = error_response(answer.status, answer.message, answer.headers)
                 await respond(scope, receive, send)
                 return
         await self._app(scope, receive, send)

@@ -96,17 +96,26 @@ class ReplicaGate:
 
     @asynccontextmanager
     async def seat(
-        self, class_name: str, tenant: str, cost: RequestCost, *, age_s: float = 0.0
+        self,
+        class_name: str,
+        tenant: str,
+        cost: RequestCost,
+        *,
+        age_s: float = 0.0,
+        continues: bool = False,
+        num_unseen: int = 0,
     ) -> AsyncIterator[Seat]:
         """A seat for as long as the context lasts, for a request that is `age_s` old already.
 
-        Raises RefusedError instead of one too late.
+        One that `continues` a lost target's stream is not refused. `num_unseen` requests were
+        refused before this one came, and no replica saw them: they are demand, too.
+        Raises RefusedError instead of a seat too late.
         """
         now_s = self._clock()
-        ticket = Ticket(self._classes[class_name], tenant, cost, now_s - age_s)
+        ticket = Ticket(self._classes[class_name], tenant, cost, now_s - age_s, continues)
         self._counts.arrived(ticket)
-        self._demand.arrived(cost.num_sequences, now_s)
-        self._arrived += 1
+        self._demand.arrived(cost.num_sequences + num_unseen, now_s)
+        self._arrived += 1 + num_unseen
         self._prompt_tokens += cost.prompt_tokens
         self._admission.plan = self._plan()
         refusal = self._admission.offer(ticket, now_s)

@@ -20,7 +20,7 @@ from typing import Any
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from deployments.callers import CLASS_HEADER, TENANT_HEADER
+from deployments.request_headers import CLASS_HEADER, TENANT_HEADER
 from deployments.tracing.span import span_of
 
 ID_HEADER = "x-request-id"

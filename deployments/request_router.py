@@ -22,8 +22,8 @@ from autoscale.pool_view import PoolView
 from autoscale.prefixes import chunk_keys
 from autoscale.request_cost import PREFILL_WORK, CostModel, RequestCost
 from autoscale.routing import rank
-from deployments.callers import CLASS_HEADER
 from deployments.pools import register, replica_state
+from deployments.request_headers import CLASS_HEADER
 from deployments.request_size import request_size, request_text
 
 

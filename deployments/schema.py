@@ -48,8 +48,8 @@ DRAFTED_BY_US: tuple[Placement, ...] = ("split", "colocated")
 # What of a drafter means something only where it is a replica of its own.
 _OF_REPLICAS = frozenset(
     {
-        *("replicas", "scaling", "num_gpus", "num_cpus", "resources", "env", "threads"),
-        *("deadline_ms", "encrypted"),
+        *("replicas", "scaling", "num_gpus", "gpu_memory_gib", "num_cpus"),
+        *("resources", "env", "threads", "deadline_ms", "encrypted"),
     }
 )
 

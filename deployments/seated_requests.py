@@ -10,11 +10,13 @@ from math import ceil
 from typing import Any
 
 from autoscale.request_cost import RequestCost
-from deployments.callers import CLASS_HEADER, TENANT_HEADER, age_s
+from deployments.callers import age_s
 from deployments.class_specs import NO_ONE
 from deployments.refusal import TryLater
 from deployments.replica_gate import RefusedError, ReplicaGate, Seat
+from deployments.request_headers import CLASS_HEADER, TENANT_HEADER, UNSEEN_HEADER
 from deployments.request_size import request_size
+from deployments.resumption import RESUME
 from deployments.tracing.span import UNTRACED, Span
 from deployments.tracing.traceparent import TRACE_XARG
 
@@ -42,6 +44,7 @@ async def seated(
     """
     size = request_size(request)
     class_name = gate.known_class(headers.get(CLASS_HEADER))
+    continues = RESUME in (getattr(request, "vllm_xargs", None) or {})
     if hasattr(request, "vllm_xargs"):
         request.vllm_xargs = _xargs(request.vllm_xargs or {}, class_name, trace)
     cost = RequestCost(
@@ -56,7 +59,14 @@ async def seated(
             stack.enter_context(trace)
             with trace.child("admission wait"):
                 seat = await stack.enter_async_context(
-                    gate.seat(class_name, tenant, cost, age_s=age)
+                    gate.seat(
+                        class_name,
+                        tenant,
+                        cost,
+                        age_s=age,
+                        continues=continues,
+                        num_unseen=int(headers.get(UNSEEN_HEADER, 0)),
+                    )
                 )
             stack.callback(_note_end, trace, seat)
             SEAT.set(seat)

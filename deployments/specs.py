@@ -41,13 +41,15 @@ class ScalingSpec(Settings):
 class ReplicaSpec(Settings):
     """Where a replica runs. `resources` are Ray's custom ones, which name nodes or kinds of
     nodes (`{spark-a: 0.01}`); `env` is set for the replica and all its processes. With
-    `scaling` the pool starts with `replicas` and then follows demand."""
+    `scaling` the pool starts with `replicas` and then follows demand. `gpu_memory_gib` is what
+    one GPU has: when given, settings that cannot fit are refused before anything is fetched."""
 
     replicas: int = Field(default=1, ge=1)
     scaling: ScalingSpec | None = None
     device: Device = "cpu"
     resources: dict[str, Annotated[float, Field(gt=0)]] = Field(default_factory=dict)
     env: dict[str, str] = Field(default_factory=dict)
+    gpu_memory_gib: float | None = Field(default=None, gt=0)
 
     @model_validator(mode="after")
     def _starts_within_bounds(self) -> Self:
@@ -57,6 +59,12 @@ class ReplicaSpec(Settings):
                 f"replicas {self.replicas} is not between scaling.least {scaling.least} and "
                 f"scaling.most {scaling.most}"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _gpus_have_memory(self) -> Self:
+        if self.device == "cpu" and self.gpu_memory_gib is not None:
+            raise ValueError("gpu_memory_gib needs device: cuda")
         return self
 
     @field_validator("resources")
@@ -104,8 +112,7 @@ class TargetSpec(ReplicaSpec):
     the project) or a hub id, `revision` a commit on the hub. `tensor_parallel` is the number
     of ranks of one replica, spread evenly over `nodes`: for certain where every node has one,
     otherwise Ray fills one node after another. `threads`, `num_cpus`,
-    `gpus_per_rank` and `kv_cache_mib` are per rank. `gpu_memory_gib` is what one GPU has:
-    when given, settings that cannot fit are refused before anything is fetched.
+    `gpus_per_rank` and `kv_cache_mib` are per rank.
     `block_tokens` is vLLM's KV block size and the drafter's context block size.
     `step_cost` is a profile of `dspark profile`, in whose provenance the keys
     `step_cost_override` may differ; without one the worker measures as it starts.
@@ -122,7 +129,6 @@ class TargetSpec(ReplicaSpec):
     tensor_parallel: int = Field(default=1, ge=1)
     nodes: int = Field(default=1, ge=1)
     gpus_per_rank: float = Field(default=1.0, gt=0, le=1)
-    gpu_memory_gib: float | None = Field(default=None, gt=0)
     dtype: Dtype = "bfloat16"
     max_model_len: int = Field(default=4096, ge=8)
     max_num_seqs: int = Field(default=32, ge=1)
@@ -152,8 +158,6 @@ class TargetSpec(ReplicaSpec):
                 "engine_kwargs cannot set speculative_config: speculation is what placement, "
                 "drafter and native say"
             )
-        if self.device == "cpu" and self.gpu_memory_gib is not None:
-            raise ValueError("gpu_memory_gib needs device: cuda")
         if self.gpus_per_rank < 1 and self.tensor_parallel > 1:
             raise ValueError(
                 "ranks of one replica cannot share a GPU; set gpus_per_rank: 1, or "

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 import yaml
 
 from loadtest.arms import Arm
@@ -126,7 +127,7 @@ def _run_one(scenario: Scenario, arm: ServedArm, url: str, requests: Any) -> lis
     with ExitStack() as stack:
         if scenario.speed < 1:
             for pid in replica_pids(scenario.slowed)[:1]:
-                stack.enter_context(throttled(pid, scenario.speed))
+                stack.enter_context(throttled(with_children(pid), scenario.speed))
         return run_open_loop(url, arm.model, requests, cache_salt=secrets.token_hex(8))
 
 
@@ -138,6 +139,11 @@ def replica_pids(kind: str) -> list[int]:
         for line in listed.stdout.splitlines()
         if "ServeReplica" in line and any(name in line for name in _DEPLOYMENTS[kind])
     ]
+
+
+def with_children(pid: int) -> list[int]:
+    """A process and all that it started, as a replica its engine and that its ranks."""
+    return [pid, *(child.pid for child in psutil.Process(pid).children(recursive=True))]
 
 
 def write_json(runs: Sequence[ArmRun], path: Path) -> None:

@@ -10,7 +10,7 @@ from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from deployments.callers import CLASS_HEADER, TENANT_HEADER
+from deployments.request_headers import CLASS_HEADER, TENANT_HEADER, with_header
 from deployments.request_log import ID_HEADER
 from deployments.tracing.span import TRACE, Attributes, Span, Tracing
 from deployments.tracing.traceparent import TRACEPARENT, TraceParent, is_sampled
@@ -54,10 +54,7 @@ def carrying(request: Request, span: Span) -> Request:
     """The request as it goes on within `span`."""
     if not span.traceparent:
         return request
-    name = TRACEPARENT.encode()
-    kept = [pair for pair in request.scope["headers"] if pair[0].lower() != name]
-    headers = [*kept, (name, span.traceparent.encode())]
-    return Request({**request.scope, "headers": headers}, request.receive)
+    return with_header(request, TRACEPARENT, span.traceparent)
 
 
 def _asked(scope: Scope, headers: Headers) -> Attributes:

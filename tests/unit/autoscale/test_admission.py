@@ -251,3 +251,17 @@ def test_outstanding_work_falls_as_tokens_come():
     assert admission.outstanding_work == 49.0
     admission.record_tokens(one, 100, 1.0)
     assert admission.outstanding_work == 0.0
+
+
+def test_a_stream_that_continues_is_refused_by_nothing_and_goes_ahead_of_newcomers():
+    admission = full(work_per_s=40.0)
+    newcomers = [ticket() for _ in range(LIMITS.queued_requests)]
+    for newcomer in newcomers:
+        assert admission.offer(newcomer, 0.0) is None
+    assert admission.offer(ticket(), 0.0) is not None
+    continuing = ticket(replace(SOON, priority=0, name=ANY_TIME.name), output=1e6)
+    continuing.continues = True
+    assert admission.offer(continuing, 0.0) is None
+    assert admission.advance(1000.0).refused == []
+    admission.leave(one_of(admission), 1000.0)
+    assert admission.advance(1000.0).seated == [continuing]

@@ -109,3 +109,23 @@ def test_a_class_with_more_tenants_is_not_waited_for_longer():
 
 def test_nobody_waits_for_lower_priorities():
     assert queue_of(Item("p", work=5.0)).work_ahead(Item("U", URGENT)) == 0.0
+
+
+def test_what_is_urgent_takes_no_time_from_the_shares_of_those_below():
+    queue = queue_of(
+        *(Item("p") for _ in range(3)), *(Item("G", GOLD, tenant="b") for _ in range(6))
+    )
+    found = ""
+    while heads := queue.heads():
+        queue.take(heads[0])
+        found += heads[0].name
+        urgent = Item("u", URGENT, work=100.0)
+        queue.push(urgent)
+        queue.take(urgent)
+    assert found == "pGGGpGGGp"
+
+
+def test_who_is_pushed_ahead_is_first_in_its_line_alone():
+    queue = queue_of(Item("1"), Item("2"), Item("B", tenant="b"))
+    queue.push(Item("0"), ahead=True)
+    assert order(queue) == "0B12"

@@ -57,6 +57,10 @@ def decide(*contexts: FakeContext) -> dict[str, int]:
         ([FakeContext("Target:m"), drafter(0.0)], {"Target:m": 2, "Drafter:m": 2}),
         ([FakeContext("Ingress", target_num_replicas=3)], {"Ingress": 3}),
         ([FakeContext("Drafter:other", target_num_replicas=9)], {"Drafter:other": 8}),
+        ([drafter(0.6)], {"Drafter:m": 2}),
+        ([drafter(0.9)], {"Drafter:m": 5}),
+        ([drafter(0.1)], {"Drafter:m": 1}),
+        ([target(64.0), FakeContext("Drafter:m")], {"Target:m": 5, "Drafter:m": 2}),
     ],
 )
 def test_decisions(contexts, counts):

@@ -103,10 +103,14 @@ def ask(
     return asyncio.run(run())
 
 
+UNSEEN = {"X-DSpark-Unseen": "1000000"}
+
+
 def test_what_a_client_says_of_itself_is_overwritten():
-    reply = ask("POST", CLOSED, bearer("k-acme") | {"X-DSpark-Tenant": "root"})
+    reply = ask("POST", CLOSED, bearer("k-acme") | {"X-DSpark-Tenant": "root"} | UNSEEN)
     assert "('x-dspark-class', 'interactive'), ('x-dspark-tenant', 'acme')" in reply.text
     assert "root" not in reply.text
+    assert "unseen" not in reply.text
 
 
 @pytest.mark.parametrize(

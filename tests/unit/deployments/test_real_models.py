@@ -66,6 +66,18 @@ def test_memory_of_a_rank_and_full_length_requests_it_holds(name, gib, sequences
     assert memory.full_length_sequences == sequences
 
 
+def test_a_split_drafter_that_cannot_fit_is_refused_with_the_arithmetic():
+    model = real_model("qwen3-14b-2x-dgx-spark-split")
+    small = model.drafter.model_copy(update={"gpu_memory_gib": 24, "num_gpus": 0.5})
+    with pytest.raises(ConfigError) as caught:
+        check_memory(model.model_copy(update={"drafter": small}))
+    assert str(caught.value) == (
+        "model qwen3-14b: a drafter needs 14.4 GiB (weights 6.4 + draft context 4.0 + reserve "
+        "4.0), but drafter.gpu_memory_gib x num_gpus is 12; lower context_mib, raise num_gpus, "
+        "or use a larger GPU"
+    )
+
+
 def test_a_model_that_cannot_fit_is_refused_with_the_arithmetic():
     model = real_model("qwen3-14b")
     small = model.target.model_copy(update={"gpu_memory_gib": 24})
@@ -206,6 +218,7 @@ def test_ranks_on_processors_of_several_nodes_are_ray_actors_with_pretended_gpus
     }
     env = target_env(model.model_copy(update={"target": target}))
     assert env["DSPARK_CPU_OVER_RAY"] == "1"
+    assert env["DSPARK_RANK_SPIN_MS"] == "2"
 
 
 def test_the_split_drafter_goes_to_the_other_spark():
@@ -225,6 +238,7 @@ def test_our_adapter_asks_for_the_v1_runner_and_the_fabric_is_named():
         "VLLM_NO_USAGE_STATS": "1",
         "VLLM_MAX_N_SEQUENCES": "32",
         "VLLM_USE_V2_MODEL_RUNNER": "0",
+        "DSPARK_RANK_SPIN_MS": "50",
         "NCCL_IB_HCA": "rocep1s0f1,roceP2p1s0f1",
         "NCCL_SOCKET_IFNAME": "enp1s0f1np1",
         "GLOO_SOCKET_IFNAME": "enp1s0f1np1",

@@ -9,6 +9,8 @@ import pytest
 from autoscale.pool_view import LastRefusal
 from deployments.refusal import REFUSED, RefuseWhenFull, TryLater
 
+TURNED_AWAY: list[str] = []
+
 
 async def app(scope: Any, receive: Any, send: Any) -> None:
     await send({"type": "http.response.start", "status": 200, "headers": []})
@@ -23,7 +25,9 @@ def ask(method: str, path: str, class_name: str) -> httpx.Response:
         return refusals.get(asked)
 
     async def run() -> httpx.Response:
-        transport = httpx.ASGITransport(app=RefuseWhenFull(app, all_full))
+        transport = httpx.ASGITransport(
+            app=RefuseWhenFull(app, all_full, lambda: TURNED_AWAY.append(class_name))
+        )
         async with httpx.AsyncClient(transport=transport, base_url="http://test") as http:
             return await http.request(method, path, headers={"x-dspark-class": class_name})
 
@@ -31,12 +35,13 @@ def ask(method: str, path: str, class_name: str) -> httpx.Response:
 
 
 def test_where_all_are_full_a_request_is_refused_unread_and_counted():
-    before = REFUSED["known_full"]
+    before, turned_away = REFUSED["known_full"], len(TURNED_AWAY)
     reply = ask("POST", "/v1/chat/completions", "soon")
     assert (reply.status_code, reply.headers["retry-after"]) == (429, "3")
     assert reply.json()["error"]["type"] == "RateLimitError"
     assert reply.json()["error"]["message"].endswith("Try again in 3 s.")
     assert REFUSED["known_full"] == before + 1
+    assert TURNED_AWAY[turned_away:] == ["soon"]
 
 
 def test_where_all_engines_are_gone_it_is_a_503():

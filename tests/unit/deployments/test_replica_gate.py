@@ -233,3 +233,19 @@ def test_an_unknown_class_is_the_default_one():
         "any",
         "any",
     )
+
+
+def test_demand_includes_those_that_were_refused_before_they_came_here():
+    def demand_seats(num_unseen: int) -> tuple[float, float]:
+        async def run() -> tuple[float, float]:
+            now_s = 0.0
+            gate = ReplicaGate(ReplicaLimits(seats=2), CLASSES, clock=lambda: now_s)
+            async with gate.seat("any", "t", RequestCost(1, 1), num_unseen=num_unseen):
+                now_s = 3.0
+            return gate.demand_seats(), gate.take_traffic().arrivals_per_s
+
+        return asyncio.run(run())
+
+    (seats, arrivals_per_s), (more_seats, more_arrivals_per_s) = demand_seats(0), demand_seats(9)
+    assert more_seats == pytest.approx(10 * seats)
+    assert more_arrivals_per_s == pytest.approx(10 * arrivals_per_s)

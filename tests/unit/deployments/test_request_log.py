@@ -9,7 +9,7 @@ import pickle
 import httpx
 import pytest
 
-from deployments.callers import CLASS_HEADER, TENANT_HEADER
+from deployments.request_headers import CLASS_HEADER, TENANT_HEADER
 from deployments.request_log import LogFile, RequestLog
 
 OURS = {TENANT_HEADER: "acme", CLASS_HEADER: "batch"}

@@ -16,6 +16,7 @@ from autoscale.service_class import ServiceClass
 from deployments.refusal import TryLater
 from deployments.replica_gate import RefusedError, ReplicaGate
 from deployments.request_size import RequestSize, request_size, request_text
+from deployments.resumption import RESUME
 from deployments.seated_requests import SEAT, seated
 from deployments.tracing.span import Span
 
@@ -252,5 +253,25 @@ def test_no_client_starts_a_trace_in_the_engine_by_itself():
         body = request(prompt="x", vllm_xargs={"dspark_trace": "a client's"})
         await ask(gate(), Engine("a"), body)
         assert body.vllm_xargs == {"dspark_class": "any"}
+
+    asyncio.run(run())
+
+
+def test_a_stream_that_continues_waits_where_a_newcomer_is_refused():
+    async def run() -> None:
+        one = gate(queued_requests=0)
+        holder = Engine("a")
+        holder.go_on.clear()
+        holding = asyncio.create_task(ask(one, holder))
+        await asyncio.sleep(0)
+        (refused,) = await ask(one, Engine("b"))
+        assert isinstance(refused, TryLater)
+        resumed = request(prompt="x", vllm_xargs={RESUME: "said so far"})
+        continuing = asyncio.create_task(ask(one, Engine("c"), resumed, "soon"))
+        await asyncio.sleep(0)
+        holder.go_on.set()
+        assert await holding == ["a"]
+        assert await continuing == ["c"]
+        assert counts(one, "soon")["admitted"] == 1
 
     asyncio.run(run())

@@ -33,7 +33,7 @@ def state(pid: int) -> str:
 
 
 def test_a_throttled_process_is_stopped_part_of_the_time_and_goes_on_after(spinning):
-    with throttled(spinning, 0.1, period_s=0.2):
+    with throttled([spinning], 0.1, period_s=0.2):
         states = {state(spinning) for _ in range(100) if time.sleep(0.01) is None}
     assert "T" in states
     before = ticks(spinning)
@@ -43,22 +43,22 @@ def test_a_throttled_process_is_stopped_part_of_the_time_and_goes_on_after(spinn
 
 
 def test_at_full_speed_it_is_left_alone(spinning):
-    with throttled(spinning, 1.0):
+    with throttled([spinning], 1.0):
         assert {state(spinning) for _ in range(20) if time.sleep(0.005) is None} <= {"R", "S"}
 
 
 def test_a_process_that_ends_meanwhile_is_no_error():
     process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(0.1)"])
-    with throttled(process.pid, 0.5):
+    with throttled([process.pid], 0.5):
         process.wait()
 
 
 @pytest.mark.parametrize("speed", [0.0, -1.0, 1.5])
 def test_a_speed_that_is_no_share_is_refused(spinning, speed):
-    with pytest.raises(ValueError, match="share"), throttled(spinning, speed):
+    with pytest.raises(ValueError, match="share"), throttled([spinning], speed):
         pass
 
 
 def test_a_process_that_is_not_there_is_refused():
-    with pytest.raises(ProcessLookupError), throttled(2**22 + 1, 0.5):
+    with pytest.raises(ProcessLookupError), throttled([2**22 + 1], 0.5):
         pass

@@ -19,7 +19,7 @@ from recorded_spans import (
 )
 from starlette.requests import Request
 
-from deployments.callers import CLASS_HEADER, TENANT_HEADER
+from deployments.request_headers import CLASS_HEADER, TENANT_HEADER
 from deployments.request_log import RequestLog
 from deployments.tracing.span import UNTRACED, span_of
 from deployments.tracing.traced_requests import TraceRequests, carrying

@@ -1,0 +1,29 @@
+"""Headers that a request goes on with, in place of whatever its client put there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from starlette.requests import Request
+
+CLASS_HEADER = "x-dspark-class"
+TENANT_HEADER = "x-dspark-tenant"
+ARRIVED_HEADER = "x-dspark-arrived"  # seconds of the wall clock
+UNSEEN_HEADER = "x-dspark-unseen"  # requests that were refused before this one, see `PoolView`
+
+RawHeaders = list[tuple[bytes, bytes]]
+
+
+def overwritten(
+    headers: Iterable[tuple[bytes, bytes]], ours: Mapping[str, str], *, without: Iterable[str] = ()
+) -> RawHeaders:
+    """`headers` as ASGI has them, with `ours` in place of theirs, and none of `without`."""
+    names = {name.encode() for name in (*ours, *without)}
+    kept = [pair for pair in headers if pair[0].lower() not in names]
+    return kept + [(name.encode(), value.encode()) for name, value in ours.items()]
+
+
+def with_header(request: Request, name: str, value: str) -> Request:
+    """The same request, with a header of ours."""
+    headers = overwritten(request.scope["headers"], {name: value})
+    return Request({**request.scope, "headers": headers}, request.receive)
