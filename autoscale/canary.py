@@ -219,12 +219,13 @@ def judge(found: Comparison, rule: CanaryRule, age_s: float) -> tuple[Decision, 
     if not few and high < 1.0:
         return Decision.ROLL_BACK, f"slower: {said}"
     if not few and low >= 1.0 - rule.margin:
-        ece, other = found.canary_ece, found.serving_ece
-        if ece is not None and ece > (other or 0.0) + rule.ece_margin:
-            if age_s > rule.patience_s:
-                return Decision.ROLL_BACK, f"{said}, but survival is off by {ece:.1%}"
-            return Decision.WAIT, f"{said}; survival is off by {ece:.1%}, calibration may mend it"
-        return Decision.PROMOTE, said
+        ece = found.canary_ece
+        if ece is not None and ece <= (found.serving_ece or 0.0) + rule.ece_margin:
+            return Decision.PROMOTE, said
+        off = "survival is not measured yet" if ece is None else f"survival is off by {ece:.1%}"
+        if age_s > rule.patience_s:
+            return Decision.ROLL_BACK, f"{said}, but {off}"
+        return Decision.WAIT, f"{said}; {off}, which time may mend"
     if age_s > rule.patience_s:
         return Decision.ROLL_BACK, f"nothing was proven in {rule.patience_s:.0f} s: {said}"
     if few:

@@ -88,8 +88,7 @@ class FleetStepCost:
         if known is None:
             return None
         table, num_steps = merge_step_costs(known.table, self._reports.get(engine, {}).values())
-        before = known.table.step_cost_s
-        if not np.allclose(table.step_cost_s, before, rtol=_WORTH_A_VERSION, atol=0.0):
+        if _differs(table, known.table):
             known = Merged(table, num_steps, known.version + 1)
         else:
             known = replace(known, num_steps=num_steps)
@@ -107,6 +106,16 @@ class FleetStepCost:
         if known is None:
             return {}
         return {id_: _relative_cost(known.table, report) for id_, report in reports.items()}
+
+
+def _differs(table: StepCostTable, before: StepCostTable) -> bool:
+    """By more than a percent of any entry, or of what requests and context add."""
+    pairs = zip(_numbers(table), _numbers(before), strict=True)
+    return not all(math.isclose(a, b, rel_tol=_WORTH_A_VERSION) for a, b in pairs)
+
+
+def _numbers(table: StepCostTable) -> tuple[float, ...]:
+    return (*table.step_cost_s, table.request_s, table.context_token_s, table.pair_s)
 
 
 def _relative_cost(usual: StepCostTable, report: StepCostReport) -> float:

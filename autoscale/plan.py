@@ -17,9 +17,6 @@ _WEIGHT_GAIN = 8.0
 _MAX_WEIGHT = 1.5
 _MIN_OUTCOMES = 20.0  # requests of a class that ended lately, before its attainment counts
 _MAX_RELATIVE_COST = 8.0
-_MIN_DRAFTS = 256  # of the fleet, before their acceptance says how long to wait for them
-_WAIT_SHARE = 0.8  # of the wait at which drafting would just break even
-_PATIENCE = 4.0  # times the usual wait
 # Of the promised time to the first token, that a request may wait for a seat: what comes before
 # the gate, and behind the first token, is not seen there and takes its time on busy machines.
 SHED_SHARE = 0.5
@@ -30,19 +27,17 @@ class ReplicaPlan:
     """The fleet's advice to a replica.
 
     `expected_requests` and `expected_prefill_tokens` are per step over the next interval,
-    `class_weights` by service class (missing: 1), `draft_wait_s` the longest wait for drafts
-    that can pay, `shed_after_s` by class how long a request may wait for a seat,
-    `routing_weight` this replica's share of new requests against the others'. None and empty
-    where local rules are to decide. How many seats there are they decide always: counts by
-    step cost and the tightest promise lost 7 to 22 % of goodput in simulation.
+    `class_weights` by service class (missing: 1), `shed_after_s` by class how long a request may
+    wait for a seat. None and empty where local rules are to decide. They decide always how many
+    seats there are (counts by step cost and the tightest promise lost 7 to 22 % of goodput in
+    simulation), how long drafts are waited for, and how requests are routed by speed (what a
+    plan added to either brought nothing there).
     """
 
     expected_requests: float | None = None
     expected_prefill_tokens: float | None = None
     class_weights: Mapping[str, float] = field(default_factory=dict)
-    draft_wait_s: float | None = None
     shed_after_s: Mapping[str, float] = field(default_factory=dict)
-    routing_weight: float = 1.0
 
 
 NO_PLAN = ReplicaPlan()
@@ -53,15 +48,13 @@ def make_plans(loads: Sequence[ReplicaLoad], classes: Sequence[ServiceClass]) ->
     fleet = fleet_load(loads)
     weights = class_weights(fleet, classes)
     shed_after = shed_after_s(classes)
-    shares = routing_weights(loads)
+    shares = speed_shares(loads)
     return [
         ReplicaPlan(
             expected_requests=expected_requests(fleet, load, share),
             expected_prefill_tokens=expected_prefill_tokens(fleet, load, share),
             class_weights=weights,
-            draft_wait_s=draft_wait_s(fleet, load),
             shed_after_s=shed_after,
-            routing_weight=share,
         )
         for load, share in zip(loads, shares, strict=True)
     ]
@@ -87,8 +80,8 @@ def _deficit(promised: ServiceClass, outcomes: ClassOutcomes | None) -> float:
     return max(0.0, promised.attainment - outcomes.num_met / outcomes.num_ended)
 
 
-def routing_weights(loads: Sequence[ReplicaLoad]) -> list[float]:
-    """Shares of new requests, 1 on average, by the speed of every replica's steps."""
+def speed_shares(loads: Sequence[ReplicaLoad]) -> list[float]:
+    """Shares of the work to come, 1 on average, by the speed of every replica's steps."""
     speeds = [1 / _bounded_cost(load) for load in loads]
     mean = sum(speeds) / len(speeds) if speeds else 1.0
     return [speed / mean for speed in speeds]
@@ -107,24 +100,6 @@ def expected_requests(fleet: FleetLoad, load: ReplicaLoad, share: float) -> floa
 def expected_prefill_tokens(fleet: FleetLoad, load: ReplicaLoad, share: float) -> float:
     """Prompt tokens in a coming step of this replica, from all traffic."""
     return share * fleet.prompt_tokens_per_s / max(fleet.num_replicas, 1) * load.step_s
-
-
-def draft_wait_s(fleet: FleetLoad, load: ReplicaLoad) -> float | None:
-    """How long a step may wait for drafts: what they save, and a little less.
-
-    With a tokens accepted per draft, waiting w in a step of T pays while (1 + a) / (T + w)
-    exceeds 1 / T, that is for w below a * T. That is said of the wait on average: while this
-    replica's is below it, an answer that is late by chance is worth some more patience, as
-    what was waited so far is spent either way. Acceptance is the fleet's: a replica that no
-    longer waits for drafts would never learn that they are worth it.
-    """
-    if fleet.num_drafts < _MIN_DRAFTS or load.step_s <= 0:
-        return None
-    saved_s = fleet.accepted_tokens / fleet.num_drafts * load.step_s
-    limit_s = _WAIT_SHARE * saved_s
-    if 0 < load.draft_wait_s < limit_s:
-        limit_s = max(limit_s, _PATIENCE * load.draft_wait_s)
-    return limit_s
 
 
 def _bounded_cost(load: ReplicaLoad) -> float:

@@ -18,9 +18,7 @@ _BOUNDS: dict[str, tuple[float, float]] = {
     "expected_requests": (0.0, 65536.0),
     "expected_prefill_tokens": (0.0, float(1 << 24)),
     "class_weights": (0.1, 10.0),
-    "draft_wait_s": (1e-4, 60.0),
     "shed_after_s": (1e-3, 86400.0),
-    "routing_weight": (1e-3, 1e3),
 }
 _BY_CLASS = ("class_weights", "shed_after_s")
 
@@ -52,7 +50,7 @@ def _is_usable(name: str, value: object) -> bool:
             return False
         return all(isinstance(key, str) and _is_within(name, one) for key, one in value.items())
     if value is None:
-        return name != "routing_weight"
+        return True
     return _is_within(name, value)
 
 

@@ -33,6 +33,13 @@ class ReplicaState:
     token_s: float | None = None
 
 
+class Refused(NamedTuple):
+    """In how many seconds to come back, and why not now."""
+
+    retry_after_s: float
+    reason: str
+
+
 @dataclass(slots=True)
 class _Replica:
     sent: dict[str, list[float]] = field(default_factory=dict)  # works by request
@@ -42,16 +49,10 @@ class _Replica:
     state: ReplicaState | None = None
     state_at_s: float = 0.0
     full_until_s: dict[str, float] = field(default_factory=dict)  # by class
+    refusals: dict[str, Refused] = field(default_factory=dict)  # by class, the last ones
 
     def is_full(self, class_name: str, now_s: float) -> bool:
         return self.full_until_s.get(class_name, now_s) > now_s
-
-
-class LastRefusal(NamedTuple):
-    """In how many seconds to come back, and why not now."""
-
-    retry_after_s: float
-    reason: str
 
 
 class PoolView:
@@ -59,7 +60,6 @@ class PoolView:
 
     def __init__(self) -> None:
         self._replicas: dict[str, _Replica] = {}
-        self._refusals: dict[str, LastRefusal] = {}  # by class
         self._num_unseen = 0.0
 
     @property
@@ -112,16 +112,16 @@ class PoolView:
         idle."""
         one = self._replicas.get(replica)
         if one is not None:
-            self._refusals[class_name] = LastRefusal(retry_after_s, reason)
+            one.refusals[class_name] = Refused(retry_after_s, reason)
             one.full_until_s[class_name] = now_s + _FULL_S
 
-    def last_refusal(self, class_name: str, now_s: float) -> LastRefusal | None:
-        """What was said last where every replica has refused the class lately, None where one
-        may have room. Without replicas there is room: requests wait for one."""
+    def refused_by_all(self, class_name: str, now_s: float) -> Refused | None:
+        """The soonest to come back to where every replica has refused the class lately, None
+        where one may have room. Without replicas there is room: requests wait for one."""
         replicas = list(self._replicas.values())
         if not replicas or not all(one.is_full(class_name, now_s) for one in replicas):
             return None
-        return self._refusals[class_name]
+        return min(one.refusals[class_name] for one in replicas)
 
     def refused_unseen(self, share: float = 1.0) -> None:
         """A request, or this pool's share of one, was refused without asking a replica."""

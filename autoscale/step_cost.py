@@ -30,10 +30,10 @@ class StepCostTable:
     def __post_init__(self) -> None:
         rising = all(a < b for a, b in pairwise(self.n_tokens))
         matching = len(self.n_tokens) == len(self.step_cost_s) >= 2
-        if not (matching and rising and min(self.step_cost_s) > 0):
+        if not (matching and rising and self.n_tokens[0] >= 1 and min(self.step_cost_s) > 0):
             raise ValueError(
                 f"step costs {self.step_cost_s} at {self.n_tokens} tokens: needed are two or "
-                "more positive costs at rising numbers of tokens"
+                "more positive costs at rising numbers of tokens, 1 or more"
             )
         if not min(self.request_s, self.context_token_s, self.pair_s) >= 0:
             raise ValueError("what requests and context add to a step cannot be negative")

@@ -17,18 +17,20 @@ def step_terms(
     *,
     unread_tokens: int,
     max_step_tokens: int,
+    max_requests: int,
     weights: NDArray[np.float64] | None = None,
     drafted: slice | NDArray[np.int64] = slice(None),
 ) -> StepTerms:
     """The terms of a step of `num_requests`.
 
     `unread_tokens` of prompts are seated here and still to be read; a step computes at most
-    `max_step_tokens`. `weights` [R] are those of all requests, None where all weigh 1, and
-    `drafted` the rows among them that have drafts.
+    `max_step_tokens` of `max_requests`, whatever a plan expects. `weights` [R] are those of all
+    requests, None where all weigh 1, and `drafted` the rows among them that have drafts.
     """
     forecast = round(plan.expected_prefill_tokens or 0.0)
     prefill_tokens = min(max(unread_tokens, forecast), max_step_tokens)
-    joining = max(0, round(plan.expected_requests or 0.0) - num_requests)
+    expected = min(round(plan.expected_requests or 0.0), max_requests)
+    joining = max(0, expected - num_requests)
     if weights is None:
         return StepTerms(prefill_tokens=prefill_tokens, joining_requests=joining)
     of_drafted = weights[drafted]

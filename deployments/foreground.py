@@ -60,7 +60,8 @@ def serve_in_foreground(config: Path, host: str | None, port: int | None) -> int
         wait([importing])  # an interpreter must not end in the middle of it
         raise
     try:
-        serve.start(http_options={"host": host, "port": port})
+        http = file.schema.http_options.model_dump() | {"host": host, "port": port}
+        serve.start(proxy_location=file.schema.proxy_location, http_options=http)
         importing.result()
         deploying = _in_thread(_deployment(file))
         if not _wait_until_running(deploying, stop, began):
@@ -81,12 +82,13 @@ def _import_app() -> None:
 def _deployment(file: ServeFile) -> Callable[[], object]:
     """What deploys the application and returns when it runs.
 
-    A policy for the whole application reaches Serve only with the file: then Serve's controller
-    builds the application, elsewhere this process does. Raises ConfigError.
+    A policy for the whole application, and what the file changes of single deployments, reach
+    Serve only with the file: then Serve's controller builds the application, elsewhere this
+    process does. Raises ConfigError.
     """
     from deployments.app import build_app
 
-    if not file.has_scaling_policy:
+    if not file.says_more_than_settings:
         app = build_app(file.args)
         return lambda: serve.run(app, name=file.app_name, route_prefix=file.route_prefix)
 
@@ -197,7 +199,8 @@ def _reasons() -> list[str]:
 
 def _print_ready(file: ServeFile, host: str, port: int, seconds: float) -> None:
     model = file.settings.models[0].id
-    base = f"http://{host}:{port}"
+    scheme = "https" if file.schema.http_options.ssl_certfile else "http"
+    base = f"{scheme}://{host}:{port}"
     say(
         f"""
 ready after {seconds:.0f} s: an OpenAI-compatible endpoint at {base}/v1

@@ -47,7 +47,7 @@ from deployments.fleet_page import PAGE_PATH, fleet_page
 from deployments.metering import Accounts, OverQuotaError, metered
 from deployments.openai_errors import error_response
 from deployments.plain_bodies import read_out
-from deployments.pools import POOLS, all_full, refused_by_all, someone_lives
+from deployments.pools import POOLS, all_full, count_unread_refusal, someone_lives
 from deployments.refusal import REFUSED, RefusedByAllError, RefuseWhenFull, TryLater
 from deployments.request_headers import UNSEEN_HEADER, with_header
 from deployments.request_limits import BoundBodies, LimitSpec, check_limits
@@ -198,6 +198,7 @@ class FleetIngress(OpenAiIngress):  # type: ignore[misc]
             await self._someone_lives(pool, class_name)
             _refuse_where_all_do(pool, class_name)
             raw_request = with_header(raw_request, UNSEEN_HEADER, str(pool.take_unseen()))
+        refusals: list[TryLater] = []
         for is_last in (False, True):
             refused = None
             with _attempt(span_of(raw_request.scope), continues) as attempt:
@@ -217,8 +218,9 @@ class FleetIngress(OpenAiIngress):  # type: ignore[misc]
             pool.refused(
                 refused.replica_id, class_name, refused.retry_after_s, now_s, refused.reason
             )
-            if is_last or pool.last_refusal(class_name, now_s) is not None:
-                raise RefusedByAllError(refused)
+            refusals.append(refused)
+            if is_last or pool.refused_by_all(class_name, now_s) is not None:
+                raise RefusedByAllError(min(refusals, key=lambda one: one.retry_after_s))
 
     async def _someone_lives(self, pool: PoolView, class_name: str) -> None:
         """Wait for a replica where there is none, for as long as the class's first token may
@@ -350,10 +352,10 @@ def _attempt(span: Span, continues: bool) -> Span:
 
 def _refuse_where_all_do(pool: PoolView, class_name: str) -> None:
     """Raises RefusedByAllError where every target has refused the class a moment ago."""
-    last = pool.last_refusal(class_name, time.monotonic())
-    if last is not None:
+    soonest = pool.refused_by_all(class_name, time.monotonic())
+    if soonest is not None:
         pool.refused_unseen()
-        raise RefusedByAllError(TryLater(last.reason, ceil(last.retry_after_s)))
+        raise RefusedByAllError(TryLater(soonest.reason, ceil(soonest.retry_after_s)))
 
 
 async def openai_error(request: Request, error: Exception) -> JSONResponse:
@@ -378,7 +380,7 @@ def make_ingress(
     """
     app = init()
     app.add_middleware(BoundBodies, limits=limits)
-    app.add_middleware(RefuseWhenFull, all_full=all_full, refused=refused_by_all)
+    app.add_middleware(RefuseWhenFull, all_full=all_full, refused=count_unread_refusal)
     if request_log is not None:
         app.add_middleware(RequestLog, write=LogFile(request_log))
     if tracing is not None:

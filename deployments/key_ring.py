@@ -79,8 +79,8 @@ class KeyRing:
             seen = (stat.st_mtime_ns, stat.st_size)
             if seen == self._seen:
                 return
-            self._seen = seen
             self._of_file = self.read()
+            self._seen = seen  # only now: what could not be read is tried again
             logger.info("%d API keys read from %s", len(self._of_file), self._path)
         except (ConfigError, OSError) as error:
             logger.error("API keys stay as they were: %s", error)

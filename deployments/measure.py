@@ -169,7 +169,7 @@ def schedule_ms(block_size: int, repeats: int, plan: ReplicaPlan = NO_PLAN) -> f
     policy = Causal(StepCostTable((1, 256, 2048), (0.010, 0.011, 0.030)))
     confidences = np.random.default_rng(0).uniform(0.3, 1.0, (_SCHEDULED, block_size))
     limits = np.full(_SCHEDULED, block_size)
-    forecast = StepForecast(2048)
+    forecast = StepForecast(2048, 1024)
     forecast.advice.take(asdict(plan), 3600.0)
     ids = [f"r{i}" for i in range(_SCHEDULED)]
     for i, id_ in enumerate(ids):

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
-from autoscale.pool_view import LastRefusal, PoolView, ReplicaState
+from autoscale.pool_view import PoolView, Refused, ReplicaState
 
 _LOOK_S = 0.1  # between two looks for a replica
 
@@ -24,10 +24,10 @@ def register(deployment: str, pool: PoolView) -> None:
     POOLS[deployment] = pool
 
 
-def all_full(class_name: str, now_s: float) -> LastRefusal | None:
+def all_full(class_name: str, now_s: float) -> Refused | None:
     """The soonest to come back to, where no target of any model has room for a class; None where
     one may have."""
-    times = [pool.last_refusal(class_name, now_s) for pool in list(POOLS.values())]
+    times = [pool.refused_by_all(class_name, now_s) for pool in list(POOLS.values())]
     known = [refusal for refusal in times if refusal is not None]
     return min(known) if known and len(known) == len(times) else None
 
@@ -45,8 +45,8 @@ async def someone_lives(pool: PoolView, patience_s: float) -> bool:
     return False
 
 
-def refused_by_all() -> None:
-    """A request was refused unread, whatever its model is: every pool counts its share."""
+def count_unread_refusal() -> None:
+    """A request was refused, whatever its model is: every pool counts its share."""
     for pool in list(POOLS.values()):
         pool.refused_unseen(1 / len(POOLS))
 

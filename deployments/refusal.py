@@ -11,7 +11,7 @@ from math import ceil
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from autoscale.pool_view import LastRefusal
+from autoscale.pool_view import Refused
 from deployments.openai_errors import error_response
 from deployments.request_headers import CLASS_HEADER
 
@@ -73,7 +73,7 @@ class RefuseWhenFull:
     def __init__(
         self,
         app: ASGIApp,
-        all_full: Callable[[str, float], LastRefusal | None],
+        all_full: Callable[[str, float], Refused | None],
         refused: Callable[[], None],
     ) -> None:
         self._app = app

@@ -33,9 +33,10 @@ class ServeFile:
     schema: ServeDeploySchema
 
     @property
-    def has_scaling_policy(self) -> bool:
-        """Whether it names a policy for the whole application."""
-        return self.schema.applications[0].autoscaling_policy is not None
+    def says_more_than_settings(self) -> bool:
+        """Whether it names a policy for the whole application, or changes deployments of it."""
+        (app,) = self.schema.applications
+        return app.autoscaling_policy is not None or bool(app.deployments)
 
 
 def read_serve_file(path: Path) -> ServeFile:

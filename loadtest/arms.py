@@ -65,7 +65,7 @@ def parse_policy(text: str) -> dict[str, Any]:
     raise ValueError(f"policy {text!r}: write causal, off, fixed:3 or threshold:0.3")
 
 
-def switch_to(url: str, arm: Arm) -> None:
+def switch_to(url: str, arm: Arm, headers: Mapping[str, str]) -> None:
     """Let the arm's model use the arm's policy; returns when all its targets do.
 
     Raises `httpx.HTTPStatusError` when the server refuses it, RuntimeError when a target
@@ -74,10 +74,11 @@ def switch_to(url: str, arm: Arm) -> None:
     if arm.policy is None:
         return
     change = {"policy": arm.policy}
-    httpx.patch(f"{url}/fleet/models/{arm.model}", json=change).raise_for_status()
+    path = f"{url}/fleet/models/{arm.model}"
+    httpx.patch(path, json=change, headers=headers).raise_for_status()
     deadline = time.monotonic() + _SWITCH_TIMEOUT_S
     while time.monotonic() < deadline:
-        fleet = httpx.get(f"{url}/fleet").raise_for_status().json()
+        fleet = httpx.get(f"{url}/fleet", headers=headers).raise_for_status().json()
         targets = fleet["models"].get(arm.model, {"targets": []})["targets"]
         if targets and all(t["stats"].get("policy") == arm.policy for t in targets):
             return

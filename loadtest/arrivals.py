@@ -83,7 +83,8 @@ def arrival_offsets_s(point: LoadPoint, duration_s: float, seed: int) -> list[fl
     offsets = _poisson(rng, point.value, duration_s)
     if point.kind == RAMP:
         # Thinning: kept with the share of the peak rate that holds at that time.
-        return [offset for offset in offsets if rng.random() < offset / duration_s]
+        kept = [offset for offset in offsets[1:] if rng.random() < offset / duration_s]
+        return [0.0, *kept]
     return offsets
 
 

@@ -9,15 +9,18 @@ import signal
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+import httpx
 
 from loadtest.arms import parse_policy
 from loadtest.arrivals import LoadPoint, parse_load
 from loadtest.conversations import bundled, parse_mix, read_conversations
 from loadtest.experiment import Plan, Progress, Results, run_server, tasks
 from loadtest.peers import endpoint_server, peer_server
-from loadtest.provenance import provenance
+from loadtest.provenance import provenance, served_digest
 from loadtest.report.tables import matched_table, speed_table, speeds
 from loadtest.servers import Server, dspark_server, running, serve_document
 from profiles.frontier import Slo
@@ -27,10 +30,12 @@ _MUST_MATCH = ("hardware", "versions")
 
 
 def bench(args: argparse.Namespace, argv: Sequence[str]) -> None:
-    """Measure, and write results, figures and the page. Raises what a user can mend."""
+    """Measure, and write results, figures and the page. Raises what a user can mend, of a server
+    that fails when the others have been measured."""
     plan = _plan(args)
-    metadata = provenance(argv) | plan.as_metadata()
-    results = Results(args.output, metadata, (*_MUST_MATCH, *plan.as_metadata()))
+    served = {"served": "" if args.without_dspark else served_digest(serve_document(args.config))}
+    metadata = provenance(argv) | served | plan.as_metadata()
+    results = Results(args.output, metadata, (*_MUST_MATCH, *served, *plan.as_metadata()))
     with _interrupted_by_terminate(), ExitStack() as stack:
         servers = _servers(args, stack)
         left = sum(
@@ -40,16 +45,24 @@ def bench(args: argparse.Namespace, argv: Sequence[str]) -> None:
             for task in tasks(plan, server.arms, visit)
         )
         progress = Progress(left, _say)
+        failed: list[str] = []
         for visit in range(1, args.visits + 1):
             for number, server in enumerate(servers):
                 todo = tasks(plan, server.arms, visit)
                 if all(results.has(task.run_id) for task in todo):
                     continue
                 _say(f"starting {server.description} (visit {visit} of {args.visits})")
-                with running(server, args.output / "logs" / f"{number}.log") as one:
-                    run_server(plan, one, visit, results, progress)
+                try:
+                    with running(server, args.output / "logs" / f"{number}.log") as one:
+                        run_server(plan, one, visit, results, progress)
+                except (RuntimeError, httpx.HTTPError) as error:  # what others gave is kept
+                    failed.append(f"{server.description}: {error}")
+                    _say(failed[-1])
     results.close()
-    report(args.output, args.slo)
+    if results:
+        report(args.output, args.slo)
+    if failed:
+        raise RuntimeError("; ".join(failed))
 
 
 def report(directory: Path, slo: Slo, others: Path | None = None) -> None:
@@ -118,6 +131,7 @@ def _servers(args: argparse.Namespace, stack: ExitStack) -> list[Server]:
     ]
     servers = [stack.enter_context(context) for context in contexts]
     servers += [endpoint_server(text) for text in args.endpoint]
+    servers = [replace(server, api_key=os.environ.get(_API_KEY)) for server in servers]
     names = [arm.name for server in servers for arm in server.arms]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice or not names:

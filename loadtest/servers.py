@@ -35,6 +35,7 @@ class Server:
 
     `command` starts it with `env` on top of ours; without one it runs already. `description`
     names it in results. `has_fleet` is ours: `GET /fleet` knows its replicas and counts.
+    `api_key` is asked for where it has keys, an admin's where arms switch policies.
     """
 
     description: str
@@ -43,6 +44,12 @@ class Server:
     command: tuple[str, ...] = ()
     env: Mapping[str, str] = field(default_factory=dict)
     has_fleet: bool = False
+    api_key: str | None = None
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """With the key, where there is one."""
+        return {"Authorization": f"Bearer {self.api_key}"} if self.api_key else {}
 
 
 class Running(NamedTuple):
@@ -63,7 +70,7 @@ def running(server: Server, log: Path) -> Iterator[Running]:
         check_models(server)
         yield Running(server, None)
         return
-    if _listed(server.url) is not None:
+    if _is_taken(server.url):
         raise ServerError(f"something serves {server.url} already; stop it, or give another --port")
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("wb") as out:
@@ -84,9 +91,9 @@ def running(server: Server, log: Path) -> Iterator[Running]:
 
 def check_models(server: Server) -> None:
     """Raises ServerError unless the address lists the model of every arm."""
-    listed = _listed(server.url)
+    listed = _listed(server)
     if listed is None:
-        raise ServerError(f"nothing serves {server.url}/v1/models")
+        raise ServerError(f"nothing serves {server.url}/v1/models; where it has keys, give one")
     for arm in server.arms:
         if arm.model not in listed:
             there = ", ".join(sorted(listed)) or "nothing"
@@ -95,16 +102,30 @@ def check_models(server: Server) -> None:
             )
 
 
-def model_limit(url: str, model: str) -> int | None:
-    """The model's longest context in tokens, where its server says so."""
-    limit = (_listed(url) or {}).get(model, {}).get("max_model_len")
-    return int(limit) if limit else None
+def model_limit(server: Server) -> int | None:
+    """The longest context in tokens that all its arms' models take, where their server says so:
+    vLLM's card in `max_model_len`, Ray's among its metadata."""
+    listed = _listed(server) or {}
+    cards = [listed.get(arm.model, {}) for arm in server.arms]
+    limits = [
+        card.get("max_model_len") or (card.get("metadata") or {}).get("max_request_context_length")
+        for card in cards
+    ]
+    return min((int(limit) for limit in limits if limit), default=None)
 
 
-def _listed(url: str) -> dict[str, dict[str, Any]] | None:
+def _is_taken(url: str) -> bool:
+    try:
+        httpx.get(f"{url}/v1/models", timeout=5)
+    except httpx.TransportError:
+        return False
+    return True
+
+
+def _listed(server: Server) -> dict[str, dict[str, Any]] | None:
     """Models by id; None where nothing answers."""
     try:
-        reply = httpx.get(f"{url}/v1/models", timeout=5)
+        reply = httpx.get(f"{server.url}/v1/models", headers=server.headers, timeout=5)
         models = reply.raise_for_status().json()["data"]
         return {model["id"]: model for model in models}
     except (httpx.HTTPError, ValueError, KeyError, TypeError):
@@ -114,18 +135,23 @@ def _listed(url: str) -> dict[str, dict[str, Any]] | None:
 def _is_up(server: Server) -> bool:
     """Whether it lists models and answers for each (a list alone comes earlier), and ours has a
     target of each that reports."""
-    if not _listed(server.url):
+    if not _listed(server):
         return False
     if server.has_fleet and not _has_targets(server):
         return False
-    return all(_answers(server.url, model) for model in {arm.model for arm in server.arms})
+    return all(_answers(server, model) for model in {arm.model for arm in server.arms})
 
 
-def _answers(url: str, model: str) -> bool:
+def _answers(server: Server, model: str) -> bool:
     messages = [{"role": "user", "content": "Hello"}]
     body = {"model": model, "messages": messages, "max_tokens": 2}
     try:
-        reply = httpx.post(f"{url}/v1/chat/completions", json=body, timeout=_FIRST_ANSWER_S)
+        reply = httpx.post(
+            f"{server.url}/v1/chat/completions",
+            json=body,
+            headers=server.headers,
+            timeout=_FIRST_ANSWER_S,
+        )
         return reply.is_success
     except httpx.HTTPError:
         return False
@@ -133,7 +159,8 @@ def _answers(url: str, model: str) -> bool:
 
 def _has_targets(server: Server) -> bool:
     try:
-        models = httpx.get(f"{server.url}/fleet", timeout=5).raise_for_status().json()["models"]
+        fleet = httpx.get(f"{server.url}/fleet", headers=server.headers, timeout=5)
+        models = fleet.raise_for_status().json()["models"]
     except (httpx.HTTPError, ValueError, KeyError):
         return False
     return all(models.get(arm.model, {}).get("targets") for arm in server.arms)

@@ -1,6 +1,6 @@
 """Throughput against latency: what a run's timestamps say, and which runs nobody beats.
 
-Times are in seconds from when a request was sent. A token is where its chunk arrived; the gaps
+Times are in seconds from when a request was due. A token is where its chunk arrived; the gaps
 between chunks are what a reader sees (`itl_s`), the time per token is a request's mean
 (`tpot_s`). Pure: everything is computed from the rows of `profiles.load_records`.
 """
@@ -46,12 +46,13 @@ class Latency:
 def latency(request: RequestRow) -> Latency:
     """From the chunks of a request with at least one."""
     at_s = arrivals_s(request)
+    late_s = max(request.sent_s - request.due_s, 0.0)  # a client behind its load hides nothing
     later_tokens = request.output_tokens - 1
     return Latency(
-        ttft_s=at_s[0],
+        ttft_s=late_s + at_s[0],
         tpot_s=(at_s[-1] - at_s[0]) / later_tokens if later_tokens else math.nan,
         itl_s=tuple(gap * _MICRO for gap in request.gap_us[1:]),
-        e2e_s=at_s[-1],
+        e2e_s=late_s + at_s[-1],
     )
 
 
@@ -169,9 +170,12 @@ class Estimate(NamedTuple):
         return _ratio(self.half_width, abs(self.mean))
 
 
-# Student's t for 97.5 %, by degrees of freedom; beyond these the normal value is close enough.
-_T = (math.nan, 12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
-_NORMAL = 1.96
+# Student's t for 97.5 %, by degrees of freedom; beyond these the last value is 4 % too wide.
+_T = (
+    *(math.nan, 12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228),
+    *(2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086),
+    *(2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042),
+)
 
 
 def estimate(values: Sequence[float]) -> Estimate:
@@ -180,8 +184,7 @@ def estimate(values: Sequence[float]) -> Estimate:
     if len(known) < 2:
         return Estimate(_mean(known), math.nan, _mean(known))
     freedom = len(known) - 1
-    t = _T[freedom] if freedom < len(_T) else _NORMAL
-    half_width = t * stdev(known) / math.sqrt(len(known))
+    half_width = _T[min(freedom, len(_T) - 1)] * stdev(known) / math.sqrt(len(known))
     return Estimate(fmean(known), half_width, median(known))
 
 
@@ -256,12 +259,31 @@ def by_arm(some: Iterable[Point]) -> dict[str, list[Point]]:
     return dict(arms)
 
 
+class CurveKey(NamedTuple):
+    """What one curve is of: prompts of another length are another curve."""
+
+    arm: str
+    context_tokens: int
+
+    def __str__(self) -> str:
+        return f"{self.arm} @{self.context_tokens}" if self.context_tokens else self.arm
+
+
+def curves(some: Iterable[Point]) -> dict[CurveKey, list[Point]]:
+    """Points grouped by arm and length of prompts, in order."""
+    found: dict[CurveKey, list[Point]] = defaultdict(list)
+    for point in some:
+        found[CurveKey(point.arm, point.context_tokens)].append(point)
+    return dict(found)
+
+
 def pareto(some: Iterable[Point]) -> list[Point]:
-    """Points that none beats in user and in replica speed at once, by rising replica speed.
+    """Points of a curve that none beats in user and in replica speed at once, by rising replica
+    speed.
 
     Points without either speed are left out.
     """
-    known = [p for p in some if not (math.isnan(p.user) or math.isnan(p.replica))]
+    known = _known(some)
     best: list[Point] = []
     for point in sorted(known, key=lambda p: (-p.replica, -p.user)):
         if not best or point.user > best[-1].user:
@@ -269,18 +291,31 @@ def pareto(some: Iterable[Point]) -> list[Point]:
     return best[::-1]
 
 
+def measured(some: Iterable[Point]) -> list[Point]:
+    """A curve's frontier, and what was measured at lighter loads than its fastest user's, by
+    rising replica speed: there an arm is beaten by itself, and is what it is."""
+    known = _known(some)
+    frontier = pareto(known)
+    lighter = [p for p in known if p.replica < frontier[0].replica] if frontier else []
+    return sorted(lighter, key=lambda p: p.replica) + frontier
+
+
+def _known(some: Iterable[Point]) -> list[Point]:
+    return [p for p in some if not (math.isnan(p.user) or math.isnan(p.replica))]
+
+
 def user_speed_at(some: Iterable[Point], tokens_per_s_per_replica: float) -> float:
-    """A user's speed where a replica gives that many tokens per second, along the frontier.
+    """A user's speed where a replica gives that many tokens per second, along what was measured.
 
     Linear between neighbours; NaN outside of what was measured: nothing is extrapolated.
     """
-    frontier = pareto(some)
-    if not frontier:
+    curve = measured(some)
+    if not curve:
         return math.nan
-    x = [point.replica for point in frontier]
+    x = [point.replica for point in curve]
     if not x[0] <= tokens_per_s_per_replica <= x[-1]:
         return math.nan
-    return float(np.interp(tokens_per_s_per_replica, x, [point.user for point in frontier]))
+    return float(np.interp(tokens_per_s_per_replica, x, [point.user for point in curve]))
 
 
 class Matched(NamedTuple):
@@ -296,8 +331,8 @@ class Matched(NamedTuple):
 
 
 def matched(arm: Sequence[Point], reference: Sequence[Point]) -> list[Matched]:
-    """At every throughput of the reference's frontier that the arm's frontier spans too."""
-    pairs = [Matched(p.replica, user_speed_at(arm, p.replica), p.user) for p in pareto(reference)]
+    """At every throughput that was measured of the reference and that the arm spans too."""
+    pairs = [Matched(p.replica, user_speed_at(arm, p.replica), p.user) for p in measured(reference)]
     return [pair for pair in pairs if not math.isnan(pair.user)]
 
 

@@ -35,9 +35,7 @@ _ABLATED: dict[str, object] = {
     "expected_requests": None,
     "expected_prefill_tokens": None,
     "class_weights": {},
-    "draft_wait_s": None,
     "shed_after_s": {},
-    "routing_weight": 1.0,
 }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import count
@@ -10,8 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from autoscale.plan import NO_PLAN, ReplicaPlan, make_plans
+from autoscale.plan import ReplicaPlan, make_plans
 from autoscale.policies import Policy
+from autoscale.routing import Candidate, rank, relative_speeds
 from autoscale.service_class import ServiceClass
 from autoscale.simulation.costs import SimulatedCosts
 from autoscale.simulation.replica import EngineLimits, ReplicaTotals, SimulatedReplica
@@ -89,7 +91,8 @@ class SimulatedFleet:
         self._shape = shape
         self._costs = costs
         self._classes = classes
-        self._router = np.random.default_rng([seed, 1])
+        self._router = random.Random(seed)
+        self._speeds = [1.0] * shape.num_replicas
         self._drafters_free_s = [0.0] * shape.num_drafters
         self._events: list[tuple[float, int, Callable[[float, Any], None], Any]] = []
         self._order = count()
@@ -107,7 +110,6 @@ class SimulatedFleet:
         for replica in self._replicas:
             replica.uses_plan = arm.uses_plan
         self._served: list[Served] = []
-        self._plans = [NO_PLAN] * shape.num_replicas
 
     def run(self, trace: Sequence[Arrival], duration_s: float) -> Outcome:
         """Serve `trace` until `duration_s`; what has not ended by then stays unfinished."""
@@ -142,15 +144,13 @@ class SimulatedFleet:
         self._submit(now_s, served)
 
     def _submit(self, now_s: float, served: Served) -> None:
-        """Of two replicas drawn by routing weight, to the one with less to do for its speed."""
+        """Where a router of the served fleet sends it, by what has been seen of speeds."""
         alive = [i for i, replica in enumerate(self._replicas) if replica.is_alive]
-        weights = np.array([self._plans[i].routing_weight for i in alive])
-        some = self._router.choice(len(alive), size=2, p=weights / weights.sum())
-        i = min(
-            (alive[int(k)] for k in some),
-            key=lambda i: self._replicas[i].num_requests / self._plans[i].routing_weight,
-        )
-        replica = self._replicas[i]
+        candidates = [
+            Candidate(float(self._replicas[i].num_requests), self._speeds[i]) for i in alive
+        ]
+        best, *_ = rank(candidates, 1.0, self._router)
+        replica = self._replicas[alive[best]]
         replica.submit(served)
         if not replica.is_busy:
             replica.is_busy = True
@@ -178,10 +178,11 @@ class SimulatedFleet:
         """Every replica's load up, every replica's plan down."""
         alive = [i for i, replica in enumerate(self._replicas) if replica.is_alive]
         loads = [self._replicas[i].report(EXCHANGE_S, self._costs.step_s) for i in alive]
+        speeds = relative_speeds([load.relative_step_cost for load in loads])
         plans = make_plans(loads, self._classes)
-        for i, plan in zip(alive, plans, strict=True):
-            self._plans[i] = self._arm.plan_filter(plan)
-            self._replicas[i].take_plan(self._plans[i])
+        for i, plan, speed in zip(alive, plans, speeds, strict=True):
+            self._speeds[i] = speed
+            self._replicas[i].take_plan(self._arm.plan_filter(plan))
         self._at(now_s + EXCHANGE_S, self._exchange, None)
 
     def _lose(self, now_s: float, replica: SimulatedReplica) -> None:

@@ -47,7 +47,6 @@ class ReplicaTotals:
     draft_tokens: int = 0
     accepted_tokens: int = 0
     drafts: int = 0
-    waited_in_vain: int = 0
 
 
 @dataclass(slots=True)
@@ -291,12 +290,7 @@ class SimulatedReplica:
             wanted = set(chosen)
             asked = [i for i in able if ids[i] in wanted]
         ready_s = self._draft(now_s, len(asked))
-        limit_s = self.plan.draft_wait_s if self.uses_plan else None
         self._mean_wait_s += _MEAN * (ready_s - now_s - self._mean_wait_s)
-        if limit_s is not None and ready_s - now_s > limit_s:
-            self.totals.waited_in_vain += 1
-            self._nothing_drafted(now_s)
-            return now_s + limit_s
         self.policy.record_draft(len(asked), ready_s - now_s)
         self._admit(asked, room, num_requests)
         return ready_s
@@ -321,6 +315,7 @@ class SimulatedReplica:
             len(self._rows),
             unread_tokens=sum(prefill.remaining for prefill in self._prefills),
             max_step_tokens=self._limits.max_step_tokens,
+            max_requests=self._limits.seats,
             weights=None if weights is None or (self._weights == 1.0).all() else weights,
             drafted=some,
         )

@@ -31,6 +31,7 @@ from drafters.messages import DraftBatch, DraftSource, SparseDistribution, StepB
 
 log = logging.getLogger(__name__)
 
+_AT_ONCE_S = 1e-3  # within which no drafts means that nobody was asked for any
 _MAX_RUN_ROWS = 1024  # feature rows that a run of plain steps keeps to itself
 _DEFAULT_TERMS = RequestTerms()
 _UNBOUNDED = 1 << 30
@@ -53,11 +54,13 @@ class SpeculationAdapter:
         feature_dtype: torch.dtype = torch.float32,
         needs_tokens: bool = False,
         max_step_tokens: int = _UNBOUNDED,
+        max_requests: int = _UNBOUNDED,
     ) -> None:
         """`feature_dtype` is the drafter's, which it would make of the features anyway.
 
         `needs_tokens`: rows carry the token ids behind their features, for drafters that
-        read them. A step computes at most `max_step_tokens`.
+        read them. A step computes at most `max_step_tokens` of
+        `max_requests`.
         """
         self.source = source
         self.policy = policy
@@ -65,7 +68,7 @@ class SpeculationAdapter:
         self.verify_budget_tokens: int | None = None  # of all requests, in a step
         self.stats = AdapterStats.of_blocks(block_size)
         self.calibration = DraftCalibration(block_size)
-        self.forecast = StepForecast(max_step_tokens)
+        self.forecast = StepForecast(max_step_tokens, max_requests)
         self.canary: CanaryArm | None = None  # whose source is `source` then
         self._expected_of_canaries = np.zeros(block_size)  # that have ended
         self.spans: DraftSpans | None = None  # of requests that are traced
@@ -182,7 +185,7 @@ class SpeculationAdapter:
         if self.spans:
             self.spans.asked(batch.rows, answered - described, answered=drafts is not None)
         if batch.num_drafts:
-            if not catches_up:
+            if not catches_up and (drafts is not None or answered - described > _AT_ONCE_S):
                 self.stats.time_draft(answered - described)
                 self.policy.record_draft(batch.num_drafts, answered - described)
             self.stats.steps_without_reply += drafts is None

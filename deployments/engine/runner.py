@@ -18,7 +18,6 @@ from vllm.distributed.parallel_state import get_tp_group
 
 from autoscale.calibration_messages import calibrations_from_plain
 from autoscale.controls import Controls
-from autoscale.plan import ReplicaPlan
 from autoscale.policies import Off, Policy
 from autoscale.policy_settings import make_policy
 from autoscale.step_cost import StepCostTable
@@ -31,7 +30,6 @@ from deployments.engine.placeholders import padded_requests, strip_bitmask, stri
 from deployments.engine.ranks import CommittedDigest, Follower, broadcast_distribution
 from deployments.engine.settings import WorkerSettings
 from deployments.engine.source import make_source
-from deployments.engine.worker_plan import AdviceInForce
 from deployments.tracing.draft_spans import DraftSpans
 from deployments.tracing.spec import TracingSpec
 from deployments.tracing.start import tracing_of
@@ -100,8 +98,8 @@ class DraftingRunner:
             feature_dtype=getattr(torch, settings.dtype),
             needs_tokens=settings.needs_tokens,
             max_step_tokens=vllm_config.scheduler_config.max_num_batched_tokens,
+            max_requests=vllm_config.scheduler_config.max_num_seqs,
         )
-        adapter.forecast.advice = AdviceInForce(self._follow)
         if settings.tracing is not None:
             spec = TracingSpec.model_validate(settings.tracing)
             adapter.spans = DraftSpans(tracing_of(spec, TRACED_AS))
@@ -136,16 +134,13 @@ class DraftingRunner:
         self.set_policy({"kind": "off"} if off else controls.policy or self.settings.policy)
         self.adapter.max_draft_tokens = controls.max_draft_tokens
         self.adapter.verify_budget_tokens = controls.verify_budget_tokens
-        self._follow(self.adapter.forecast.advice.current())
+        self._set_deadline()
 
-    def _follow(self, advice: ReplicaPlan) -> None:
-        """Wait for drafts as long as the settings say, and where the policy goes by what pays,
-        no longer than that."""
+    def _set_deadline(self) -> None:
+        """Wait for drafts as long as the controls say, or the settings."""
         assert isinstance(self.adapter, SpeculationAdapter)
         deadline_ms = self.controls.deadline_ms
         deadline_s = self.settings.deadline_s if deadline_ms is None else deadline_ms / 1000
-        if self.adapter.policy.reads_confidences and advice.draft_wait_s is not None:
-            deadline_s = min(deadline_s, advice.draft_wait_s)
         for source in remote_sources(self.adapter.source):
             source.set_deadline(deadline_s)
 
@@ -190,7 +185,7 @@ class DraftingRunner:
             known=adapter.session_ids,
         )
         adapter.source = adapter.canary.source
-        self._follow(adapter.forecast.advice.current())
+        self._set_deadline()
 
     def adopt_step_cost(self, table: StepCostTable) -> bool:
         """Start from the fleet's step costs where this engine has hardly any steps of its own."""

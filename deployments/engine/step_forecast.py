@@ -16,12 +16,13 @@ from deployments.engine.worker_plan import AdviceInForce
 class StepForecast:
     """Knows the prompts that are being read here, and asks the plan for the rest.
 
-    A step computes at most `max_step_tokens`.
+    A step computes at most `max_step_tokens` of `max_requests`.
     """
 
-    def __init__(self, max_step_tokens: int) -> None:
+    def __init__(self, max_step_tokens: int, max_requests: int) -> None:
         self.advice = AdviceInForce()
         self._max_step_tokens = max_step_tokens
+        self._max_requests = max_requests
         self._last: tuple[list[str], dict[str, float], NDArray[np.float64] | None] | None = None
         self._classes: dict[str, str] = {}  # of open requests that name one
         self._prompts: dict[str, int] = {}  # tokens of prompts that are being read ...
@@ -68,6 +69,7 @@ class StepForecast:
             len(request_ids),
             unread_tokens=self.unread_tokens,
             max_step_tokens=self._max_step_tokens,
+            max_requests=self._max_requests,
             weights=weights,
             drafted=drafted,
         )

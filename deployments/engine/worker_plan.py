@@ -43,18 +43,11 @@ class WorkerPlan:
 
 
 class AdviceInForce:
-    """The advice that an adapter goes by: the last one taken, until its time is up.
-
-    `on_change` is told of every advice taken, and of `NO_PLAN` once when its time is up: from
-    then on local rules decide. `clock` is in seconds.
+    """The advice that an adapter goes by: the last one taken, until its time is up. From then on
+    local rules decide. `clock` is in seconds.
     """
 
-    def __init__(
-        self,
-        on_change: Callable[[ReplicaPlan], None] = lambda plan: None,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self._on_change = on_change
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._advice = NO_PLAN
         self._until_s = 0.0
@@ -64,12 +57,10 @@ class AdviceInForce:
         advice, refused = plan_from_plain(plain)
         self._advice = advice if holds_s > 0 else NO_PLAN
         self._until_s = self._clock() + holds_s
-        self._on_change(self._advice)
         return len(refused)
 
     def current(self) -> ReplicaPlan:
         """What to go by in this step."""
-        if self._advice is not NO_PLAN and self._clock() > self._until_s:
+        if self._clock() > self._until_s:
             self._advice = NO_PLAN
-            self._on_change(NO_PLAN)
         return self._advice

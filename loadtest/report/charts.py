@@ -16,7 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from profiles.acceptance import bucket_name, context_buckets
-from profiles.frontier import Point, by_arm, latency, pareto
+from profiles.frontier import Point, curves, latency, pareto
 from profiles.load_records import OK, LoadRecords, RequestRow, RunRow
 
 mpl.use("Agg")  # files only, also where there is a display
@@ -29,6 +29,7 @@ _COLOURS = {
     DARK: ("#56b4e9", "#ff9455", "#3ddbab", "#eba3cc", "#f0e442", "#9ad0f0", "#cccccc"),
 }
 _MARKERS = "os^DvPX*<>"
+_DASHES = ("-", "--", ":", "-.")  # by length of prompts
 _WIDTH_IN, _HEIGHT_IN, _DPI = 5.0, 4.0, 150
 
 
@@ -115,10 +116,14 @@ def frontiers(points: Sequence[Point]) -> Chart:
     """Tokens per second per user over tokens per second per replica, a frontier per arm."""
 
     def draw(axes: Axes, looks: Mapping[str, Mapping[str, Any]]) -> None:
-        for arm, own in by_arm(points).items():
+        lengths = sorted({p.context_tokens for p in points})
+        for key, own in curves(points).items():
             best = pareto(own)
-            look = looks[arm]
-            axes.plot([p.replica for p in best], [p.user for p in best], **look, markersize=5)
+            dashes = _DASHES[lengths.index(key.context_tokens) % len(_DASHES)]
+            look = {**looks[key.arm], "label": str(key)}
+            axes.plot(
+                [p.replica for p in best], [p.user for p in best], dashes, **look, markersize=5
+            )
             beaten = [p for p in own if p not in best]
             unlabelled = {**look, "label": None, "alpha": 0.35, "linestyle": ""}
             axes.plot([p.replica for p in beaten], [p.user for p in beaten], **unlabelled)
@@ -136,9 +141,9 @@ def frontiers(points: Sequence[Point]) -> Chart:
     return Chart(
         "frontier",
         "User speed against throughput",
-        "One curve per arm: up is faster for a user, right is more from a replica. Numbers at "
-        "points are clients of a closed loop, or the open load. Faint points are beaten by "
-        "another of the same arm.",
+        "One curve per arm and length of prompts: up is faster for a user, right is more from a "
+        "replica. Numbers at points are clients of a closed loop, or the open load. Faint points "
+        "are beaten by another of the same curve.",
         draw,
     )
 
@@ -147,12 +152,22 @@ def _against_clients(
     points: Sequence[Point], name: str, title: str, metric: str, label: str
 ) -> Chart:
     def draw(axes: Axes, looks: Mapping[str, Mapping[str, Any]]) -> None:
-        for arm, own in by_arm(points).items():
+        lengths = sorted({p.context_tokens for p in points})
+        for key, own in curves(points).items():
             rising = sorted(own, key=lambda p: p.load_value)
             values = [p.of(metric) for p in rising]
             bars = [0 if math.isnan(v.half_width) else v.half_width for v in values]
-            x = [p.load_value for p in rising]
-            axes.errorbar(x, [v.mean for v in values], bars, **looks[arm], capsize=2, markersize=4)
+            look = {**looks[key.arm], "label": str(key)}
+            dashes = _DASHES[lengths.index(key.context_tokens) % len(_DASHES)]
+            axes.errorbar(
+                [p.load_value for p in rising],
+                [v.mean for v in values],
+                bars,
+                **look,
+                linestyle=dashes,
+                capsize=2,
+                markersize=4,
+            )
         ticks = sorted({p.load_value for p in points})
         axes.set_xscale("log", base=2)
         axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])

@@ -11,7 +11,7 @@ from profiles.frontier import (
     Estimate,
     Point,
     Slo,
-    by_arm,
+    curves,
     load_label,
     matched,
     paired_ratios,
@@ -115,21 +115,22 @@ def number(value: float) -> str:
 
 
 def matched_table(records: LoadRecords, slo: Slo) -> Table:
-    """Per arm, its user speed over the first arm's where both replicas give as much."""
-    arms = by_arm(points(records, slo))
+    """Per arm, its user speed over the first arm's where both replicas give as much, prompts of
+    the same length."""
+    found = curves(points(records, slo))
     reference = reference_arm(records)
     rows = [
         (
-            arm,
+            str(key),
             number(pair.tokens_per_s_per_replica),
             number(pair.user),
             number(pair.reference_user),
             f"{pair.ratio:.2f}x",
             f"{max(run.error_rate for point in own for run in point.runs):.1%}",
         )
-        for arm, own in arms.items()
-        if arm != reference
-        for pair in matched(own, arms[reference])
+        for key, own in found.items()
+        if key.arm != reference
+        for pair in matched(own, found.get(key._replace(arm=reference), []))
     ]
     header = ("arm", "tokens/s/replica", "tokens/s/user", reference, "ratio", "most errors")
     return Table(header, tuple(rows))

@@ -1,10 +1,11 @@
-"""Every kind of process killed, stopped or starved while 500 greedy requests come in.
+"""Every kind of process killed, stopped or cut off while 500 greedy requests and more come in.
 
 Run by `make test-long`. It prints what it counted; what must hold is asserted.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import signal
 import subprocess
@@ -32,6 +33,7 @@ from tests.integration.served import (
     serving_process,
     wait_for,
 )
+from tests.integration.tcp_relay import relaying
 
 pytestmark = pytest.mark.long
 
@@ -111,10 +113,11 @@ def send(url: str, i: int, began_s: float, right: dict[int, str]) -> Outcome:
 
 
 class Load:
-    """Requests at a steady rate, and what became of them."""
+    """Requests at a steady rate until `join`, `NUM_REQUESTS` at least, and what became of them."""
 
     def __init__(self, url: str, right: dict[int, str]) -> None:
         self.outcomes: list[Outcome] = []
+        self._is_enough = threading.Event()
         self._url, self._right = url, right
         self._began_s = time.monotonic()
         self._pool = ThreadPoolExecutor(128)
@@ -126,12 +129,15 @@ class Load:
         return time.monotonic() - self._began_s
 
     def _send_all(self) -> None:
-        for i in range(NUM_REQUESTS):
+        for i in itertools.count():
+            if i >= NUM_REQUESTS and self._is_enough.is_set():
+                return
             time.sleep(max(0.0, i / PER_S - self.now_s))
             future = self._pool.submit(send, self._url, i, self._began_s, self._right)
             future.add_done_callback(lambda done: self.outcomes.append(done.result()))
 
     def join(self) -> None:
+        self._is_enough.set()
         self._thread.join()
         self._pool.shutdown()
 
@@ -148,6 +154,11 @@ def targets(url: str) -> list[int]:
         return [target["pid"] for target in fleet(url, "split")["targets"]]
     except (httpx.HTTPError, KeyError):
         return []
+
+
+def ask_drafter_at(url: str, address: str | None) -> None:
+    change = httpx.patch(f"{url}/fleet/models/split", json={"drafter_address": address}, timeout=30)
+    change.raise_for_status()
 
 
 def test_whatever_dies_the_answers_are_right(tmp_path: Path) -> None:
@@ -180,6 +191,9 @@ def run(url: str, server: psutil.Process, results: Path) -> None:
         faults.append((name, round(at_s, 1), round(load.now_s, 1)))
         time.sleep(3)
 
+    def for_8_s() -> bool:
+        return load.now_s > faults[-1][2] + 8
+
     def kill(title: str) -> Callable[[], None]:
         def now() -> None:
             found = processes(server, title)
@@ -206,8 +220,18 @@ def run(url: str, server: psutil.Process, results: Path) -> None:
     (drafter,) = processes(server, "ray::ServeReplica:test:Drafter:split")
     cause("drafter kill -9", drafter.kill, another("ray::ServeReplica:test:Drafter:split"))
     (drafter,) = wait_for(lambda: processes(server, "ray::ServeReplica:test:Drafter:split"))
-    cause("drafter stopped", drafter.suspend, lambda: load.now_s > faults[-1][2] + 8)
+    cause("drafter stopped", drafter.suspend, for_8_s)
     cause("drafter goes on", drafter.resume, lambda: True)
+
+    with relaying(fleet(url, "split")["drafters"][0]["address"]) as network:
+
+        def slow_network() -> None:
+            network.delay_s = 0.03
+            ask_drafter_at(url, network.address)
+
+        cause("network slow", slow_network, lambda: for_8_s() and network.num_bytes > 0)
+        cause("network cut", lambda: setattr(network, "is_cut", True), for_8_s)
+        cause("network whole", lambda: ask_drafter_at(url, None), for_8_s)
     cause("controller kill -9", kill("ray::ControllerActor"), both)
     before_targets = load.now_s
     pid = wait_for(both, 60)[0]
@@ -226,7 +250,7 @@ def run(url: str, server: psutil.Process, results: Path) -> None:
     kinds = Counter(outcome.kind for outcome in outcomes)
     lost = httpx.get(f"{url}/fleet").json()["lost_targets"]
     report = {
-        "requests": NUM_REQUESTS,
+        "requests": len(outcomes),
         "outcomes": dict(kinds),
         "faults": [
             {
@@ -245,8 +269,10 @@ def run(url: str, server: psutil.Process, results: Path) -> None:
     results.write_text(json.dumps(report, indent=1))
     print(results.read_text(), flush=True)
 
-    assert len(outcomes) == NUM_REQUESTS
+    assert len(outcomes) >= NUM_REQUESTS
+    assert sorted(o.i for o in outcomes) == list(range(len(outcomes)))
+    assert max(o.sent_s for o in outcomes) > faults[-1][1]  # under load, all of them
     assert kinds[WRONG] == 0
-    assert kinds[RIGHT] >= 0.98 * NUM_REQUESTS
+    assert kinds[RIGHT] >= 0.98 * len(outcomes)
     assert all(o.kind == RIGHT for o in outcomes if o.ended_s < before_targets)
     assert lost["given_up"] == 0

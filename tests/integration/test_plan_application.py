@@ -41,7 +41,8 @@ def test_advice_changes_no_token_and_nonsense_in_it_is_counted(
 ) -> None:
     plain = generate(speculative)
     advice = asdict(ReplicaPlan(expected_requests=40.0, expected_prefill_tokens=500.0))
-    assert not apply(speculative, advice=advice | {"draft_wait_s": float("nan")}, advice_s=60.0)
+    nonsense = {"shed_after_s": {"any": float("nan")}}
+    assert not apply(speculative, advice=advice | nonsense, advice_s=60.0)
     assert adapter.forecast.advice.current().expected_requests == 40.0
     assert adapter.stats.refused_advice == 1
     assert generate(speculative) == plain

@@ -31,8 +31,11 @@ def arm(accepted, num_requests=400, wait_s=WAIT_S, seed=0):
     return totals
 
 
+WELL_CALIBRATED = {"serving_ece": 0.02, "canary_ece": 0.02}
+
+
 def compare(canary, serving=None, **ece):
-    return Comparison(serving or arm(2.0, seed=1), canary, STEP_S, **ece)
+    return Comparison(serving or arm(2.0, seed=1), canary, STEP_S, **WELL_CALIBRATED | ece)
 
 
 RULE = CanaryRule(margin=0.1, patience_s=100.0)
@@ -119,6 +122,12 @@ def test_one_whose_confidences_mislead_waits_for_its_calibration():
     late = decision(compare(*good, serving_ece=0.02, canary_ece=0.12), age_s=101.0)
     assert late is Decision.ROLL_BACK
     assert decision(compare(*good, serving_ece=0.02, canary_ece=0.04)) is Decision.PROMOTE
+
+
+def test_one_whose_calibration_nobody_has_measured_is_not_promoted():
+    unmeasured = compare(arm(2.2, 2000), arm(2.0, 2000, seed=1), canary_ece=None)
+    assert decision(unmeasured) is Decision.WAIT
+    assert decision(unmeasured, age_s=101.0) is Decision.ROLL_BACK
 
 
 def test_a_useless_new_drafter_is_hardly_ever_promoted_though_looked_at_often():

@@ -73,6 +73,13 @@ class TestTheControllersSide:
         assert (merged.table.step_cost_s, merged.version) == ((0.02, 0.03, 0.05), 1)
         assert fleet.merge(HERE).version == 1  # nothing new
 
+    def test_what_context_adds_is_learned_where_the_entries_stay(self):
+        fleet = self.fleet(report(0.01, 0.02, 0.03))
+        assert fleet.merge(HERE).version == 0
+        there = replace(report(0.01, 0.02, 0.03).table, context_token_s=3e-6)
+        fleet.absorb(HERE, "r0", StepCostReport(there, (500, 500, 500)))
+        assert (fleet.merge(HERE).table, fleet.merge(HERE).version) == (there, 1)
+
     def test_other_engines_learn_nothing_from_it(self):
         fleet = self.fleet(report(0.01, 0.02, 0.03))
         assert fleet.merge(replace(HERE, hardware="another")) is None
@@ -104,6 +111,7 @@ def test_reports_cross_processes_as_plain_values():
         {"step_cost_s": [0.01, float("nan"), 0.03]},
         {"step_cost_s": [0.01, -0.02, 0.03]},
         {"step_cost_s": [1000.0, 1000.0, 1000.0]},
+        {"n_tokens": [0, 8, 64]},
         {"num_steps": [1.0]},
         {"n_tokens": None},
         {"pair_s": "much"},

@@ -9,12 +9,11 @@ import pytest
 from autoscale.fleet_load import ClassOutcomes, ReplicaLoad, fleet_load
 from autoscale.plan import (
     class_weights,
-    draft_wait_s,
     expected_prefill_tokens,
     expected_requests,
     make_plans,
-    routing_weights,
     shed_after_s,
+    speed_shares,
 )
 from autoscale.service_class import ServiceClass
 
@@ -65,13 +64,13 @@ def test_weight_goes_to_the_class_whose_promise_is_not_kept(outcomes, weights):
 
 def test_a_slow_node_gets_its_share_and_no_more():
     slow = replace(LOAD, relative_step_cost=2.0)
-    assert routing_weights([LOAD, LOAD, slow]) == pytest.approx([1.2, 1.2, 0.6])
+    assert speed_shares([LOAD, LOAD, slow]) == pytest.approx([1.2, 1.2, 0.6])
 
 
 @pytest.mark.parametrize("cost", [0.0, float("inf"), 1e9])
 def test_nonsense_about_speed_is_bounded(cost):
-    weights = routing_weights([LOAD, replace(LOAD, relative_step_cost=cost)])
-    assert all(weight > 0 for weight in weights)
+    shares = speed_shares([LOAD, replace(LOAD, relative_step_cost=cost)])
+    assert all(share > 0 for share in shares)
 
 
 def test_expected_requests_are_drawn_to_the_fleets_and_bounded_by_the_seats():
@@ -84,22 +83,6 @@ def test_expected_requests_are_drawn_to_the_fleets_and_bounded_by_the_seats():
 def test_expected_prefill_is_traffic_times_prompts():
     fleet = fleet_load([LOAD, LOAD])
     assert expected_prefill_tokens(fleet, LOAD, 1.0) == pytest.approx(600.0 * 0.1)
-
-
-def test_waiting_for_drafts_ends_before_it_costs_more_than_they_save():
-    fleet = fleet_load([LOAD])
-    limit_s = draft_wait_s(fleet, LOAD)
-    accepted = 2.0
-    assert (1 + accepted) / (LOAD.step_s + limit_s) > 1 / LOAD.step_s
-    assert draft_wait_s(fleet_load([replace(LOAD, num_drafts=10)]), LOAD) is None
-
-
-def test_while_drafts_pay_a_late_one_is_waited_for():
-    usual, slow = (replace(LOAD, draft_wait_s=wait_s) for wait_s in (0.05, 0.17))
-    fleet = fleet_load([usual, slow])
-    assert draft_wait_s(fleet, usual) == pytest.approx(0.2)  # four times what it takes
-    assert draft_wait_s(fleet, replace(LOAD, draft_wait_s=0.01)) == pytest.approx(0.16)
-    assert draft_wait_s(fleet, slow) == pytest.approx(0.16)  # no longer worth it on average
 
 
 def test_who_was_promised_no_first_token_is_never_shed():

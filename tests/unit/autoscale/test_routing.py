@@ -148,12 +148,12 @@ def test_who_refuses_is_full_for_a_moment_for_that_class():
     for class_name, full in (("soon", [True, False]), ("batch", [False, False])):
         candidates = view.candidates("ab", class_name, [], 0.0, 10.4)
         assert [one.is_full for one in candidates] == full
-    assert view.last_refusal("soon", 10.4) is None
+    assert view.refused_by_all("soon", 10.4) is None
     view.refused("b", "soon", 4.0, 10.0, "too_late")
-    assert view.last_refusal("soon", 10.4) == (4.0, "too_late")
-    assert view.last_refusal("batch", 10.4) is None
-    assert view.last_refusal("soon", 10.5) is None
-    assert view_of().last_refusal("soon", 0.0) is None
+    assert view.refused_by_all("soon", 10.4) == (3.0, "too_late")
+    assert view.refused_by_all("batch", 10.4) is None
+    assert view.refused_by_all("soon", 10.5) is None
+    assert view_of().refused_by_all("soon", 0.0) is None
 
 
 def test_a_replica_that_is_gone_is_forgotten():

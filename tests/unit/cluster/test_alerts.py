@@ -163,6 +163,9 @@ CASES: dict[str, tuple[dict[str, str], dict[str, str], dict[str, str]]] = {
 }
 
 
+LATE = {"model": "m", "service_class": "c"}  # all of them, or all refused: no other series is there
+
+
 def case(alert: str, series: dict[str, str], labels: dict[str, str] | None) -> dict[str, Any]:
     """After 90 minutes the alert fires with `labels`; with None it does not."""
     fired = {
@@ -192,6 +195,7 @@ def test_every_alert_fires_on_what_it_is_for_and_on_nothing_beside(tmp_path):
     assert CASES.keys() == ALERTS.keys()
     tests = [case(alert, fires, labels) for alert, (fires, _, labels) in CASES.items()]
     tests += [case(alert, quiet, None) for alert, (_, quiet, _) in CASES.items()]
+    tests += [case("DSparkPromiseBroken", {one: STEADY}, LATE) for one in (outcome("missed"), SHED)]
     tests.append(
         {
             "interval": "1m",

@@ -18,13 +18,15 @@ NAME = "new:v2"
 
 
 class Learned:
-    """Stands for `FleetLearning`: calibrations of the new pair alone."""
+    """Stands for `FleetLearning`: calibrations of the new pair alone, `ece` of both."""
+
+    ece = 0.02
 
     def plan(self, pair):
         return {"greedy/0": {"version": 5}} if pair == NEW else {}
 
     def snapshot(self, pair):
-        return {}
+        return {"calibration": {"greedy/0": {"recent_ece": self.ece, "recent_labels": 1000}}}
 
 
 @pytest.fixture

@@ -65,11 +65,13 @@ def test_when_the_later_one_falls_silent_the_other_is_heard_again(held, clock):
 def test_nonsense_is_refused_field_by_field_and_counted(held):
     held.take(
         plan(
-            advice=ReplicaPlan(draft_wait_s=0.02, expected_requests=float("nan"), routing_weight=-3)
+            advice=ReplicaPlan(
+                expected_prefill_tokens=2.0, expected_requests=float("nan"), shed_after_s={"a": -3}
+            )
         )
     )
-    assert held.advice == ReplicaPlan(draft_wait_s=0.02)
-    assert held.snapshot()["refused"] == {"expected_requests": 1, "routing_weight": 1}
+    assert held.advice == ReplicaPlan(expected_prefill_tokens=2.0)
+    assert held.snapshot()["refused"] == {"expected_requests": 1, "shed_after_s": 1}
 
 
 @pytest.mark.parametrize("ttl_s", [float("nan"), -1.0, 1e9, "forever", None])
@@ -90,12 +92,12 @@ def test_faults_of_the_exchange_show_in_metrics(held, clock):
         ("dspark_exchange_failures",): 1,
     }
     assert told() == nothing
-    held.take(plan(epoch=2, advice=ReplicaPlan(routing_weight=-1)))
+    held.take(plan(epoch=2, advice=ReplicaPlan(expected_requests=-1.0)))
     held.take(plan(epoch=1))
     clock.now += 1.5
     assert told() == nothing | {
         ("dspark_plan_stale",): False,
         ("dspark_plan_age_seconds",): 1.5,
-        ("dspark_plan_refused_fields", "routing_weight"): 1,
+        ("dspark_plan_refused_fields", "expected_requests"): 1,
         ("dspark_plan_outdated",): 1,
     }

@@ -135,7 +135,7 @@ def test_calibration_is_told_by_key_and_position():
     }
 
 
-HELD = {"age_s": 1.0, "is_stale": False, "outdated": 0, "refused": {"routing_weight": 1}}
+HELD = {"age_s": 1.0, "is_stale": False, "outdated": 0, "refused": {"expected_requests": 1}}
 EVERYTHING = {
     "target": lambda: [
         *target_samples(drafting_report()),

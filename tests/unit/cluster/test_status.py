@@ -53,7 +53,7 @@ def test_a_replica_is_one_line():
     [
         ({"epoch": None, "seq": None}, "none yet"),
         (HELD | {"is_stale": True, "age_s": 9.0}, "stale, 9.0 s: local rules"),
-        (HELD | {"refused": {"routing_weight": 2}}, "#7, 0.4 s, 2 fields refused"),
+        (HELD | {"refused": {"expected_requests": 2}}, "#7, 0.4 s, 2 fields refused"),
     ],
 )
 def test_it_says_what_a_replica_goes_by(held, said):

@@ -1,3 +1,4 @@
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -277,6 +278,18 @@ def test_the_policy_hears_the_cost_of_drafts_that_wait_for_nothing_else(source):
     assert adapter.policy.num_timed == [1]
     adapter.step(engine_step(("a", 10, 1, [], [6])))
     assert adapter.policy.num_timed == [1, 1]
+
+
+def test_a_draft_that_nobody_was_asked_for_costs_nothing_that_counts(source):
+    """As in a cool-off, or without a drafter; waiting in vain for one does count."""
+    adapter = make_adapter(source, Listener())
+    adapter.step(engine_step(("a", 0, 6, [], [7])))
+    source.late = True
+    adapter.step(engine_step(("a", 6, 1, [], [9])))
+    assert adapter.policy.num_timed == []
+    source.draft = lambda batch: time.sleep(0.005)
+    adapter.step(engine_step(("a", 7, 1, [], [9])))
+    assert adapter.policy.num_timed == [1]
 
 
 def test_confidences_that_are_no_probabilities_mean_plain_decoding(adapter, source):

@@ -119,3 +119,16 @@ def test_without_keys_none_is_needed():
 def test_it_travels_to_the_ingress(path):
     ring = pickle.loads(pickle.dumps(KeyRing((), str(path))))
     assert tenants(ring, "first") == ["t-first"]
+
+
+def test_a_file_that_could_not_be_read_is_tried_again(ring, path, monkeypatch):
+    assert tenants(ring, "first") == ["t-first"]
+    write(path, "second")
+
+    def refuse(*_: object) -> str:
+        raise PermissionError(13, "Permission denied")
+
+    with monkeypatch.context() as unreadable:
+        unreadable.setattr(Path, "read_text", refuse)
+        assert tenants(ring, "first", "second") == ["t-first", None]
+    assert tenants(ring, "first", "second") == [None, "t-second"]

@@ -6,7 +6,7 @@ import pytest
 
 from autoscale.pool_view import PoolView
 from deployments import pools
-from deployments.pools import refused_by_all, register, someone_lives
+from deployments.pools import count_unread_refusal, register, someone_lives
 
 
 @pytest.fixture(autouse=True)
@@ -35,7 +35,7 @@ def test_a_request_of_unknown_model_is_every_pools_share():
     register("Target:a", first)
     register("Target:b", second)
     for _ in range(4):
-        refused_by_all()
+        count_unread_refusal()
     assert (first.take_unseen(), second.take_unseen()) == (2, 2)
 
 

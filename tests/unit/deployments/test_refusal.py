@@ -6,7 +6,7 @@ from typing import Any
 import httpx
 import pytest
 
-from autoscale.pool_view import LastRefusal
+from autoscale.pool_view import Refused
 from deployments.refusal import REFUSED, RefuseWhenFull, TryLater
 
 TURNED_AWAY: list[str] = []
@@ -20,8 +20,8 @@ async def app(scope: Any, receive: Any, send: Any) -> None:
 def ask(method: str, path: str, class_name: str) -> httpx.Response:
     """All targets are full for `soon`."""
 
-    def all_full(asked: str, now_s: float) -> LastRefusal | None:
-        refusals = {"soon": LastRefusal(2.3, "too_late"), "dead": LastRefusal(1.2, "engine_down")}
+    def all_full(asked: str, now_s: float) -> Refused | None:
+        refusals = {"soon": Refused(2.3, "too_late"), "dead": Refused(1.2, "engine_down")}
         return refusals.get(asked)
 
     async def run() -> httpx.Response:

@@ -10,12 +10,11 @@ from typing import Any
 import pytest
 import yaml
 from ray.autoscaler._private.kuberay.autoscaling_config import _get_ray_resources_from_group_spec
-from ray.serve.config import AutoscalingConfig
-from ray.serve.schema import DeploymentSchema, ServeApplicationSchema, ServeDeploySchema
+from ray.serve.schema import ServeApplicationSchema, ServeDeploySchema
 
 from deployments.catalog import find_checkpoint
 from deployments.memory import check_memory
-from deployments.placement import INGRESS_CPUS, drafter_actor_options, logical_cpus, placement_group
+from deployments.placement import INGRESS_CPUS, drafter_actor_options, placement_group
 from deployments.schema import ModelSpec
 from deployments.serve_file import ServeFile, read_serve_file
 from tests.unit.k8s.manifests import (
@@ -37,11 +36,6 @@ def serve_file(overlay: str) -> ServeFile:
     return read_serve_file(K8S / "overlays" / overlay / "serve.yaml")
 
 
-def overrides(overlay: str) -> list[dict[str, Any]]:
-    document = yaml.safe_load((K8S / "overlays" / overlay / "serve.yaml").read_text())
-    return document["applications"][0].get("deployments", [])
-
-
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_serve_gets_the_overlays_file(overlay):
     text = (K8S / "overlays" / overlay / "serve.yaml").read_text()
@@ -55,11 +49,6 @@ def test_the_serve_file_has_no_key_that_serve_would_drop(overlay):
     assert document.keys() <= ServeDeploySchema.model_fields.keys()
     (application,) = document["applications"]
     assert application.keys() <= ServeApplicationSchema.model_fields.keys()
-    for override in overrides(overlay):
-        assert override["name"] in logical_cpus(serve_file(overlay).settings)
-        assert override.keys() <= DeploymentSchema.model_fields.keys()
-        scaling = override.get("autoscaling_config", {})
-        assert scaling.keys() <= AutoscalingConfig.model_fields.keys()
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
@@ -175,7 +164,7 @@ def test_replicas_fit_the_pods(overlay, size):
         num_pods = group[f"{size}Replicas"] * group.get("numOfHosts", 1)
         free += [dict(resources) for _ in range(num_pods)]
     for model in serve_file(overlay).settings.models:
-        for _ in range(target_replicas(overlay, model, size)):
+        for _ in range(target_replicas(model, size)):
             group = placement_group(model.target)
             group["bundles"][0]["CPU"] += model.target.num_cpus  # the replica itself
             place(group, free)
@@ -189,11 +178,11 @@ def test_replicas_fit_the_pods(overlay, size):
     place({"bundles": [{"CPU": INGRESS_CPUS}]}, free)
 
 
-def target_replicas(overlay: str, model: ModelSpec, size: str) -> int:
-    for override in overrides(overlay):
-        if override["name"] == f"Target:{model.id}":
-            return override["autoscaling_config"][f"{size}_replicas"]
-    return model.target.replicas
+def target_replicas(model: ModelSpec, size: str) -> int:
+    scaling = model.target.scaling
+    if scaling is None:
+        return model.target.replicas
+    return scaling.least if size == "min" else scaling.most
 
 
 def place(group: dict[str, Any], free: list[dict[str, float]]) -> None:

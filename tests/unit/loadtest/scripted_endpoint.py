@@ -25,6 +25,8 @@ class ScriptedEndpoint(ThreadingHTTPServer):
         self.chunks, self.ttft_s, self.gap_s = chunks, ttft_s, gap_s
         self.asked: list[dict] = []
         self.token_ids = True
+        self.api_key: str | None = None
+        self.card = {"id": "demo", "max_model_len": 512}
 
     @property
     def url(self) -> str:
@@ -52,16 +54,26 @@ class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def do_GET(self):
-        models = {"data": [{"id": "demo", "max_model_len": 512}]}
-        self._answer(200, json.dumps(models).encode())
+        if self._is_unknown():
+            return
+        self._answer(200, json.dumps({"data": [self.server.card]}).encode())
 
     def do_POST(self):
         request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        if self._is_unknown():
+            return
         self.server.asked.append(request)
         content = request["messages"][-1]["content"]
         text = content if isinstance(content, str) else content[0]["text"]
         behaviour = getattr(self, f"_{text.split()[-1].replace('-', '_')}", self._well)
         behaviour()
+
+    def _is_unknown(self) -> bool:
+        key = self.server.api_key
+        if key is None or self.headers["Authorization"] == f"Bearer {key}":
+            return False
+        self._answer(401, b"no such key")
+        return True
 
     def _answer(self, status: int, body: bytes) -> None:
         self.send_response(status)

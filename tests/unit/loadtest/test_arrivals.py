@@ -80,3 +80,7 @@ def test_a_line_that_is_no_request_is_named(tmp_path):
     path.write_text('{"timestamp": 1}\n{"time": 2}\n')
     with pytest.raises(ValueError, match=r"trace\.jsonl:2"):
         parse_load(f"trace:{path}")
+
+
+def test_no_ramp_is_empty():
+    assert all(arrival_offsets_s(LoadPoint("ramp", 0.1), 60.0, seed) for seed in range(200))

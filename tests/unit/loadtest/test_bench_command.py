@@ -87,6 +87,15 @@ def test_another_model_than_the_arms_is_refused(tmp_path, capsys):
     assert "serves demo, not 'qwen'" in capsys.readouterr().err
 
 
+def test_what_others_gave_is_reported_where_one_server_fails(tmp_path, capsys):
+    with scripted_endpoint() as server:
+        gone = "gone=http://127.0.0.1:9#demo"
+        assert measure(tmp_path, gone, f"one={server.url}#demo") == 1
+    said = capsys.readouterr()
+    assert "| closed:1 |" in said.out
+    assert "nothing serves http://127.0.0.1:9" in said.err
+
+
 def test_an_interrupted_run_can_be_gone_on_with(tmp_path, capsys, monkeypatch):
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt

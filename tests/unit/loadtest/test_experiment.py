@@ -170,3 +170,32 @@ def test_some_models_of_a_serve_file_are_served_alone(tmp_path):
     refused = pytest.raises(ValueError, match="has no model nope; it has plain, drafted, other")
     with refused, dspark_server(path, ["nope"], policies, 8000):
         pass
+
+
+def test_an_endpoint_with_keys_is_asked_with_one(tmp_path):
+    with scripted_endpoint() as server:
+        server.api_key = "k"
+        closed = server_of(server.url, "one")
+        with pytest.raises(ServerError, match="where it has keys, give one"):
+            check_models(closed)
+        keyed, plan = replace(closed, api_key="k"), replace(PLAN, rounds=1, api_key="k")
+        measure(keyed, tmp_path, plan)
+    assert {row.status for row in load_load_records(tmp_path).requests} == {"ok"}
+
+
+RAYS_CARD = {"id": "demo", "metadata": {"max_request_context_length": 300}}
+
+
+@pytest.mark.parametrize(("card", "asked", "written"), [
+    ({"id": "demo", "max_model_len": 512}, 100, 100),
+    ({"id": "demo", "max_model_len": 512}, 4096, 512 - 80),
+    (RAYS_CARD, 4096, 300 - 80),
+    ({"id": "demo"}, 4096, 4096),
+])  # fmt: skip
+def test_prompts_are_as_long_as_the_model_takes_and_written_down_so(tmp_path, card, asked, written):
+    with scripted_endpoint() as server:
+        server.card = card
+        plan = replace(PLAN, rounds=1, loads=(parse_load("closed:1", asked),))
+        measure(server_of(server.url, "one"), tmp_path, plan)
+    (run,) = load_load_records(tmp_path).runs
+    assert run.context_tokens == written

@@ -15,7 +15,6 @@ def request_row(run_id: str = "r", **changes: Any) -> RequestRow:
         "turn": 1,
         "domain": "math",
         "prompt_id": "math-0",
-        "due_s": 0.0,
         "sent_s": 0.0,
         "status": "ok",
         "http_status": 200,
@@ -26,6 +25,7 @@ def request_row(run_id: str = "r", **changes: Any) -> RequestRow:
         "gap_us": (100_000, 200_000, 100_000),
         "chunk_tokens": (1, 3, 2),
     } | changes
+    fields.setdefault("due_s", fields["sent_s"])
     fields.setdefault("output_tokens", sum(fields["chunk_tokens"]))
     return RequestRow(**fields)
 

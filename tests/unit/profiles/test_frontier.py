@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 from itertools import accumulate
 
 import numpy as np
@@ -11,6 +12,7 @@ from profiles.frontier import (
     Point,
     RunMetrics,
     Slo,
+    curves,
     estimate,
     latency,
     matched,
@@ -210,3 +212,27 @@ def test_runs_of_an_arm_at_a_load_are_one_point():
     assert (
         points(LoadRecords((run_row(context_tokens=512),), (), {}), SLO)[0].label == "closed:1@512"
     )
+
+
+def test_at_light_load_an_arm_is_what_was_measured_and_not_its_fastest_point():
+    arm = [point(32, 98.0), point(98, 108.0), point(230, 70.0), point(432, 32.0)]
+    assert user_speed_at(arm, 65) == 103.0
+    assert math.isnan(user_speed_at(arm, 31))
+    (pair,) = matched(arm, [point(73, 50.0)])
+    assert pair.user == pytest.approx(98 + 10 * (73 - 32) / (98 - 32))
+
+
+def test_prompts_of_another_length_are_another_curve():
+    short, long = point(10, 9), replace(point(10, 5), context_tokens=4096)
+    assert [(str(key), own) for key, own in curves([short, long]).items()] == [
+        (short.arm, [short]),
+        (f"{short.arm} @4096", [long]),
+    ]
+
+
+def test_a_client_behind_its_load_hides_nothing():
+    late = latency(request_row(due_s=1.0, sent_s=1.5))
+    in_time = latency(request_row(due_s=1.5, sent_s=1.5))
+    assert late.ttft_s == pytest.approx(in_time.ttft_s + 0.5)
+    assert late.e2e_s == pytest.approx(in_time.e2e_s + 0.5)
+    assert late.tpot_s == in_time.tpot_s

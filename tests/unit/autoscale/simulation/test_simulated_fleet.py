@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
 import pytest
 
-from autoscale.plan import ReplicaPlan
 from autoscale.policy_settings import make_policy
 from autoscale.service_class import ServiceClass
 from autoscale.simulation.costs import SimulatedCosts
@@ -29,7 +29,7 @@ def arm(kind="causal", plan_filter=lambda plan: plan, uses_plan=False, **setting
 
 
 def without_shedding(plan):
-    return ReplicaPlan(routing_weight=plan.routing_weight)
+    return replace(plan, shed_after_s={})
 
 
 def run(some_arm, trace, duration_s=FOREVER_S, **shape):
