@@ -37,6 +37,7 @@ _SETTINGS = (
     "RAY_memory_usage_threshold",
     "VLLM_HOST_IP",
 )
+_RAYS_OWN = ("gcs_server", "raylet")  # processes of a node, as the kernel names them
 Run = Callable[[list[str]], tuple[int, str]]
 
 
@@ -78,11 +79,27 @@ def collect_node(root: Path = Path("/"), run: Run | None = None) -> NodeEvidence
             "nccl": installed_version(NCCL13),
             "nccl for CUDA 12": installed_version(NCCL12),
         },
-        environment={name: os.environ[name] for name in _SETTINGS if name in os.environ},
+        environment=_environment(root),
         has_ray_token=bool(os.environ.get("RAY_AUTH_TOKEN")) or token.is_file(),
         ray_token_mode=token.stat().st_mode & 0o777 if token.is_file() else None,
         unknown=tuple(unknown),
     )
+
+
+def _environment(root: Path) -> dict[str, str]:
+    """Settings of this process; whether Ray asks for a token is said by the Ray that runs here."""
+    found = {name: os.environ[name] for name in _SETTINGS if name in os.environ}
+    for name in root.glob("proc/[0-9]*/comm"):
+        if _read(name).strip() not in _RAYS_OWN:
+            continue
+        variables = dict(
+            one.split("=", 1) for one in _read(name.parent / "environ").split("\0") if "=" in one
+        )
+        if variables:  # of another user's process nothing can be read
+            found.pop("RAY_AUTH_MODE", None)
+            mode = variables.get("RAY_AUTH_MODE")
+            return found | ({"RAY_AUTH_MODE": mode} if mode else {})
+    return found
 
 
 def _gpus(run: Run) -> tuple[tuple[Gpu, ...], str | None]:

@@ -159,3 +159,27 @@ def test_evidence_is_read_back_as_it_was(tmp_path):
 def test_what_is_no_evidence_is_refused(text, why):
     with pytest.raises(EvidenceError, match=why):
         read_evidence(text, "a.json")
+
+
+@pytest.mark.parametrize(
+    ("of_ray", "shell", "seen"),
+    [
+        ("RAY_AUTH_MODE=token\0PATH=/bin\0", None, "token"),
+        ("PATH=/bin\0", "token", None),  # started without; a later shell means nothing
+        ("RAY_AUTH_MODE=disabled\0", "token", "disabled"),
+        ("", "token", "token"),  # somebody else's process
+    ],
+)
+def test_whether_a_token_is_asked_for_is_said_by_the_ray_that_runs(
+    tmp_path, monkeypatch, of_ray, shell, seen
+):
+    for pid, name, environment in (("7", "bash", "RAY_AUTH_MODE=no"), ("8", "raylet", of_ray)):
+        process = tmp_path / "proc" / pid
+        process.mkdir(parents=True)
+        (process / "comm").write_text(name + "\n")
+        (process / "environ").write_text(environment)
+    monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
+    if shell is not None:
+        monkeypatch.setenv("RAY_AUTH_MODE", shell)
+    node = collect_node(tmp_path, machines.Machine().run)
+    assert node.environment.get("RAY_AUTH_MODE") == seen
