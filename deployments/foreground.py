@@ -20,7 +20,7 @@ from ray.serve.context import _get_global_client
 
 from deployments.compatibility import accept_software
 from deployments.errors import ConfigError
-from deployments.preflight import check_cpus, check_models, check_one_machine
+from deployments.preflight import check_cpus, check_one_machine, check_settings
 from deployments.schema import AppSpec
 from deployments.serve_file import ServeFile, read_serve_file
 
@@ -48,7 +48,7 @@ def serve_in_foreground(config: Path, host: str | None, port: int | None) -> int
     if not os.environ.get("RAY_ADDRESS"):
         check_one_machine(file.settings, torch.cuda.device_count())
         check_cpus(file.settings, _own_cpus())
-    check_models(file.settings)
+    check_settings(file.settings)
     stop = threading.Event()
     for signum in (signal.SIGINT, signal.SIGTERM):
         signal.signal(signum, lambda *_: stop.set())

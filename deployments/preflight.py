@@ -7,12 +7,23 @@ from deployments.draft_model import DraftShape, check_drafter
 from deployments.drafting_pair import drafter_directory, promised_rate, starting_calibrations
 from deployments.engine_args import native_steering, step_cost_file
 from deployments.errors import ConfigError
+from deployments.key_ring import KeyRing
 from deployments.memory import check_memory
 from deployments.native import speculative_config
 from deployments.placement import logical_cpus
 from deployments.schema import DRAFTED_BY_US, AppSpec, ModelSpec
+from deployments.tracing.start import check_installed
 from drafters.errors import CheckpointError
 from drafters.training_record import check_weights
+
+
+def check_settings(settings: AppSpec) -> None:
+    """Raise ConfigError for the first thing that is missing here: a checkpoint, a key file, a
+    package that tracing needs."""
+    check_models(settings)
+    KeyRing(settings.keys, settings.keys_file, settings.promises).read()
+    if settings.tracing is not None:
+        check_installed()
 
 
 def check_models(settings: AppSpec) -> None:

@@ -11,6 +11,7 @@ from cluster.doctor.collect import collect_node
 from cluster.doctor.findings import broken, fine
 from cluster.doctor.ray_nodes import collect_cluster
 from cluster.doctor.service import ask_service
+from cluster.versions import CompatibilityError
 from deployments.errors import ConfigError
 
 
@@ -47,15 +48,17 @@ def diagnose(evidence: Evidence, expected: Expected, config: Path | None) -> lis
 
 
 def _fit(config: Path) -> Finding:
-    """Whether a Serve file's checkpoints are there and its drafters fit their targets."""
+    """Whether what a Serve file needs is there: software, checkpoints that fit, keys."""
     # Imported here: they bring torch, and a machine where that is broken is to be examined too.
-    from deployments.preflight import check_models
+    from deployments.compatibility import accept_software
+    from deployments.preflight import check_settings
     from deployments.serve_file import read_serve_file
 
     try:
         settings = read_serve_file(config).settings
-        check_models(settings)
-    except ConfigError as error:
+        accept_software(model.placement for model in settings.launched)
+        check_settings(settings)
+    except (ConfigError, CompatibilityError) as error:
         return broken(
             str(config),
             "Serve file",

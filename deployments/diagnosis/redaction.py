@@ -44,6 +44,8 @@ _HOME = re.compile(r"(/home/|/Users/|/root(?=/|\b)|~)([\w.-]*)")
 # Digests and keys, but ids of nodes and jobs, too, which have to be told apart.
 _HEX = re.compile(r"\b[0-9a-fA-F]{32,}\b")
 _EMAIL = re.compile(r"[\w.+-]+@[\w-]+(?:\.[\w-]+)+")
+_URL_HOST = re.compile(r"(?<=://)(?:[\w.+~-]+(?::[^\s/@]*)?@)?([A-Za-z][\w.-]*)")
+_IPV6 = re.compile(r"(?<![\w:.])(?:[0-9a-fA-F]{0,4}:){2,7}[0-9a-fA-F]{0,4}(?![\w:])")
 _IPV4 = re.compile(r"(?<![\d.])\d{1,3}(?:\.\d{1,3}){3}(?![\d.]*\d)")
 
 
@@ -66,6 +68,8 @@ class Redactor:
         text = _HEX.sub(lambda m: self._stand_in("id", m[0]), text)
         text = _EMAIL.sub(GONE, text)
         text = _HOME.sub(lambda m: f"{m[1]}{'user' if m[2] else ''}", text)
+        text = _URL_HOST.sub(lambda m: m[0].replace(m[1], self._host(m[1])), text)
+        text = _IPV6.sub(lambda m: self._address(m[0]), text)
         text = _IPV4.sub(lambda m: self._address(m[0]), text)
         if self._names is not None:
             text = self._names.sub(lambda m: self._stand_in("host", m[0]), text)
@@ -83,6 +87,9 @@ class Redactor:
         if isinstance(value, (list, tuple)):
             return [self.value(item, name if not isinstance(item, dict) else "") for item in value]
         return self.text(value) if isinstance(value, str) else value
+
+    def _host(self, name: str) -> str:
+        return name if name == "localhost" else self._stand_in("host", name)
 
     def _address(self, text: str) -> str:
         """The same stand-in for the same address, so that nodes can be told apart."""

@@ -24,6 +24,10 @@ PLANTED = {
     "opened /Users/alice/models": "alice",
     "asked by alice@example.com": "alice@example.com",
     "from 192.168.100.10:6379": "192.168.100.10",
+    "from fe80::1ff:fe23:4567:890a": "890a",
+    "from [2001:db8::7]:6379": "2001:db8",
+    "asking https://llm.acme.example/v1": "acme",
+    "asking http://bob@gpu7:8000/v1": "gpu7",
     "on host spark-of-alice it failed": "spark-of-alice",
     "token is tok-known-to-us": "tok-known-to-us",
     "Received request: prompt: 'my diagnosis is grave', params": "grave",
@@ -53,6 +57,7 @@ def test_planted_secrets_are_gone(redactor, line):
         "NCCL WARN Call to ibv_reg_mr_iova2 failed with error Cannot allocate memory",
         "replica Target:demo#abc123 ended: nothing came from its engine for 15 s",
         "KeyError: 'target'",
+        "at 03:10:14 std::bad_alloc from http://localhost:8000/v1, ff:ff:ff:ff:ff:ff, ::1",
     ],
 )
 def test_what_explains_a_fault_stays(redactor, line):
