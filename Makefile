@@ -57,7 +57,7 @@ bench: setup ## measure this machine: parts of a step, then arms side by side (h
 	$(BIN)/dspark measure
 	$(BIN)/dspark bench --models off control split colocated --output bench
 
-# The demo's curves and the peers', repeated until intervals are narrow; goes on where it stopped.
+# The demo's curves and the peers', ROUNDS times each; goes on where it stopped.
 FRONTIER ?= profiles/demo-frontier
 ROUNDS ?= 5
 frontier: setup ## the demo's throughput-latency frontiers, hours; the same command resumes

@@ -29,6 +29,7 @@ EXPIRY_S = 3.0
 TICK_S = 0.25
 MIN_INTERVAL_S = 0.05
 MAX_REPLICAS = 4096  # targets, and as many drafters
+MAX_INGRESSES = 1024  # living and dead, whose totals are kept
 _STEERABLE = ("speculation", "verify_budget_tokens")  # where vLLM verifies adaptively
 _OF_REPLICAS = ("deadline_ms", "drafter_address")  # controls that mean drafter replicas
 
@@ -43,7 +44,8 @@ class FleetController:
     report to this one. `on_taken` is told of reports that count, `on_gone` of targets that fell
     silent.
     Reports are bounded: of more than `MAX_REPLICAS`, and of more than one per
-    `MIN_INTERVAL_S` of a replica, the rest is counted and changes nothing.
+    `MIN_INTERVAL_S` of a replica, the rest is counted and changes nothing. Of ingresses the
+    last `MAX_INGRESSES` are kept.
     """
 
     def __init__(
@@ -141,13 +143,19 @@ class FleetController:
         return self._controls.get(model_id, Controls())
 
     def report_drafter(self, report: DrafterReport) -> DrafterPlan:
-        known, _ = self._drafters.get(report.replica_id, (None, 0.0))
-        if known is None and len(self._drafters) >= MAX_REPLICAS:
+        now_s = self._clock()
+        known, seen_s = self._drafters.get(report.replica_id, (None, -math.inf))
+        is_flood = (
+            len(self._drafters) >= MAX_REPLICAS
+            if known is None
+            else now_s - seen_s < MIN_INTERVAL_S and known.secret == self._secret
+        )
+        if is_flood:
             self.num_dropped_reports += 1
             return DrafterPlan(self._secret)
         if known is None or (known.secret, known.address) != (report.secret, report.address):
             self._to_assign.add(report.model_id)
-        self._drafters[report.replica_id] = (report, self._clock())
+        self._drafters[report.replica_id] = (report, now_s)
         return DrafterPlan(self._secret)
 
     def report_target(self, report: TargetReport) -> TargetPlan:
@@ -220,6 +228,9 @@ class FleetController:
         )
 
     def report_ingress(self, report: IngressReport) -> None:
+        if report.replica_id not in self._ingresses and len(self._ingresses) >= MAX_INGRESSES:
+            oldest = min(self._ingresses, key=lambda id_: self._ingresses[id_][1])
+            del self._ingresses[oldest]
         self._ingresses[report.replica_id] = (report, self._clock())
 
     def snapshot(self) -> dict[str, Any]:

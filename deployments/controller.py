@@ -115,8 +115,13 @@ class ControllerActor:
     async def snapshot(self) -> dict[str, Any]:
         """Asked for by its keeper all the time, so this is where the fleet is published."""
         fleet = self._fleet.snapshot()
-        num_dropped = self._fleet.num_dropped_reports + self._thread.num_dropped
-        self._metrics.publish(fleet_samples(fleet, self._model_ids, num_dropped))
+        dropped = {
+            "flood": self._fleet.num_dropped_reports + self._thread.num_dropped,
+            "impossible_load": fleet["controller"]["impossible_loads"],
+            "outcomes": self._pairs.num_malformed_reports,
+            "step_cost": self._step_costs.num_malformed_reports,
+        }
+        self._metrics.publish(fleet_samples(fleet, self._model_ids, dropped))
         fleet["controller"]["pid"] = os.getpid()
         return fleet
 

@@ -345,7 +345,8 @@ _CONTROLLER = (
         "dspark_controller_dropped_reports",
         "counter",
         "reports",
-        "That came too fast or were too many",
+        "Too fast or too many (flood), or with an impossible_load, outcomes or step_cost",
+        ("reason",),
     ),
     Metric(
         "controller",

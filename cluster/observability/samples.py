@@ -111,11 +111,12 @@ def ingress_samples(report: IngressReport, refused: Mapping[str, int]) -> Iterat
 
 
 def fleet_samples(
-    fleet: Mapping[str, Any], model_ids: Iterable[str], num_dropped: int
+    fleet: Mapping[str, Any], model_ids: Iterable[str], dropped: Mapping[str, int]
 ) -> Iterator[Sample]:
     """Of the controller, from `FleetController.snapshot`, of all models that are to be served,
-    also those that nobody reports for; `num_dropped` reports were dropped."""
-    yield Sample("dspark_controller_dropped_reports", num_dropped)
+    also those that nobody reports for; reports `dropped`, or parts of them, by reason."""
+    for reason, count in dropped.items():
+        yield Sample("dspark_controller_dropped_reports", count, {"reason": reason})
     for model_id in model_ids:
         model = fleet["models"].get(model_id, {"targets": [], "drafters": []})
         tags = {"model": model_id}
@@ -171,6 +172,9 @@ def _speculation_samples(stats: Mapping[str, Any]) -> Iterator[Sample]:
             yield Sample(name, count, {"position": str(k)})
     for reason, count in stats["ineligible"].items():
         yield Sample("dspark_unspeculated_requests", count, {"reason": reason})
+    for part in ("advice", "plan_parts"):
+        tags = {"field": f"worker_{part}"}
+        yield Sample("dspark_plan_refused_fields", stats[f"refused_{part}"], tags)
     yield Sample("dspark_sessions", stats["sessions"])
     for name, key in (
         ("dspark_step_seconds", "mean_step_s"),

@@ -52,7 +52,7 @@ def samples(n: int) -> Iterator[tuple[Sample, dict[str, str]]]:
         yield sample, {"model": "m", "replica": "a"}
     for sample in ingress_samples(IngressReport("i", 1, n, n, 0), {"too_late": n}):
         yield sample, {"replica": "i"}
-    for sample in (*fleet_samples(FLEET, ("m",), n), *learning_samples(PAIR, LEARNED)):
+    for sample in (*fleet_samples(FLEET, ("m",), {"flood": n}), *learning_samples(PAIR, LEARNED)):
         yield sample, {}
 
 

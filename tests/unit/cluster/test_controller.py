@@ -8,6 +8,7 @@ from autoscale.plan import NO_PLAN
 from autoscale.service_class import ServiceClass
 from cluster.controller import (
     EXPIRY_S,
+    MAX_INGRESSES,
     MAX_REPLICAS,
     MIN_INTERVAL_S,
     TICK_S,
@@ -331,6 +332,26 @@ def test_a_flood_of_replicas_is_bounded(fleet):
     assert len(fleet.snapshot()["models"]["m"]["targets"]) == MAX_REPLICAS
     assert len(fleet.snapshot()["models"]["m"]["drafters"]) == MAX_REPLICAS
     assert fleet.num_dropped_reports == 10
+
+
+def test_a_drafter_that_floods_moves_nobody(fleet, clock):
+    secret = fleet.report_drafter(drafter("d1")).secret
+    for port in range(100):
+        fleet.report_drafter(replace(drafter("d1"), secret=secret, address=f"tcp://d1:{port}"))
+    (shown,) = fleet.snapshot()["models"]["m"]["drafters"]
+    assert shown["address"] == "tcp://d1:0"
+    assert fleet.num_dropped_reports == 99
+    clock.now += 2 * MIN_INTERVAL_S
+    fleet.report_drafter(replace(drafter("d1"), secret=secret, address="tcp://d1:7"))
+    (shown,) = fleet.snapshot()["models"]["m"]["drafters"]
+    assert shown["address"] == "tcp://d1:7"
+
+
+def test_of_ingresses_the_last_ones_are_kept(fleet, clock):
+    for i in range(MAX_INGRESSES + 5):
+        clock.now += 0.001
+        fleet.report_ingress(IngressReport(f"i{i}", 7, continued=1))
+    assert fleet.snapshot()["lost_targets"]["continued"] == MAX_INGRESSES
 
 
 def test_who_falls_silent_is_forgotten_with_its_plan_and_told(clock):

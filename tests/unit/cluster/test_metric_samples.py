@@ -108,9 +108,9 @@ def test_one_token_has_a_first_and_no_pace():
 def test_a_model_that_nobody_reports_for_has_no_targets():
     split = {"placement": "split", "drafter": None}
     fleet = {"models": {"m": {"targets": [split, split | {"drafter": "d"}], "drafters": [{}]}}}
-    told = named(fleet_samples(fleet, ("m", "gone"), 4))
+    told = named(fleet_samples(fleet, ("m", "gone"), {"flood": 4}))
     assert told == {
-        ("dspark_controller_dropped_reports",): 4,
+        ("dspark_controller_dropped_reports", "flood"): 4,
         ("dspark_fleet_targets", "m"): 2,
         ("dspark_fleet_drafters", "m"): 1,
         ("dspark_fleet_undrafted_targets", "m"): 1,
