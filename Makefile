@@ -44,7 +44,7 @@ test: setup ## unit and integration tests
 	$(BIN)/python -m pytest -m "not long and not alone" --numprocesses auto --maxprocesses 8
 	$(BIN)/python -m pytest -m "not long and alone" tests/integration tests/gpu
 
-test-long: setup ## soak and chaos
+test-long: setup ## soak, chaos, two Ray nodes, and what else takes long
 	$(BIN)/python -m pytest -m long
 
 check: setup ## ruff, mypy --strict, import-linter

@@ -20,6 +20,7 @@ from vllm import SamplingParams
 from loadtest.prompts import PROMPTS
 from tests.integration.served import demo_config, fleet, serving, wait_for
 
+pytestmark = pytest.mark.long  # minutes until two nodes' ranks are up
 CHATS = [[{"role": "user", "content": prompt}] for prompt in PROMPTS[:12]]
 
 
@@ -66,7 +67,7 @@ class Served:
     interrupt: Callable[[], None]
 
 
-@pytest.fixture(scope="module", params=["split", pytest.param("colocated", marks=pytest.mark.long)])
+@pytest.fixture(scope="module", params=["split", "colocated"])
 def served(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Served]:
