@@ -1,24 +1,30 @@
 """What a request may ask for, row by row: the same output as plain vLLM, drafted or counted.
 
-All rows are asked at once, so that drafted requests and others share steps, eight at a time.
-Pairs of features are rows too. What takes a server has its rows in `test_served_models.py`
-(adapters, tool calls, reasoning); thinking budgets and prompt embeddings, which the demo has not,
-are tested by their reasons alone (`test_eligibility.py`).
+Rows are asked at once, so that drafted requests and others share steps, eight at a time; those
+with an adapter on engines of their own, beside rows without one. Pairs of features are rows too.
+What parsers make of the text is a server's (`test_served_models.py`, `test_streamed_parsing.py`);
+thinking budgets and prompt embeddings, which the demo has not, are tested by their reasons alone
+(`test_eligibility.py`).
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 from vllm import SamplingParams
+from vllm.lora.request import LoRARequest
 from vllm.sampling_params import RepetitionDetectionParams, StructuredOutputsParams
 
+from deployments.engine.adapter import AdapterStats
 from drafters.sources import ColocatedDraftSource
-from tests.integration.engines import draft_engine, draft_from
+from tests.integration.adapters import write_adapter
+from tests.integration.engines import draft_engine, draft_from, make_engine
 
+WITH_ADAPTERS = {"enable_lora": True, "max_loras": 1, "max_lora_rank": 8}
 PERSON = {
     "type": "object",
     "properties": {"name": {"type": "string", "maxLength": 8}, "age": {"type": "integer"}},
@@ -28,13 +34,45 @@ PERSON = {
 GRAMMAR = 'root ::= "yes" | "no" | "it depends on " word\nword ::= [a-z]+ "."'
 
 
+TOOL = {
+    "type": "function",
+    "function": {
+        "name": "add",
+        "description": "Add two numbers.",
+        "parameters": {
+            "type": "object",
+            "properties": {"a": {"enum": [1, 2]}, "b": {"enum": [3, 4]}},
+            "required": ["a", "b"],
+            "additionalProperties": False,
+        },
+    },
+}
+ARGUMENTS = TOOL["function"]["parameters"]  # type: ignore[index]
+# What a server makes of `tool_choice: required`.
+CALLS = {
+    "type": "array",
+    "minItems": 1,
+    "maxItems": 1,
+    "items": {
+        "type": "object",
+        "properties": {"name": {"enum": ["add"]}, "parameters": ARGUMENTS},
+        "required": ["name", "parameters"],
+        "additionalProperties": False,
+    },
+}
+TEMPLATE = "{% for m in messages %}[{{ m.content }}]{% endfor %}{{ extra | default('') }}"
+
+
 @dataclass(frozen=True)
 class Feature:
-    """`reason`: why such a request is not drafted for; None where it is."""
+    """`reason`: why such a request is not drafted for; None where it is. `chat` are options of
+    the prompt, `adapter` says whether a LoRA adapter answers."""
 
     name: str
     reason: str | None
     params: dict[str, Any] = field(default_factory=dict)
+    chat: dict[str, Any] = field(default_factory=dict)
+    adapter: bool = False
 
 
 def structured(**how: Any) -> dict[str, Any]:
@@ -106,6 +144,22 @@ FEATURES = [
         structured(regex=r"[A-Z][a-z]{3,12} \d{2,4}") | {"temperature": 0.9, "seed": 7},
     ),
     Feature("bad words with stop strings", "bad_words", {"bad_words": [" the"], "stop": [" and"]}),
+    Feature("tools, auto", None, chat={"tools": [TOOL]}),
+    Feature(
+        "tool call, required", "structured_output", structured(json=CALLS), chat={"tools": [TOOL]}
+    ),
+    Feature(
+        "tool call, named", "structured_output", structured(json=ARGUMENTS), chat={"tools": [TOOL]}
+    ),
+    Feature("template of its own", None, chat={"chat_template": TEMPLATE}),
+    Feature(
+        "template's own switches",
+        None,
+        chat={"chat_template": TEMPLATE, "chat_template_kwargs": {"extra": "Once upon a time"}},
+    ),
+    Feature("LoRA", "lora", adapter=True),
+    Feature("LoRA with a seed", "lora", {"temperature": 0.9, "seed": 7}, adapter=True),
+    Feature("LoRA with a JSON schema", "lora", structured(json=PERSON), adapter=True),
 ]
 
 
@@ -113,22 +167,50 @@ def params_of(feature: Feature) -> SamplingParams:
     return SamplingParams(**{"temperature": 0.0, "max_tokens": 48} | feature.params)
 
 
-def run(engine: Any) -> dict[str, Any]:
+def run(engine: Any, features: list[Feature], **options: Any) -> dict[str, Any]:
     chat = [{"role": "user", "content": "Write a short story about a dog and the sea."}]
-    params = [params_of(feature) for feature in FEATURES]
-    results = engine.chat([chat] * len(params), params, use_tqdm=False)
-    return {f.name: result for f, result in zip(FEATURES, results, strict=True)}
+    params = [params_of(feature) for feature in features]
+    results = engine.chat([chat] * len(params), params, use_tqdm=False, **options)
+    return {f.name: result for f, result in zip(features, results, strict=True)}
+
+
+def without_adapters(engine: Any) -> dict[str, Any]:
+    """Rows of one prompt at once."""
+    results: dict[str, Any] = {}
+    for feature in FEATURES:
+        if not feature.adapter and feature.name not in results:
+            alike = [f for f in FEATURES if not f.adapter and f.chat == feature.chat]
+            results |= run(engine, alike, **feature.chat)
+    return results
+
+
+def with_adapters(engine: Any, directory: Path) -> dict[str, Any]:
+    """Between rows of the base model, drafted for in the same steps."""
+    lora = LoRARequest("odd", 1, str(directory))
+    rows = [f for f in FEATURES if f.adapter]
+    others = [replace(f, name=f"beside {f.name}", adapter=False) for f in FEATURES[:6]]
+    asked = [*others[:3], *rows, *others[3:]]
+    return run(engine, asked, lora_request=[lora if f.adapter else None for f in asked])
 
 
 @pytest.fixture(scope="module")
-def expected(plain: Any) -> dict[str, Any]:
-    return run(plain)
+def adapter_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_adapter(tmp_path_factory.mktemp("adapters") / "odd")
 
 
 @pytest.fixture(scope="module")
-def served(speculative: Any) -> tuple[dict[str, Any], Any]:
-    adapter = draft_from(speculative, ColocatedDraftSource(draft_engine()))
-    return run(speculative), adapter.stats
+def expected(plain: Any, adapter_directory: Path) -> dict[str, Any]:
+    adapted = with_adapters(make_engine("off", **WITH_ADAPTERS), adapter_directory)
+    return without_adapters(plain) | adapted
+
+
+@pytest.fixture(scope="module")
+def served(speculative: Any, adapter_directory: Path) -> tuple[dict[str, Any], list[AdapterStats]]:
+    """The answers, and what was counted by the engine without adapters and by that with."""
+    engines = (speculative, make_engine("split", **WITH_ADAPTERS))
+    sources = [draft_from(one, ColocatedDraftSource(draft_engine())) for one in engines]
+    results = without_adapters(engines[0]) | with_adapters(engines[1], adapter_directory)
+    return results, [source.stats for source in sources]
 
 
 def said(result: Any) -> list[Any]:
@@ -158,13 +240,23 @@ def test_log_probabilities_are_those_of_plain_vllm(kind, expected, served):
 
 
 def test_who_is_not_drafted_for_is_counted_by_reason(served):
-    _, stats = served
-    counted = Counter[str]()
-    for feature in FEATURES:
-        if feature.reason:
-            counted[feature.reason] += params_of(feature).n
-    assert stats.ineligible == counted
-    assert stats.verified_drafts > 50
+    _, all_stats = served
+    for stats, adapter in zip(all_stats, (False, True), strict=True):
+        counted = Counter[str]()
+        for feature in FEATURES:
+            if feature.reason and feature.adapter == adapter:
+                counted[feature.reason] += params_of(feature).n
+        assert stats.ineligible == counted
+        assert stats.verified_drafts > 50
+
+
+def test_beside_adapters_the_base_models_output_is_that_without_them(expected, served):
+    results, _ = served
+    beside = [name for name in expected if name.startswith("beside ")]
+    assert len(beside) == 6
+    for name in beside:
+        assert said(results[name]) == said(expected[name])
+        assert said(results[name]) == said(expected[name.removeprefix("beside ")])
 
 
 def test_the_features_change_what_is_said(expected):
@@ -172,7 +264,7 @@ def test_the_features_change_what_is_said(expected):
     same_by_nature = {"ignore_eos", "seed when greedy", "speculation off by request", "logprobs"}
     same_by_nature |= {"prompt logprobs", "greedy", "min_p of one"}
     same_by_nature |= {"top_k of one", "top_p of nearly nothing"}
-    same_by_nature |= {"n without a seed", "n with logprobs"}
+    same_by_nature |= {"n without a seed", "n with logprobs", "tools, auto"}
     (greedy,) = said(expected["greedy"])
     for feature in FEATURES:
         same = said(expected[feature.name]) == [greedy] * params_of(feature).n
