@@ -55,7 +55,7 @@ class Ticket:
     """A request on its way: waiting, then seated, then reading its prompt, then decoding.
 
     One that `continues` a lost target's stream had its seat already: it is never refused, and
-    goes ahead of its tenant's newcomers.
+    goes ahead of all newcomers.
     """
 
     service_class: ServiceClass
@@ -153,7 +153,7 @@ class Admission:
                 return Refusal("queue_full", _retry_after(wait_s / 2))
             if wait_s > allowed_s:
                 return Refusal("too_late", _retry_after(wait_s - allowed_s))
-        self._queue.push(ticket, ahead=ticket.continues)
+        self._queue.push(ticket)
         return None
 
     def advance(self, now_s: float) -> Changes:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-_MEMORY_S = 15.0  # of arrivals
+MEMORY_S = 15.0  # of arrivals
 _NEW = 0.05  # weight of one more request in the time on a seat
 
 
@@ -17,7 +17,7 @@ class Demand:
         self._at_s: float | None = None
 
     def arrived(self, num_sequences: int, now_s: float) -> None:
-        self._arrivals_per_s = self.arrivals_per_s(now_s) + num_sequences / _MEMORY_S
+        self._arrivals_per_s = self.arrivals_per_s(now_s) + num_sequences / MEMORY_S
         self._at_s = now_s
 
     def left(self, seat_s: float) -> None:
@@ -28,7 +28,7 @@ class Demand:
         """Sequences."""
         if self._at_s is None:
             return 0.0
-        return self._arrivals_per_s * math.exp(-max(now_s - self._at_s, 0.0) / _MEMORY_S)
+        return self._arrivals_per_s * math.exp(-max(now_s - self._at_s, 0.0) / MEMORY_S)
 
     def seats(self, now_s: float) -> float:
         return self.arrivals_per_s(now_s) * self._seat_s

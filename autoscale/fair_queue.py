@@ -23,7 +23,8 @@ class Flow(NamedTuple):
 
 
 class Queued(Protocol):
-    """What can be queued; `work` is what it is charged."""
+    """What can be queued; `work` is what it is charged. What `continues` had its turn already:
+    it goes before everything that does not."""
 
     @property
     def service_class(self) -> ServiceClass: ...
@@ -31,6 +32,8 @@ class Queued(Protocol):
     def tenant(self) -> str: ...
     @property
     def work(self) -> float: ...
+    @property
+    def continues(self) -> bool: ...
 
 
 class FairClock:
@@ -68,11 +71,10 @@ class FairQueue(Generic[T]):
         for line in self._lines.values():
             yield from line
 
-    def push(self, item: T, *, ahead: bool = False) -> None:
-        """At the end of its line, or `ahead` of it."""
+    def push(self, item: T) -> None:
         line = self._lines.setdefault(_flow(item), deque())
-        if ahead:
-            line.appendleft(item)
+        if item.continues:
+            line.insert(sum(one.continues for one in line), item)
         else:
             line.append(item)
 
@@ -122,10 +124,11 @@ class FairQueue(Generic[T]):
         )
         return higher + own_work - item.work + others
 
-    def _turn(self, item: T) -> tuple[int, float, float]:
+    def _turn(self, item: T) -> tuple[bool, int, float, float]:
         one = item.service_class
         tenants = self._tenants.get(one.name)
         return (
+            not item.continues,
             -one.priority,
             self._classes[one.priority].start(one.name),
             tenants.start(item.tenant) if tenants else 0.0,

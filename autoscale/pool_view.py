@@ -8,10 +8,12 @@ routers.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from autoscale.demand import MEMORY_S
 from autoscale.prefixes import PrefixMemory
 from autoscale.routing import Candidate, relative_speeds
 
@@ -60,7 +62,8 @@ class PoolView:
 
     def __init__(self) -> None:
         self._replicas: dict[str, _Replica] = {}
-        self._num_unseen = 0.0
+        self._num_unseen = self._unseen_s = 0.0
+        self.num_waiting = 0  # requests, for any replica at all
 
     @property
     def is_empty(self) -> bool:
@@ -123,16 +126,23 @@ class PoolView:
             return None
         return min(one.refusals[class_name] for one in replicas)
 
-    def refused_unseen(self, share: float = 1.0) -> None:
+    def refused_unseen(self, now_s: float, share: float = 1.0) -> None:
         """A request, or this pool's share of one, was refused without asking a replica."""
+        self._fade_unseen(now_s)
         self._num_unseen += share
 
-    def take_unseen(self) -> int:
-        """Requests that no replica has heard of: the next one that goes to a replica tells it,
-        as they are demand."""
+    def take_unseen(self, now_s: float) -> int:
+        """Requests of late that no replica has heard of: the next one that goes to a replica
+        tells it, as they are demand."""
+        self._fade_unseen(now_s)
         whole = int(self._num_unseen)
         self._num_unseen -= whole
         return whole
+
+    def _fade_unseen(self, now_s: float) -> None:
+        """What was refused long ago says nothing of demand now."""
+        self._num_unseen *= math.exp(-max(now_s - self._unseen_s, 0.0) / MEMORY_S)
+        self._unseen_s = now_s
 
     def outstanding_work(self, replica: str, now_s: float) -> float:
         one = self._replicas[replica]

@@ -34,6 +34,7 @@ from deployments.placement import (
     replica_counts,
     target_env,
 )
+from deployments.pools import QUEUED_AT_CALLER
 from deployments.prefill import with_prefill_control
 from deployments.preflight import draft_shape
 from deployments.schema import (
@@ -50,7 +51,6 @@ from deployments.tracing.start import check_installed
 from profiles.provenance import DraftingPair
 
 # Requests wait at the gates of the targets. Where even those are overrun they are turned away.
-QUEUED_AT_CALLER = 256
 ROUTING_STATS_S = 1.0
 BUSY = BackpressureConfig(status_code=429, retry_after_s=1)
 

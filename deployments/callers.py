@@ -24,6 +24,7 @@ from deployments.request_headers import (
     CLASS_HEADER,
     TENANT_HEADER,
     UNSEEN_HEADER,
+    WAITED_HEADER,
     overwritten,
 )
 
@@ -96,9 +97,15 @@ class Callers:
 
 
 def age_s(headers: Mapping[str, str], now_s: float) -> float:
-    """How long ago a request reached the ingress, by the wall clock; 0 where nobody said."""
+    """How long ago a request reached the ingress; 0 where nobody said.
+
+    What it waited there counts in full, by the ingress's own clock, and what it was on its way
+    within bounds, by the wall clock.
+    """
+    waited_s = float(headers.get(WAITED_HEADER, 0.0))
     arrived = headers.get(ARRIVED_HEADER)
-    return min(max(now_s - float(arrived), 0.0), _MOST_AGE_S) if arrived else 0.0
+    on_its_way_s = now_s - float(arrived) - waited_s if arrived else 0.0
+    return waited_s + min(max(on_its_way_s, 0.0), _MOST_AGE_S)
 
 
 class IdentifyCallers:
@@ -139,7 +146,7 @@ class IdentifyCallers:
                 TENANT_HEADER: caller.tenant,
                 ARRIVED_HEADER: repr(time.time()),
             }
-            dropped = ("authorization", UNSEEN_HEADER)
+            dropped = ("authorization", UNSEEN_HEADER, WAITED_HEADER)
             kept = overwritten(scope["headers"], ours, without=dropped)
             asking = Asking(caller, account, self._accounts)
             await self._app({**scope, "headers": kept, ASKING: asking}, receive, send)

@@ -49,7 +49,7 @@ from deployments.openai_errors import error_response
 from deployments.plain_bodies import read_out
 from deployments.pools import POOLS, all_full, count_unread_refusal, someone_lives
 from deployments.refusal import REFUSED, RefusedByAllError, RefuseWhenFull, TryLater
-from deployments.request_headers import UNSEEN_HEADER, with_header
+from deployments.request_headers import UNSEEN_HEADER, WAITED_HEADER, with_headers
 from deployments.request_limits import BoundBodies, LimitSpec, check_limits
 from deployments.request_log import LogFile, RequestLog
 from deployments.resumption import RESUME
@@ -193,17 +193,24 @@ class FleetIngress(OpenAiIngress):  # type: ignore[misc]
         class_name: str,
     ) -> AsyncGenerator[Any, None]:
         """One target's answer; where it refuses, another's. Raises RefusedByAllError."""
-        continues = _continues(body)
+        continues, began_s = _continues(body), time.monotonic()
+        unseen = 0
         if call_method not in UNSEATED and not continues:
             await self._someone_lives(pool, class_name)
             _refuse_where_all_do(pool, class_name)
-            raw_request = with_header(raw_request, UNSEEN_HEADER, str(pool.take_unseen()))
+            unseen = pool.take_unseen(time.monotonic())
         refusals: list[TryLater] = []
         for is_last in (False, True):
             refused = None
+            told = {
+                UNSEEN_HEADER: str(0 if is_last else unseen),
+                WAITED_HEADER: repr(time.monotonic() - began_s),
+            }
             with _attempt(span_of(raw_request.scope), continues) as attempt:
                 async for answer in super()._get_response(
-                    body=body, call_method=call_method, raw_request=carrying(raw_request, attempt)
+                    body=body,
+                    call_method=call_method,
+                    raw_request=carrying(with_headers(raw_request, told), attempt),
                 ):
                     if isinstance(answer, TryLater):
                         refused = answer
@@ -227,7 +234,7 @@ class FleetIngress(OpenAiIngress):  # type: ignore[misc]
         take. Raises RefusedByAllError after that."""
         patience_s = min(self._promises[class_name].ttft_s, PATIENCE_S)
         if not await someone_lives(pool, patience_s):
-            pool.refused_unseen()
+            pool.refused_unseen(time.monotonic())
             raise RefusedByAllError(TryLater("no_target", _COME_BACK_S))
 
     async def _pool(self, model: str | None) -> PoolView:
@@ -352,9 +359,10 @@ def _attempt(span: Span, continues: bool) -> Span:
 
 def _refuse_where_all_do(pool: PoolView, class_name: str) -> None:
     """Raises RefusedByAllError where every target has refused the class a moment ago."""
-    soonest = pool.refused_by_all(class_name, time.monotonic())
+    now_s = time.monotonic()
+    soonest = pool.refused_by_all(class_name, now_s)
     if soonest is not None:
-        pool.refused_unseen()
+        pool.refused_unseen(now_s)
         raise RefusedByAllError(TryLater(soonest.reason, ceil(soonest.retry_after_s)))
 
 

@@ -40,6 +40,7 @@ class KeyRing:
         self._of_settings = keys
         self._of_file: tuple[KeySpec, ...] = ()
         self._seen: tuple[int, int] | None = None  # of the file: when changed, and how large
+        self._complaint = ""  # the last one
         self._look_at_s = -math.inf
 
     def find(self, secret: str) -> KeySpec | None:
@@ -80,10 +81,12 @@ class KeyRing:
             if seen == self._seen:
                 return
             self._of_file = self.read()
-            self._seen = seen  # only now: what could not be read is tried again
+            self._seen, self._complaint = seen, ""  # only now: what was not read is tried again
             logger.info("%d API keys read from %s", len(self._of_file), self._path)
         except (ConfigError, OSError) as error:
-            logger.error("API keys stay as they were: %s", error)
+            if str(error) != self._complaint:
+                logger.error("API keys stay as they were: %s", error)
+            self._complaint = str(error)
 
 
 def check_keys(keys: Iterable[KeySpec], classes: Iterable[str]) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Mapping
-from contextlib import suppress
 from typing import Any
 
 from autoscale.pool_view import PoolView, Refused, ReplicaState
 
+QUEUED_AT_CALLER = 256  # requests of a deployment that wait where it is called
 _LOOK_S = 0.1  # between two looks for a replica
 
 POOLS: dict[str, PoolView] = {}
@@ -35,20 +36,33 @@ def all_full(class_name: str, now_s: float) -> Refused | None:
 async def someone_lives(pool: PoolView, patience_s: float) -> bool:
     """Whether a pool has a replica, now or before `patience_s` have gone by.
 
-    One that no router has told of yet may well have.
+    One that no router has told of yet may well have. At most `QUEUED_AT_CALLER` wait for one.
     """
-    with suppress(TimeoutError):
+    if not _is_dead(pool):
+        return True
+    if pool.num_waiting >= QUEUED_AT_CALLER:
+        return False
+    pool.num_waiting += 1
+    try:
         async with asyncio.timeout(patience_s):
-            while pool.is_empty and any(pool is one for one in POOLS.values()):
+            while _is_dead(pool):
                 await asyncio.sleep(_LOOK_S)
             return True
-    return False
+    except TimeoutError:
+        return False
+    finally:
+        pool.num_waiting -= 1
+
+
+def _is_dead(pool: PoolView) -> bool:
+    return pool.is_empty and any(pool is one for one in POOLS.values())
 
 
 def count_unread_refusal() -> None:
     """A request was refused, whatever its model is: every pool counts its share."""
+    now_s = time.monotonic()
     for pool in list(POOLS.values()):
-        pool.refused_unseen(1 / len(POOLS))
+        pool.refused_unseen(now_s, 1 / len(POOLS))
 
 
 def routing_stats(state: ReplicaState) -> dict[str, float]:

@@ -11,6 +11,8 @@ TENANT_HEADER = "x-dspark-tenant"
 ARRIVED_HEADER = "x-dspark-arrived"  # seconds of the wall clock
 UNSEEN_HEADER = "x-dspark-unseen"  # requests that were refused before this one, see `PoolView`
 
+WAITED_HEADER = "x-dspark-waited"  # seconds in the ingress, by its own clock
+
 RawHeaders = list[tuple[bytes, bytes]]
 
 
@@ -23,7 +25,7 @@ def overwritten(
     return kept + [(name.encode(), value.encode()) for name, value in ours.items()]
 
 
-def with_header(request: Request, name: str, value: str) -> Request:
-    """The same request, with a header of ours."""
-    headers = overwritten(request.scope["headers"], {name: value})
+def with_headers(request: Request, ours: Mapping[str, str]) -> Request:
+    """The same request, with headers of ours."""
+    headers = overwritten(request.scope["headers"], ours)
     return Request({**request.scope, "headers": headers}, request.receive)

@@ -174,8 +174,12 @@ def run_server(
     """
     warm: set[tuple[str, LoadPoint]] = set()
     limit = model_limit(running.server)
+    as_asked: dict[tuple[str, float, int], LoadPoint] = {}
+    for load in plan.loads:  # of several that are clipped to one length the first is measured
+        clipped = _clipped(load.context_tokens, plan, limit)
+        as_asked.setdefault((load.kind, load.value, clipped), load)
     for task in tasks(plan, running.server.arms, visit):
-        if results.has(task.run_id):
+        if results.has(task.run_id) or task.load not in as_asked.values():
             continue
         task = replace(task, context_tokens=_clipped(task.load.context_tokens, plan, limit))
         switch_to(running.server.url, task.arm, running.server.headers)

@@ -65,11 +65,6 @@ _RUNNER = "vllm.v1.worker.gpu_model_runner"
 _SAMPLER = "vllm.v1.sample.rejection_sampler"
 _SPECULATIVE = "vllm.config.speculative"
 _VERIFICATION = "vllm.v1.worker.gpu.spec_decode.adaptive_verification"
-_RANK_QUEUES = Hook(
-    "vllm.distributed.device_communicators.shm_broadcast",
-    "SpinCondition.wait",
-    ("self", "timeout_ms"),
-)
 CAPABILITIES: Mapping[str, tuple[Hook, ...]] = {
     DRAFTING: (
         *(
@@ -159,7 +154,6 @@ CAPABILITIES: Mapping[str, tuple[Hook, ...]] = {
         Hook("vllm.v1.engine.core_client", "AsyncMPClient.get_output_async", ("self",)),
     ),
     PROCESSORS: (
-        _RANK_QUEUES,
         Hook("vllm.v1.worker.cpu_worker", "CPUModelRunner"),
         Hook("vllm.v1.worker.cpu_worker", "CPUWorker.init_device", ("self",)),
         Hook("vllm.v1.worker.cpu_worker", "CPUWorker.compile_or_warm_up_model", ("self",)),
@@ -170,7 +164,6 @@ CAPABILITIES: Mapping[str, tuple[Hook, ...]] = {
         ),
     ),
     GPUS: (
-        _RANK_QUEUES,
         Hook(_RUNNER, "GPUModelRunner"),
         Hook("vllm.v1.worker.gpu_worker", "Worker.init_device", ("self",)),
         Hook("vllm.v1.worker.gpu_worker", "Worker.compile_or_warm_up_model", ("self",)),

@@ -10,6 +10,7 @@ vLLM calls `register` in each of its processes, by the `vllm.general_plugins` en
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from functools import wraps
 from typing import Any
 
@@ -18,13 +19,14 @@ _SLEEP_MS = 20
 
 
 def register() -> None:
-    """Bound the busy loop where the environment says so; another vLLM is left as it is."""
+    """Bound the busy loop where the environment says so; a vLLM without one is left as it is."""
     given = os.environ.get(SPIN_MS)
     if given is None:
         return
-    from vllm.distributed.device_communicators.shm_broadcast import SpinCondition
+    with suppress(ImportError, AttributeError):
+        from vllm.distributed.device_communicators.shm_broadcast import SpinCondition
 
-    bound_spin(SpinCondition, float(given) / 1000)
+        bound_spin(SpinCondition, float(given) / 1000)
 
 
 def bound_spin(spin_condition: Any, most_s: float) -> None:

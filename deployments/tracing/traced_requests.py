@@ -10,7 +10,7 @@ from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from deployments.request_headers import CLASS_HEADER, TENANT_HEADER, with_header
+from deployments.request_headers import CLASS_HEADER, TENANT_HEADER, with_headers
 from deployments.request_log import ID_HEADER
 from deployments.tracing.span import TRACE, Attributes, Span, Tracing
 from deployments.tracing.traceparent import TRACEPARENT, TraceParent, is_sampled
@@ -54,7 +54,7 @@ def carrying(request: Request, span: Span) -> Request:
     """The request as it goes on within `span`."""
     if not span.traceparent:
         return request
-    return with_header(request, TRACEPARENT, span.traceparent)
+    return with_headers(request, {TRACEPARENT: span.traceparent})
 
 
 def _asked(scope: Scope, headers: Headers) -> Attributes:

@@ -259,7 +259,7 @@ def test_a_stream_that_continues_is_refused_by_nothing_and_goes_ahead_of_newcome
     for newcomer in newcomers:
         assert admission.offer(newcomer, 0.0) is None
     assert admission.offer(ticket(), 0.0) is not None
-    continuing = ticket(replace(SOON, priority=0, name=ANY_TIME.name), output=1e6)
+    continuing = ticket(replace(SOON, priority=-1), output=1e6, tenant="b")
     continuing.continues = True
     assert admission.offer(continuing, 0.0) is None
     assert admission.advance(1000.0).refused == []

@@ -19,6 +19,7 @@ class Item:
     service_class: ServiceClass = PLAIN
     tenant: str = "a"
     work: float = 1.0
+    continues: bool = False
 
 
 def queue_of(*items: Item) -> FairQueue[Item]:
@@ -125,7 +126,8 @@ def test_what_is_urgent_takes_no_time_from_the_shares_of_those_below():
     assert found == "pGGGpGGGp"
 
 
-def test_who_is_pushed_ahead_is_first_in_its_line_alone():
-    queue = queue_of(Item("1"), Item("2"), Item("B", tenant="b"))
-    queue.push(Item("0"), ahead=True)
-    assert order(queue) == "0B12"
+def test_what_continues_goes_before_everything_in_the_order_in_which_it_came():
+    queue = queue_of(Item("1"), Item("U", URGENT), Item("B", tenant="b"))
+    for name in "xyz":
+        queue.push(Item(name, continues=True))
+    assert order(queue) == "xyzUB1"

@@ -136,6 +136,12 @@ def test_the_age_of_a_request_is_believed_within_bounds(arrived, age):
     assert age_s(headers, 100.25) == age
 
 
+def test_what_a_request_waited_in_the_ingress_counts_in_full():
+    headers = {"x-dspark-arrived": "45.0", "x-dspark-waited": "55.0"}
+    assert age_s(headers, 100.25) == 55.25
+    assert age_s(headers, 200.0) == 56.0
+
+
 def test_a_client_makes_itself_neither_older_nor_younger():
     reply = ask("POST", OPEN, {"x-dspark-arrived": "17"})
     assert "('x-dspark-arrived', '17')" not in reply.text

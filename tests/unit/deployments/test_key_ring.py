@@ -121,7 +121,7 @@ def test_it_travels_to_the_ingress(path):
     assert tenants(ring, "first") == ["t-first"]
 
 
-def test_a_file_that_could_not_be_read_is_tried_again(ring, path, monkeypatch):
+def test_a_file_that_could_not_be_read_is_tried_again(ring, path, monkeypatch, caplog):
     assert tenants(ring, "first") == ["t-first"]
     write(path, "second")
 
@@ -131,4 +131,6 @@ def test_a_file_that_could_not_be_read_is_tried_again(ring, path, monkeypatch):
     with monkeypatch.context() as unreadable:
         unreadable.setattr(Path, "read_text", refuse)
         assert tenants(ring, "first", "second") == ["t-first", None]
+        assert tenants(ring, "first") == ["t-first"]
+    assert len([one for one in caplog.records if one.levelname == "ERROR"]) == 1
     assert tenants(ring, "first", "second") == [None, "t-second"]

@@ -1,12 +1,19 @@
 from __future__ import annotations
 
 import asyncio
+import time
 
 import pytest
 
+from autoscale.demand import MEMORY_S
 from autoscale.pool_view import PoolView
 from deployments import pools
-from deployments.pools import count_unread_refusal, register, someone_lives
+from deployments.pools import (
+    QUEUED_AT_CALLER,
+    count_unread_refusal,
+    register,
+    someone_lives,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -23,20 +30,30 @@ def pool_of(*replicas: str) -> PoolView:
 def test_refusals_that_no_replica_saw_are_told_once_and_whole():
     pool = pool_of("r1")
     for _ in range(3):
-        pool.refused_unseen()
-    pool.refused_unseen(0.5)
-    assert [pool.take_unseen(), pool.take_unseen()] == [3, 0]
-    pool.refused_unseen(0.5)
-    assert pool.take_unseen() == 1
+        pool.refused_unseen(5.0)
+    pool.refused_unseen(5.0, 0.5)
+    assert [pool.take_unseen(5.0), pool.take_unseen(5.0)] == [3, 0]
+    pool.refused_unseen(5.0, 0.5)
+    assert pool.take_unseen(5.0) == 1
+
+
+def test_what_was_refused_in_a_long_outage_is_no_burst_after_it():
+    pool = pool_of("r1")
+    for i in range(60_000):
+        pool.refused_unseen(i / 100)
+    assert pool.take_unseen(600.0) == pytest.approx(100 * MEMORY_S, rel=0.01)
+    pool.refused_unseen(600.0, 100.0)
+    assert pool.take_unseen(600.0 + 10 * MEMORY_S) == 0
 
 
 def test_a_request_of_unknown_model_is_every_pools_share():
     first, second = pool_of("r1"), pool_of("r2")
     register("Target:a", first)
     register("Target:b", second)
-    for _ in range(4):
+    for _ in range(6):
         count_unread_refusal()
-    assert (first.take_unseen(), second.take_unseen()) == (2, 2)
+    now_s = time.monotonic()
+    assert (first.take_unseen(now_s), second.take_unseen(now_s)) == (2, 2)  # of 3, a moment old
 
 
 def lives(pool: PoolView, patience_s: float, comes_after_s: float | None = None) -> bool:
@@ -58,3 +75,20 @@ def test_a_pool_that_is_known_to_be_empty_is_waited_for_as_long_as_patience_last
 def test_a_pool_that_no_router_knows_may_have_replicas():
     register("Target:a", pool_of())
     assert lives(pool_of(), 0.0)
+
+
+def test_no_more_wait_for_a_dead_pool_than_wait_where_a_living_one_is_called():
+    register("Target:a", dead := pool_of())
+
+    async def run() -> list[bool]:
+        asked = [someone_lives(dead, 0.05) for _ in range(QUEUED_AT_CALLER + 1)]
+        began_s = time.monotonic()
+        beyond = asyncio.gather(*asked)
+        await asyncio.sleep(0)
+        assert dead.num_waiting == QUEUED_AT_CALLER
+        found = await beyond
+        assert time.monotonic() - began_s >= 0.05
+        return found
+
+    assert not any(asyncio.run(run()))
+    assert dead.num_waiting == 0

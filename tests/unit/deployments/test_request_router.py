@@ -120,7 +120,7 @@ def test_the_process_it_lives_in_hears_when_all_are_full():
         replicas: list[Any] = [FakeReplica("a"), FakeReplica("b")]
         assert await ranks(router, replicas, asked) == ["b"]
         pool.refused("b", "soon", 3.0, now_s, "too_late")
-        assert all_full("soon", now_s) == (3.0, "too_late")
+        assert all_full("soon", now_s) == (2.0, "too_late")
         assert all_full("batch", now_s) is None
 
     routed(story)

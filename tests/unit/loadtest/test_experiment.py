@@ -199,3 +199,11 @@ def test_prompts_are_as_long_as_the_model_takes_and_written_down_so(tmp_path, ca
         measure(server_of(server.url, "one"), tmp_path, plan)
     (run,) = load_load_records(tmp_path).runs
     assert run.context_tokens == written
+
+
+def test_lengths_that_are_clipped_to_one_are_measured_once(tmp_path):
+    with scripted_endpoint() as server:
+        loads = tuple(parse_load("closed:1", asked) for asked in (100, 2048, 4096))
+        measure(server_of(server.url, "one"), tmp_path, replace(PLAN, rounds=1, loads=loads))
+    runs = load_load_records(tmp_path).runs
+    assert [run.context_tokens for run in runs] == [100, 512 - 80]
