@@ -276,6 +276,7 @@ def test_a_drafter_over_the_wire_that_is_lost_half_way_changes_no_distribution(
     assert are_the_targets(draws, plain_draws)
 
 
+@pytest.mark.long  # that these tests can fail needs no proof at every change
 @pytest.mark.parametrize("factor", [0.5, math.inf])
 def test_a_sampler_that_accepts_the_wrong_share_is_seen(
     factor, speculative, plain_draws, monkeypatch
