@@ -10,7 +10,6 @@ CLASS_HEADER = "x-dspark-class"
 TENANT_HEADER = "x-dspark-tenant"
 ARRIVED_HEADER = "x-dspark-arrived"  # seconds of the wall clock
 UNSEEN_HEADER = "x-dspark-unseen"  # requests that were refused before this one, see `PoolView`
-
 WAITED_HEADER = "x-dspark-waited"  # seconds in the ingress, by its own clock
 
 RawHeaders = list[tuple[bytes, bytes]]

@@ -174,14 +174,15 @@ def run_server(
     """
     warm: set[tuple[str, LoadPoint]] = set()
     limit = model_limit(running.server)
-    as_asked: dict[tuple[str, float, int], LoadPoint] = {}
+    lengths: dict[LoadPoint, int] = {}
     for load in plan.loads:  # of several that are clipped to one length the first is measured
-        clipped = _clipped(load.context_tokens, plan, limit)
-        as_asked.setdefault((load.kind, load.value, clipped), load)
+        clipped = replace(load, context_tokens=_clipped(load.context_tokens, plan, limit))
+        if all(replace(one, context_tokens=n) != clipped for one, n in lengths.items()):
+            lengths[load] = clipped.context_tokens
     for task in tasks(plan, running.server.arms, visit):
-        if results.has(task.run_id) or task.load not in as_asked.values():
+        if results.has(task.run_id) or task.load not in lengths:
             continue
-        task = replace(task, context_tokens=_clipped(task.load.context_tokens, plan, limit))
+        task = replace(task, context_tokens=lengths[task.load])
         switch_to(running.server.url, task.arm, running.server.headers)
         if (task.arm.name, task.load) not in warm:
             warm.add((task.arm.name, task.load))

@@ -28,29 +28,12 @@ from deployments.failover import FailoverCounts, streamed
 from tests.integration.adapters import write_adapter
 from tests.integration.demo import DEMO_TARGET
 from tests.integration.engines import settings
+from tests.integration.structures import PERSON, TOOL
 
 EXACT = "exact"
 CUTS = (1, 3, 9)  # events that come before the target is lost; beyond the last: at its end
 REPEATS = {"max_pattern_size": 4, "min_count": 3}
 CHAT = [{"role": "user", "content": "Write a short story about a dog and the sea."}]
-PERSON = {
-    "type": "object",
-    "properties": {"name": {"type": "string", "maxLength": 8}, "age": {"type": "integer"}},
-    "required": ["name", "age"],
-    "additionalProperties": False,
-}
-TOOL = {
-    "type": "function",
-    "function": {
-        "name": "add",
-        "parameters": {
-            "type": "object",
-            "properties": {"a": {"enum": [1, 2]}, "b": {"enum": [3, 4]}},
-            "required": ["a", "b"],
-            "additionalProperties": False,
-        },
-    },
-}
 
 
 @dataclass(frozen=True)

@@ -23,31 +23,10 @@ from deployments.engine.adapter import AdapterStats
 from drafters.sources import ColocatedDraftSource
 from tests.integration.adapters import write_adapter
 from tests.integration.engines import draft_engine, draft_from, make_engine
+from tests.integration.structures import ADDENDS, PERSON, TEMPLATE, TOOL
 
 WITH_ADAPTERS = {"enable_lora": True, "max_loras": 1, "max_lora_rank": 8}
-PERSON = {
-    "type": "object",
-    "properties": {"name": {"type": "string", "maxLength": 8}, "age": {"type": "integer"}},
-    "required": ["name", "age"],
-    "additionalProperties": False,
-}
 GRAMMAR = 'root ::= "yes" | "no" | "it depends on " word\nword ::= [a-z]+ "."'
-
-
-TOOL = {
-    "type": "function",
-    "function": {
-        "name": "add",
-        "description": "Add two numbers.",
-        "parameters": {
-            "type": "object",
-            "properties": {"a": {"enum": [1, 2]}, "b": {"enum": [3, 4]}},
-            "required": ["a", "b"],
-            "additionalProperties": False,
-        },
-    },
-}
-ARGUMENTS = TOOL["function"]["parameters"]  # type: ignore[index]
 # What a server makes of `tool_choice: required`.
 CALLS = {
     "type": "array",
@@ -55,12 +34,11 @@ CALLS = {
     "maxItems": 1,
     "items": {
         "type": "object",
-        "properties": {"name": {"enum": ["add"]}, "parameters": ARGUMENTS},
+        "properties": {"name": {"enum": ["add"]}, "parameters": ADDENDS},
         "required": ["name", "parameters"],
         "additionalProperties": False,
     },
 }
-TEMPLATE = "{% for m in messages %}[{{ m.content }}]{% endfor %}{{ extra | default('') }}"
 
 
 @dataclass(frozen=True)
@@ -149,7 +127,7 @@ FEATURES = [
         "tool call, required", "structured_output", structured(json=CALLS), chat={"tools": [TOOL]}
     ),
     Feature(
-        "tool call, named", "structured_output", structured(json=ARGUMENTS), chat={"tools": [TOOL]}
+        "tool call, named", "structured_output", structured(json=ADDENDS), chat={"tools": [TOOL]}
     ),
     Feature("template of its own", None, chat={"chat_template": TEMPLATE}),
     Feature(

@@ -22,13 +22,13 @@ from loadtest.prompts import PROMPTS
 from tests.integration.adapters import HIDDEN, write_adapter
 from tests.integration.demo import DEMO_TARGET
 from tests.integration.served import demo_config, fleet, serving, wait_for
+from tests.integration.structures import TEMPLATE, TOOL
 
 CHAT = [{"role": "user", "content": PROMPTS[0]}]
 ROOT = {"Authorization": "Bearer k-root"}
 ACME = {"Authorization": "Bearer k-acme"}
 FEW = {"Authorization": "Bearer k-few"}
 HTTP = httpx.Client(headers=ROOT, timeout=120)
-TEMPLATE = "{% for m in messages %}[{{ m.content }}]{% endfor %}{{ extra | default('') }}"
 
 
 @pytest.fixture(scope="module")
@@ -224,21 +224,6 @@ def test_keys_come_and_go_without_a_restart(url, keys):
     assert asked(url, ROOT).status_code == 200
     write_keys(keys, key("k-root", admin=True), key("k-acme"), key("k-few", requests_per_minute=2))
     wait_for(lambda: asked(url, ACME).status_code == 200)
-
-
-TOOL = {
-    "type": "function",
-    "function": {
-        "name": "add",
-        "description": "Add two numbers.",
-        "parameters": {
-            "type": "object",
-            "properties": {"a": {"enum": [1, 2]}, "b": {"enum": [3, 4]}},
-            "required": ["a", "b"],
-            "additionalProperties": False,
-        },
-    },
-}
 
 
 CALLING = {

@@ -82,13 +82,10 @@ def test_no_more_wait_for_a_dead_pool_than_wait_where_a_living_one_is_called():
 
     async def run() -> list[bool]:
         asked = [someone_lives(dead, 0.05) for _ in range(QUEUED_AT_CALLER + 1)]
-        began_s = time.monotonic()
         beyond = asyncio.gather(*asked)
         await asyncio.sleep(0)
         assert dead.num_waiting == QUEUED_AT_CALLER
-        found = await beyond
-        assert time.monotonic() - began_s >= 0.05
-        return found
+        return await beyond
 
     assert not any(asyncio.run(run()))
     assert dead.num_waiting == 0
