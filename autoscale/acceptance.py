@@ -9,13 +9,17 @@ tokens up to its first rejection, which does not.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from autoscale.draft_sample import DraftSample
 
-_MIN_TRIED = 2_000  # tokens in the window, before it says anything
+_MIN_TRIED = 200  # tokens in the window, before it says anything
+_DEVIATIONS = 4.0  # standard ones that a share may be off by chance ...
+_ALIKE = 2.0  # ... where tokens of one text count for so many fewer
 _HALF_LIFE_TRIED = 4_000
 _USUAL_HALF_LIFE_TRIED = 400_000
 _COLLAPSED, _RECOVERED = 0.5, 0.7  # of what is expected
@@ -66,13 +70,20 @@ class _Share:
     def rate(self) -> float:
         return self.accepted / self.tried if self.tried else 0.0
 
+    def doubt(self, rate: float) -> float:
+        """How far from `rate` the share may be by chance alone."""
+        return _DEVIATIONS * math.sqrt(_ALIKE * rate * (1 - rate) / self.tried)
+
     @property
     def claimed_rate(self) -> float:
         return self.claimed / self.tried if self.tried else 0.0
 
 
 class AcceptanceAlarm:
-    """On while less than half of what is expected is accepted; off again from 70 % on.
+    """On while surely less than half of what is expected is accepted; off again from 70 % on.
+
+    Where drafting has stopped as it does not pay, a few drafts a minute are all that is seen:
+    a share far below is found by 200 tokens, one at 0.8 of the bar by some 2,000.
 
     Expected is the highest of three: what the drafter's card promises (`promised`, None
     where nobody said), what its own confidences claim before any calibration, as they were
@@ -113,10 +124,32 @@ class AcceptanceAlarm:
         )
         self._recent.add(*counts)
         if self._recent.tried >= _MIN_TRIED:
-            bar = _RECOVERED if self.active else _COLLAPSED
-            self.active = self.rate < bar * self.expected.rate
+            self.active = self._is_collapsed()
         if not self.active:
             self._usual.add(*counts)
+
+    def _is_collapsed(self) -> bool:
+        expected = self.expected.rate
+        if self.active:
+            return self.rate < _RECOVERED * expected
+        bar = _COLLAPSED * expected
+        return self.rate < bar - self._recent.doubt(bar)
+
+    def memory(self) -> dict[str, Any]:
+        """What a new controller goes on from: the usual, and whether it is on."""
+        usual = self._usual
+        return {"tried": usual.tried, "accepted": usual.accepted, "active": self.active}
+
+    def remember(self, memory: Mapping[str, Any]) -> None:
+        """Go on from another's `memory`. Raises ValueError for what none can be."""
+        try:
+            tried, accepted = float(memory["tried"]), float(memory["accepted"])
+            active = memory["active"]
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"no memory of an acceptance alarm: {error!r}") from None
+        if not (0 <= accepted <= tried < math.inf and isinstance(active, bool)):
+            raise ValueError(f"accepted {accepted} of {tried} tried tokens, active {active!r}")
+        self._usual.tried, self._usual.accepted, self.active = tried, accepted, active
 
     def snapshot(self) -> dict[str, Any]:
         """As plain values; shares are of the tokens tried."""

@@ -6,7 +6,9 @@ a thread: what crosses over are plain values, replaced as a whole.
 
 from __future__ import annotations
 
+import json
 import logging
+import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,6 +25,8 @@ from profiles.provenance import DraftingPair, ProfileError
 log = logging.getLogger(__name__)
 
 _SUFFIX = ".calibration.parquet"
+_ALARM_SUFFIX = ".acceptance.json"
+_KEEP_EVERY_S = 60.0
 Publish = Callable[[DraftingPair, dict[str, Any]], None]
 """Told what is known of a pair after every refit, see `FleetLearning.snapshot`."""
 
@@ -31,8 +35,9 @@ class FleetLearning:
     """Calibrations and acceptance of every drafting pair that is served.
 
     With a `state_dir`, calibrations are written there whenever they change, one profile for
-    each pair, and a new controller goes on from them; a damaged file is named in the log and
-    left aside. `promised` are acceptance rates by the drafters' cards.
+    each pair, and what acceptance was usual every minute; a new controller goes on from them.
+    A damaged file is named in the log and left aside. `promised` are acceptance rates by the
+    drafters' cards.
     """
 
     def __init__(
@@ -40,6 +45,7 @@ class FleetLearning:
         state_dir: Path | None = None,
         promised: Mapping[DraftingPair, float] | None = None,
         publish: Publish = lambda pair, snapshot: None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.num_malformed_reports = 0
         self._state_dir = state_dir
@@ -47,6 +53,8 @@ class FleetLearning:
         self._publish = publish
         self._calibration = FleetCalibration()
         self._acceptance: dict[DraftingPair, AcceptanceAlarm] = {}
+        self._clock = clock
+        self._kept_s = clock()
         self._plans: dict[DraftingPair, dict[str, Any]] = {}
         self._snapshots: dict[DraftingPair, dict[str, Any]] = {}
         self._load()
@@ -69,7 +77,7 @@ class FleetLearning:
             log.warning("outcomes of a replica are dropped: %s", error)
             return
         if pair not in self._acceptance:
-            self._acceptance[pair] = AcceptanceAlarm(self._promised.get(pair))
+            self._acceptance[pair] = self._alarm(pair)
         for one in report.values():
             self._watch_acceptance(pair, one)
         self._plans[pair] = calibrations_to_plain(self._calibration.serving(pair))
@@ -85,6 +93,36 @@ class FleetLearning:
                 snapshot["acceptance"] = self._acceptance[pair].snapshot()
             self._snapshots[pair] = snapshot
             self._publish(pair, snapshot)
+        if self._clock() - self._kept_s >= _KEEP_EVERY_S:
+            self._kept_s = self._clock()
+            self._keep_alarms()
+
+    def _alarm(self, pair: DraftingPair) -> AcceptanceAlarm:
+        """That of a pair seen for the first time, with what an earlier controller knew."""
+        alarm = AcceptanceAlarm(self._promised.get(pair))
+        if self._state_dir is None:
+            return alarm
+        path = self._state_dir / f"{_name(pair)}{_ALARM_SUFFIX}"
+        try:
+            alarm.remember(json.loads(path.read_text()))
+        except FileNotFoundError:
+            pass
+        except (OSError, ValueError) as error:
+            log.warning("%s: what acceptance was usual is not used: %s", path, error)
+        return alarm
+
+    def _keep_alarms(self) -> None:
+        if self._state_dir is None:
+            return
+        for pair, alarm in self._acceptance.items():
+            path = self._state_dir / f"{_name(pair)}{_ALARM_SUFFIX}"
+            unfinished = path.with_suffix(".unfinished")
+            try:
+                self._state_dir.mkdir(parents=True, exist_ok=True)
+                unfinished.write_text(json.dumps(alarm.memory()))
+                unfinished.replace(path)
+            except OSError as error:
+                log.warning("what acceptance is usual cannot be kept in %s: %s", path, error)
 
     def _watch_acceptance(self, pair: DraftingPair, report: KeyReport) -> None:
         alarm = self._acceptance[pair]

@@ -7,6 +7,7 @@ the answers came; a row's `id` says which prompt it belongs to.
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -87,6 +88,30 @@ class AnswerWriter:
 def answer_parts(directory: Path) -> Sequence[Path]:
     """The parts below a directory, in order."""
     return sorted(directory.rglob("part-*.parquet"))
+
+
+def copy_answers(directory: Path, copy: Path) -> None:
+    """Copy the parts below a directory, in order; a `copy` that is there already stays as it is.
+
+    Parts that vanish meanwhile, as those of served traffic do, are left out. Raises ValueError
+    where there is none.
+    """
+    if copy.exists():
+        return
+    unfinished = copy.with_suffix(".unfinished")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir(parents=True)
+    num_copied = 0
+    for part in answer_parts(directory):
+        try:
+            shutil.copyfile(part, unfinished / f"part-{num_copied:06}.parquet")
+        except FileNotFoundError:
+            continue
+        num_copied += 1
+    if not num_copied:
+        unfinished.rmdir()
+        raise ValueError(f"{directory}: no part-*.parquet in it to copy")
+    unfinished.replace(copy)
 
 
 def answered(directory: Path) -> set[str]:

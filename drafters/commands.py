@@ -33,6 +33,12 @@ def _register_train(train: argparse.ArgumentParser) -> None:
     """Settings have no defaults here: those of the file, or of `TrainingSettings`, stand."""
     train.add_argument("--config", help="a training file, or the name of a bundled one (demo)")
     train.add_argument("--data", help="answers of the target, see dspark generate")
+    train.add_argument(
+        "--copy-data",
+        action="store_true",
+        help="train on a copy kept in --output: for a directory that changes, as one of served "
+        "traffic does",
+    )
     train.add_argument("--output", type=Path, help="directory of the drafter; resumed when begun")
     train.add_argument(
         "--estimate", action="store_true", help="say what it would cost and bring, and stop"

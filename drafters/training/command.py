@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from drafters.answers import copy_answers
 from drafters.checkpoint import empty_model
 from drafters.config import DrafterConfig
 from drafters.hub import checkpoint_directory
@@ -32,15 +33,19 @@ def run(args: argparse.Namespace) -> bool:
     if settings.start_from is not None:
         start_from = str(checkpoint_directory(settings.start_from))
         settings = settings.model_copy(update={"start_from": start_from})
-    sequences = read_sequences(Path(args.data), settings.max_tokens)
-    plan = settings.plan(str(target_dir), args.data, len(sequences))
+    data = args.data
+    if args.copy_data:
+        data = str(args.output / "answers")
+        copy_answers(Path(args.data), Path(data))
+    sequences = read_sequences(Path(data), settings.max_tokens)
+    plan = settings.plan(str(target_dir), data, len(sequences))
     options = RunOptions(
         checkpoint_every=args.checkpoint_every,
         micro_batch=settings.micro_batch,
         feature_cache=args.feature_cache,
     )
     report = _report
-    report(str(estimate_of(settings, args.data)))
+    report(str(estimate_of(settings, data)))
     if args.workers is None:
         return train(plan, args.output, report, options)
     use_gpu = torch.cuda.is_available() if args.use_gpu is None else args.use_gpu

@@ -40,7 +40,7 @@ def test_a_drafter_that_keeps_what_it_claims_raises_no_alarm():
 
 def test_far_less_than_its_own_confidences_claim_is_a_collapse():
     alarm = AcceptanceAlarm()
-    alarm.observe(drafts(500, 0.2, claimed=0.7))
+    alarm.observe(drafts(100, 0.2, claimed=0.7))
     assert not alarm.active  # too few tokens to say
     for seed in range(4):
         alarm.observe(drafts(500, 0.2, claimed=0.7, seed=seed))
@@ -67,6 +67,46 @@ def test_far_less_than_before_is_a_collapse_until_it_is_back():
     for seed in range(60):
         alarm.observe(drafts(500, 0.8, claimed=0.1, seed=seed))
     assert not alarm.active
+
+
+def test_the_probes_of_a_guard_that_has_stopped_drafting_are_enough():
+    alarm = AcceptanceAlarm(promised=0.6)
+    for seed in range(40):  # of eight drafts each, which are half an hour of plain steps
+        alarm.observe(drafts(8, 0.05, claimed=0.6, seed=seed))
+    assert alarm.active
+
+
+def test_chance_alone_raises_no_alarm():
+    raised = 0
+    for run in range(200):
+        alarm = AcceptanceAlarm(promised=0.6)
+        for seed in range(20):  # a little above the bar, in samples as small as they come
+            alarm.observe(drafts(12, 0.35, claimed=0.4, seed=100 * run + seed))
+            raised += alarm.active
+    assert raised == 0
+
+
+def test_another_alarm_goes_on_from_what_one_remembers():
+    first = AcceptanceAlarm()
+    for seed in range(40):
+        first.observe(drafts(500, 0.8, claimed=0.1, seed=seed))
+    for seed in range(20):
+        first.observe(drafts(500, 0.2, claimed=0.1, seed=seed))
+    again = AcceptanceAlarm()
+    again.remember(first.memory())
+    assert again.active
+    assert again.expected == first.expected
+    again.observe(drafts(500, 0.2, claimed=0.1))
+    assert again.active
+
+
+@pytest.mark.parametrize(
+    "memory",
+    [{}, {"tried": 1, "accepted": 2, "active": False}, {"tried": 9, "accepted": 1, "active": 1}],
+)
+def test_a_memory_that_cannot_be_is_refused(memory):
+    with pytest.raises(ValueError):
+        AcceptanceAlarm().remember(memory)
 
 
 @pytest.mark.parametrize("rate", [0.0, 0.3, 0.9, 1.0])

@@ -64,7 +64,7 @@ def test_a_new_controller_goes_on_from_the_directory(tmp_path):
     learn(first, rate=0.65)
     again = FleetLearning(tmp_path)
     assert again.plan(PAIR) == first.plan(PAIR)
-    (path,) = tmp_path.iterdir()
+    (path,) = tmp_path.glob("*.parquet")
     profile = load_calibration(path, PAIR)  # it is a profile as `drafter.calibration` takes it
     (position, *_) = profile.entries[KEY]
     assert profile.version == 1
@@ -76,6 +76,27 @@ def test_what_did_not_change_is_not_written(tmp_path):
     learning = FleetLearning(tmp_path)
     learn(learning, num_reports=2, rate=0.65)  # too few to fit
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_new_controller_remembers_a_collapse_and_what_was_usual(tmp_path, caplog):
+    caplog.set_level(logging.WARNING)
+    now = [0.0]
+    first = FleetLearning(tmp_path, clock=lambda: now[0])
+    learn(first, rate=0.8)
+    learn(first, rate=0.1)
+    assert first.snapshot(PAIR)["acceptance"]["collapsed"]
+    assert not list(tmp_path.glob("*.json"))  # not more often than each minute
+    now[0] = 60.0
+    first.refit()
+    again = FleetLearning(tmp_path)
+    learn(again, num_reports=1, rate=0.1)
+    shown = again.snapshot(PAIR)["acceptance"]
+    assert shown["collapsed"]
+    assert shown["expected_by"] == first.snapshot(PAIR)["acceptance"]["expected_by"]
+    (path,) = tmp_path.glob("*.json")
+    path.write_text("{")
+    learn(FleetLearning(tmp_path), num_reports=1, rate=0.8)
+    assert f"{path}: what acceptance was usual is not used" in caplog.text
 
 
 def test_a_damaged_file_is_left_aside_and_named(tmp_path, caplog):

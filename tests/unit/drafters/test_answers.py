@@ -6,7 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from drafters.answers import Answer, AnswerWriter, answer_parts, answered, read_answers
+from drafters.answers import (
+    Answer,
+    AnswerWriter,
+    answer_parts,
+    answered,
+    copy_answers,
+    read_answers,
+)
 from drafters.training.data import read_sequences
 
 
@@ -51,6 +58,34 @@ def test_a_part_half_written_is_no_part(tmp_path):
     write(tmp_path, range(2)).flush()
     (tmp_path / "part-000001.unfinished").write_bytes(b"PAR1")
     assert len(answered(tmp_path)) == 2
+
+
+def test_a_copy_stays_when_its_directory_changes(tmp_path):
+    live, copy = tmp_path / "live", tmp_path / "run" / "answers"
+    for replica, numbers in (("a", range(3)), ("b", range(3, 5))):  # as captured traffic is
+        write(live / replica, numbers, rows_per_part=2).flush()
+    copy_answers(live, copy)
+    for part in answer_parts(live)[:2]:
+        part.unlink()
+    write(live / "c", range(5, 9)).flush()
+    copy_answers(live, copy)
+    assert answered(copy) == {f"math:{i}:0" for i in range(5)}
+
+
+def test_a_part_that_vanishes_before_it_is_copied_is_left_out(tmp_path, monkeypatch):
+    write(tmp_path / "live", range(4), rows_per_part=2).flush()
+    parts = answer_parts(tmp_path / "live")
+    parts[0].unlink()
+    monkeypatch.setattr("drafters.answers.answer_parts", lambda directory: parts)
+    copy_answers(tmp_path / "live", tmp_path / "copy")
+    monkeypatch.undo()
+    assert answered(tmp_path / "copy") == {"math:2:0", "math:3:0"}
+
+
+def test_there_has_to_be_something_to_copy(tmp_path):
+    with pytest.raises(ValueError, match="to copy"):
+        copy_answers(tmp_path, tmp_path / "copy")
+    assert not (tmp_path / "copy").exists()
 
 
 def test_training_reads_them(tmp_path):

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from cluster.cli import build_parser
+from drafters.answers import Answer, AnswerWriter, answer_parts, read_answers
 from drafters.checkpoint import empty_model
 from drafters.config import DrafterConfig
 from drafters.new_config import dspark_fields
@@ -147,6 +148,22 @@ def test_the_command_trains_and_says_how_fast(tmp_path, capsys):
     assert run_command(*common, *small, "--steps", "3", "--output", output) == 2
     assert "trained with steps 2, now 3" in capsys.readouterr().err
     assert run_command(*common, *small, "--steps", "3", "--estimate") == 0
+
+
+def test_traffic_that_changes_is_trained_on_as_a_copy(tmp_path):
+    target, live, output = write_target(tmp_path / "target"), tmp_path / "live", tmp_path / "out"
+    rows = [row for _, row in read_answers(write_answers(tmp_path / "answers.jsonl"))]
+    writer = AnswerWriter(live / "replica", rows_per_part=8)
+    for i, row in enumerate(rows):
+        writer.add(Answer(str(i), "served", "demo", row["prompt"], row["output"]))
+    writer.flush()
+    common = ["--target", str(target), "--data", str(live), "--copy-data", "--output", str(output)]
+    small = ["--layers", "1", "--batch", "3", "--held-out", "8", "--markov-rank", "4"]
+    shape = ["--target-layers", "1", "2", "--steps", "2"]
+    assert run_command(*common, *small, *shape) == 0
+    for part in answer_parts(live):  # they gave way to others
+        part.unlink()
+    assert run_command(*common, *small, *shape) == 0  # has ended: the same run
 
 
 def test_fields_of_a_gemma4_target_make_a_gemma4_drafter(tmp_path):
