@@ -1,8 +1,9 @@
-"""What a served model accepted, by benchmark, mode and turn: totals, on disk as Parquet."""
+"""What a served model accepted, by benchmark, mode, turn and context: totals, as Parquet."""
 
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,12 +16,13 @@ from profiles.parquet import read_profile, write_profile
 from profiles.provenance import check_provenance
 
 _KIND = "dspark-served-acceptance"
-_FORMAT_VERSION = 1
+_FORMAT_VERSION = 2
 
 
 @dataclass(frozen=True, slots=True)
 class ServedCell:
-    """One run: `num_prompts` prompts of a benchmark, all at their first or at a later turn.
+    """One run: `num_prompts` prompts of a benchmark, all at one turn and with contexts of one
+    bucket (`profiles.acceptance.context_buckets`), as their answers began.
 
     `verified_drafts` are target steps that verified a draft. By position [gamma]: draft
     tokens verified behind an accepted prefix, and those of them that were accepted.
@@ -30,6 +32,7 @@ class ServedCell:
     sampling_temperature: float
     thinking: str
     turn: int
+    context_bucket: int
     num_prompts: int
     committed_tokens: int
     verified_drafts: int
@@ -56,6 +59,7 @@ SERVED_SCHEMA = pa.schema(
         ("sampling_temperature", pa.float64()),
         ("thinking", pa.string()),
         ("turn", pa.int32()),
+        ("context_bucket", pa.int32()),
         ("num_prompts", pa.int32()),
         ("committed_tokens", pa.int64()),
         ("verified_drafts", pa.int64()),
@@ -69,10 +73,12 @@ SERVED_SCHEMA = pa.schema(
 def summed(cells: Sequence[ServedCell]) -> Acceptance:
     """The acceptance of several runs together; turns of one benchmark share their prompts."""
     first = cells[0]
-    num_prompts: dict[str, int] = {}
+    by_turn: Counter[tuple[str, int]] = Counter()
     for cell in cells:
-        most = max(cell.num_prompts, num_prompts.get(cell.benchmark, 0))
-        num_prompts[cell.benchmark] = most
+        by_turn[cell.benchmark, cell.turn] += cell.num_prompts
+    num_prompts: dict[str, int] = {}
+    for (benchmark, _), n in by_turn.items():
+        num_prompts[benchmark] = max(n, num_prompts.get(benchmark, 0))
     positions = (
         tuple(map(sum, zip(*(getattr(cell, name) for cell in cells), strict=True)))
         for name in ("reached_by_position", "accepted_by_position")
@@ -82,6 +88,7 @@ def summed(cells: Sequence[ServedCell]) -> Acceptance:
         first.sampling_temperature,
         first.thinking,
         first.turn,
+        first.context_bucket,
         sum(num_prompts.values()),
         sum(cell.committed_tokens for cell in cells),
         sum(cell.verified_drafts for cell in cells),

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from drafters.evaluation.benchmarks import Conversation
 from drafters.evaluation.pictures import can_draw
 from drafters.evaluation.plan import Mode
@@ -20,7 +22,7 @@ from drafters.evaluation.splits import (
     with_macro_average,
 )
 from drafters.evaluation.tables import length_table, position_table, table
-from profiles.acceptance import Acceptance
+from profiles.acceptance import Acceptance, bucket_name, context_buckets
 from profiles.served_acceptance import ServedCell, load_served, save_served, summed
 
 
@@ -74,28 +76,47 @@ def evaluate_online(
 def _hold(
     served: ServedModel, mode: Mode, name: str, conversations: Sequence[Conversation]
 ) -> list[ServedCell]:
-    """One cell per turn, of the conversations that have it and fit into the model."""
+    """One cell per turn and bucket of contexts, of the conversations that fit into the model."""
     cells = []
-    going = list(conversations)
-    answers: list[list[str]] = [[] for _ in going]
+    going = [(conversation, list[str]()) for conversation in conversations]
     for turn in itertools.count(1):
-        counts, replies = served.hold(mode, going, answers)
-        fitted = [
-            (conversation, [*texts, reply.text])
-            for conversation, texts, reply in zip(going, answers, replies, strict=True)
-            if reply is not None
-        ]
-        cells.append(ServedCell(name, mode.temperature, mode.thinking, turn, len(fitted), *counts))
-        lasting = [pair for pair in fitted if turn < len(pair[0].turns)]
+        lengths = served.context_tokens(mode, *_columns(going))
+        buckets = context_buckets(np.array(lengths)).tolist()
+        lasting = []
+        for bucket in sorted(set(buckets)):
+            asked = [one for one, of in zip(going, buckets, strict=True) if of == bucket]
+            counts, replies = served.hold(mode, *_columns(asked))
+            fitted = [
+                (conversation, [*texts, reply.text])
+                for (conversation, texts), reply in zip(asked, replies, strict=True)
+                if reply is not None
+            ]
+            place = (mode.temperature, mode.thinking, turn, bucket)
+            cells.append(ServedCell(name, *place, len(fitted), *counts))
+            lasting += [one for one in fitted if turn < len(one[0].turns)]
         if not lasting:
             break
-        going, answers = [list(column) for column in zip(*lasting, strict=True)]
+        going = lasting
     return cells
 
 
+def _columns(
+    going: Sequence[tuple[Conversation, list[str]]],
+) -> tuple[list[Conversation], list[list[str]]]:
+    """Conversations, and their answers so far."""
+    return [conversation for conversation, _ in going], [texts for _, texts in going]
+
+
 def format_served_report(cells: Sequence[ServedCell], metadata: Mapping[str, str]) -> str:
-    """Acceptance by benchmark, position and turn."""
+    """Acceptance by benchmark, position, context and turn."""
     benchmarks = _benchmark_cells(cells)
+    contexts = {
+        mode: _grouped(
+            sorted(some, key=lambda cell: cell.context_bucket),
+            lambda cell: bucket_name(cell.context_bucket),
+        )
+        for mode, some in _by_mode(cells).items()
+    }
     turns = {
         mode: _grouped(some, lambda cell: FIRST_TURN if cell.turn == 1 else LATER_TURNS)
         for mode, some in _by_mode(cells).items()
@@ -109,6 +130,8 @@ def format_served_report(cells: Sequence[ServedCell], metadata: Mapping[str, str
         length_table(benchmarks),
         "## P(accepted | all earlier positions accepted), by position",
         *(position_table(mode, of) for mode, of in benchmarks.items()),
+        "## Acceptance length by context, in tokens as an answer begins",
+        length_table(contexts),
         "## Acceptance length by turn",
         length_table(turns),
     ]

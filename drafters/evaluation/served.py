@@ -2,23 +2,25 @@
 
 The service counts over all its requests (`GET /fleet`), so each cell of the table is a run
 of its own between two readings, and one whose tokens do not add up, because others were
-served too, is refused. Totals do not tell drafts apart: confidences and context positions
-are measured offline.
+served too, is refused. Totals do not tell drafts apart: confidences are measured offline, and
+a context position is that of an answer's beginning.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import httpx
 
 from drafters.evaluation.benchmarks import Conversation
 from drafters.evaluation.plan import Mode
+
+T = TypeVar("T")
 
 _TIMEOUT_S = 600.0
 _SETTLED_S = 1.5  # more than two exchanges between targets and controller
@@ -132,10 +134,16 @@ class ServedModel:
         were served meanwhile, or nothing settles.
         """
         before = self._settled_counts()
-        replies = asyncio.run(self._ask_all(mode, conversations, answers))
+        replies = asyncio.run(self._each(self._answer, mode, conversations, answers))
         counts = self._settled_counts().since(before)
         check_alone(counts, [reply for reply in replies if reply is not None])
         return counts, replies
+
+    def context_tokens(
+        self, mode: Mode, conversations: Sequence[Conversation], answers: Sequence[Sequence[str]]
+    ) -> list[int]:
+        """What each conversation's next prompt comes to, by the service's own tokenizer."""
+        return asyncio.run(self._each(self._count, mode, conversations, answers))
 
     def _fleet(self) -> dict[str, Any]:
         reply = httpx.get(f"{self._url}/fleet", headers=self._headers, timeout=30)
@@ -163,32 +171,43 @@ class ServedModel:
                 return counts
         raise ValueError(f"{self._url} goes on serving others; evaluate when it is idle")
 
-    async def _ask_all(
-        self, mode: Mode, conversations: Sequence[Conversation], answers: Sequence[Sequence[str]]
-    ) -> list[Answer | None]:
+    async def _each(
+        self,
+        ask: Callable[[httpx.AsyncClient, Mode, list[dict[str, str]]], Awaitable[T]],
+        mode: Mode,
+        conversations: Sequence[Conversation],
+        answers: Sequence[Sequence[str]],
+    ) -> list[T]:
+        """What `ask` finds of every conversation, `concurrency` of them at a time."""
         seats = asyncio.Semaphore(self._concurrency)
         async with httpx.AsyncClient(
             base_url=self._url, headers=self._headers, timeout=_TIMEOUT_S
         ) as http:
 
-            async def ask(conversation: Conversation, texts: Sequence[str]) -> Answer | None:
+            async def one(conversation: Conversation, texts: Sequence[str]) -> T:
                 async with seats:
-                    body = self._body(mode, messages(conversation.turns, texts))
-                    reply = await http.post("/v1/chat/completions", json=body)
-                    if reply.status_code == httpx.codes.BAD_REQUEST:
-                        return None
-                    return _answer(reply.raise_for_status().json())
+                    return await ask(http, mode, messages(conversation.turns, texts))
 
             pairs = zip(conversations, answers, strict=True)
-            return list(await asyncio.gather(*(ask(*pair) for pair in pairs)))
+            return list(await asyncio.gather(*(one(*pair) for pair in pairs)))
+
+    async def _answer(
+        self, http: httpx.AsyncClient, mode: Mode, said: list[dict[str, str]]
+    ) -> Answer | None:
+        limits = {"max_tokens": self._max_output_tokens, "temperature": mode.temperature}
+        reply = await http.post("/v1/chat/completions", json=self._body(mode, said) | limits)
+        if reply.status_code == httpx.codes.BAD_REQUEST:
+            return None
+        found = reply.raise_for_status().json()
+        text = found["choices"][0]["message"]["content"]
+        return Answer(text or "", found["usage"]["completion_tokens"])
+
+    async def _count(self, http: httpx.AsyncClient, mode: Mode, said: list[dict[str, str]]) -> int:
+        reply = await http.post("/tokenize", json=self._body(mode, said))
+        return int(reply.raise_for_status().json()["count"])
 
     def _body(self, mode: Mode, said: list[dict[str, str]]) -> dict[str, Any]:
-        body: dict[str, Any] = {
-            "model": self._model,
-            "messages": said,
-            "max_tokens": self._max_output_tokens,
-            "temperature": mode.temperature,
-        }
+        body: dict[str, Any] = {"model": self._model, "messages": said}
         if mode.thinking != "none":
             body["chat_template_kwargs"] = {"enable_thinking": mode.thinking == "on"}
         return body
@@ -201,11 +220,6 @@ def messages(turns: Sequence[str], answers: Sequence[str]) -> list[dict[str, str
         said.append({"role": "user", "content": user})
         said.append({"role": "assistant", "content": assistant})
     return [*said, {"role": "user", "content": turns[len(answers)]}]
-
-
-def _answer(reply: Mapping[str, Any]) -> Answer:
-    text = reply["choices"][0]["message"]["content"]
-    return Answer(text or "", reply["usage"]["completion_tokens"])
 
 
 def check_alone(counts: ServedCounts, answers: Sequence[Answer]) -> None:

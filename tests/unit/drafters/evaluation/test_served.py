@@ -36,11 +36,9 @@ def target(committed: int, drafts: int, reached: list[int], accepted: list[int])
     }
 
 
-def cell(benchmark="gsm8k", turn=1, mode=GREEDY, prompts=4, drafts=10, accepted=(6, 3)):
-    reached = (drafts, accepted[0])
-    return ServedCell(
-        benchmark, mode.temperature, mode.thinking, turn, prompts, 50, drafts, reached, accepted
-    )
+def cell(benchmark="gsm8k", turn=1, mode=GREEDY, prompts=4, drafts=10, accepted=(6, 3), bucket=0):
+    place = (benchmark, mode.temperature, mode.thinking, turn, bucket)
+    return ServedCell(*place, prompts, 50, drafts, (drafts, accepted[0]), accepted)
 
 
 def test_counts_are_summed_over_the_targets_that_draft():
@@ -95,7 +93,8 @@ def test_acceptance_of_a_cell():
 
 def test_the_tables_of_a_report():
     cells = [
-        cell(),
+        cell(prompts=3),
+        cell(prompts=1, bucket=2),
         cell("mt-bench", accepted=(4, 2)),
         cell("mt-bench", turn=2, prompts=3, accepted=(8, 8)),
         cell(mode=SAMPLED, accepted=(2, 0)),
@@ -108,7 +107,9 @@ def test_the_tables_of_a_report():
         "| mt-bench | 4 | 2.10 |  |",
         "| macro average | 8 | 2.00 |  |",
         "| mt-bench | 0.600 | 0.833 |",
-        "| first turn | 8 | 1.75 | 1.20 |",
+        "| 0-256 | 7 | 2.03 | 1.20 |",
+        "| 512-1K | 1 | 1.90 |  |",
+        "| first turn | 8 | 1.80 | 1.20 |",
         "| later turns | 3 | 2.60 |  |",
     ):
         assert line in lines
@@ -120,6 +121,9 @@ class Service(ServedModel):
     def __init__(self) -> None:
         super().__init__("http://nowhere", "demo", max_output_tokens=5, concurrency=1)
         self.held: list[tuple[Mode, list[str]]] = []
+
+    def context_tokens(self, mode, conversations, answers):
+        return [300 if "long" in c.turns[0] else 20 for c in conversations]
 
     def hold(self, mode, conversations, answers):
         turns = [c.turns[len(a)] for c, a in zip(conversations, answers, strict=True)]
@@ -141,20 +145,22 @@ def test_an_evaluation_goes_on_where_it_stopped(tmp_path):
     plan = OnlinePlan(benchmarks, (GREEDY, SAMPLED), None)
     service = Service()
     report = evaluate_online(service, plan, tmp_path, METADATA, lambda line: None)
-    once = [(m, t) for m in (GREEDY, SAMPLED) for t in (["q"], ["first", "too long"], ["second"])]
+    asked = (["q"], ["first"], ["too long"], ["second"])
+    once = [(m, turns) for m in (GREEDY, SAMPLED) for turns in asked]
     assert service.held == once
     cells = load_served(tmp_path / "served.parquet")
-    assert [(c.benchmark, c.turn, c.num_prompts) for c in cells[:3]] == [
-        ("one", 1, 1),
-        ("two", 1, 1),
-        ("two", 2, 1),
+    assert [(c.benchmark, c.turn, c.context_bucket, c.num_prompts) for c in cells[:4]] == [
+        ("one", 1, 0, 1),
+        ("two", 1, 0, 1),
+        ("two", 1, 1, 0),
+        ("two", 2, 0, 1),
     ]
     for name in ("acceptance_length.png", "acceptance_by_position.png"):
         assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
     (tmp_path / "cells" / "two at 1, thinking none.parquet").unlink()
     again = Service()
     assert evaluate_online(again, plan, tmp_path, METADATA, lambda line: None) == report
-    assert again.held == once[4:]
+    assert again.held == once[5:]
     with pytest.raises(ProvenanceError, match="policy"):
         evaluate_online(again, plan, tmp_path, {**METADATA, "policy": "other"}, lambda line: None)
 
