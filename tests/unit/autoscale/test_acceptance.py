@@ -105,7 +105,7 @@ def test_another_alarm_goes_on_from_what_one_remembers():
     [{}, {"tried": 1, "accepted": 2, "active": False}, {"tried": 9, "accepted": 1, "active": 1}],
 )
 def test_a_memory_that_cannot_be_is_refused(memory):
-    with pytest.raises(ValueError, match="memory of|tried tokens"):
+    with pytest.raises(ValueError, match=r"memory of|tried tokens"):
         AcceptanceAlarm().remember(memory)
 
 
