@@ -27,6 +27,7 @@ def fit_profile(
     held_out: float,
     measured_on: date,
     version: int = 1,
+    num_candidates: int | None = None,
 ) -> CalibrationProfile:
     """Fit every key that occurs, and measure it on held-out prompts.
 
@@ -48,7 +49,7 @@ def fit_profile(
         of_key = np.array([one == key for one in keys])
         fitted = outcomes.select(of_key & ~is_held_out)
         entries[key] = _fit_key(fitted, outcomes.select(of_key & is_held_out))
-    return CalibrationProfile(pair, version, measured_on, entries)
+    return CalibrationProfile(pair, version, measured_on, entries, num_candidates)
 
 
 def held_out_prompts(prompt_ids: Iterable[str], share: float) -> NDArray[np.bool_]:

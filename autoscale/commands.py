@@ -68,7 +68,7 @@ def _calibrate(args: argparse.Namespace) -> int:
     from profiles.outcomes import load_outcomes
 
     try:
-        outcomes, pair = load_outcomes(args.outcomes)
+        outcomes, pair, num_candidates = load_outcomes(args.outcomes)
         version = 1
         if args.output.exists():
             version += load_calibration(args.output, pair, args.override).version
@@ -78,6 +78,7 @@ def _calibrate(args: argparse.Namespace) -> int:
             held_out=args.held_out,
             measured_on=datetime.now(UTC).date(),
             version=version,
+            num_candidates=num_candidates,
         )
         save_calibration(args.output, profile)
     except (ValueError, OSError) as error:

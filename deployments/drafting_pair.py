@@ -37,8 +37,8 @@ def drafting_pair(model: ModelSpec) -> DraftingPair:
 def starting_calibrations(model: ModelSpec, block_size: int) -> dict[str, Any]:
     """What `drafter.calibration` holds, as `calibrations_to_plain`; empty without one.
 
-    Raises ConfigError naming what differs for a profile of another pair or block size, and
-    for a file that is none.
+    Raises ConfigError naming what differs for a profile of another pair, block size or, where
+    it has calibrations of sampled drafts, `num_candidates`, and for a file that is none.
     """
     drafter = model.drafter
     assert drafter is not None
@@ -56,6 +56,15 @@ def starting_calibrations(model: ModelSpec, block_size: int) -> dict[str, Any]:
                 f"{field}: {path} has {len(positions)} positions for {key}, the drafter's "
                 f"block_size is {block_size}; calibrate again"
             )
+    drawn_from = profile.num_candidates
+    is_sampled = any(key.verification_mode == "q" for key in profile.entries)
+    if is_sampled and drawn_from not in (None, drafter.num_candidates):
+        raise ConfigError(
+            f"{field}: {path} was measured with sampled drafts from the {drawn_from} likeliest "
+            f"tokens, drafter.num_candidates is {drafter.num_candidates}; set that to "
+            f"{drawn_from}, or evaluate with --candidates {drafter.num_candidates} and calibrate "
+            "again"
+        )
     return calibrations_to_plain(calibrations_of(profile))
 
 

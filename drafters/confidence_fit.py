@@ -31,7 +31,7 @@ def fit_from_outcomes(directory: Path, outcomes_file: Path) -> TopProbConfidence
         raise CheckpointError(
             f"{path}: the drafter is fitted; for another fit remove the file and evaluate again"
         )
-    outcomes, pair = load_outcomes(outcomes_file)
+    outcomes, pair, _ = load_outcomes(outcomes_file)
     expected = {"drafter_version": checkpoint_fingerprint(directory)}
     check_provenance(outcomes_file, pair.as_metadata(), expected)
     positions = np.arange(outcomes.block_size)

@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from profiles.calibration_key import CalibrationKey
 from profiles.parquet import read_profile, write_profile
-from profiles.provenance import DraftingPair, ProfileError, check_provenance
+from profiles.provenance import DraftingPair, ProfileError, candidates_of, check_provenance
 from profiles.reliability import Errors, average
 
 _KIND = "dspark-calibration"
@@ -45,13 +45,15 @@ class PositionCalibration:
 class CalibrationProfile:
     """Calibrations of one drafting pair by key, each with its positions in order.
 
-    `version` rises with every profile that replaces another.
+    `version` rises with every profile that replaces another. Sampled drafts were drawn from the
+    `num_candidates` likeliest tokens, None where nobody said: with others fewer or more survive.
     """
 
     pair: DraftingPair
     version: int
     measured_on: date
     entries: Mapping[CalibrationKey, tuple[PositionCalibration, ...]]
+    num_candidates: int | None = None
 
     def temperatures(self, key: CalibrationKey) -> tuple[float, ...] | None:
         """STS temperatures of positions 1 to gamma, None for a key without a calibration."""
@@ -98,6 +100,8 @@ def save_calibration(path: Path, profile: CalibrationProfile) -> None:
     columns = {name: [getattr(row, name) for row in rows] for name in CALIBRATION_SCHEMA.names}
     table = pa.Table.from_pydict(columns, schema=CALIBRATION_SCHEMA)
     metadata = profile.pair.as_metadata() | _summary(profile)
+    if profile.num_candidates is not None:
+        metadata["num_candidates"] = str(profile.num_candidates)
     write_profile(path, table, kind=_KIND, format_version=_FORMAT_VERSION, metadata=metadata)
 
 
@@ -127,7 +131,8 @@ def load_calibration(
         version, measured_on = int(metadata["version"]), date.fromisoformat(metadata["measured_on"])
     except ValueError as error:
         raise ProfileError(f"{path}: its metadata is unusable ({error}); write it again") from None
-    return CalibrationProfile(DraftingPair.from_metadata(metadata), version, measured_on, entries)
+    pair, num_candidates = DraftingPair.from_metadata(metadata), candidates_of(path, metadata)
+    return CalibrationProfile(pair, version, measured_on, entries, num_candidates)
 
 
 def _summary(profile: CalibrationProfile) -> dict[str, str]:

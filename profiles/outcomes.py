@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from profiles.calibration_key import VERIFICATION_MODES, CalibrationKey, calibration_key
 from profiles.parquet import ProfileFile, read_profile, write_profile
-from profiles.provenance import DraftingPair, ProfileError
+from profiles.provenance import DraftingPair, ProfileError, candidates_of
 
 _KIND = "dspark-outcomes"
 _FORMAT_VERSION = 1
@@ -125,10 +125,20 @@ def write_outcomes(
     write_profile(path, table, kind=_KIND, format_version=_FORMAT_VERSION, metadata=described)
 
 
-def load_outcomes(path: Path) -> tuple[Outcomes, DraftingPair]:
-    """Outcomes and whose they are. Raises ProfileError naming file, field and mend."""
+class OutcomesFile(NamedTuple):
+    """Outcomes, whose they are, and from how many of the likeliest tokens sampled drafts were
+    drawn (None where that is not known)."""
+
+    outcomes: Outcomes
+    pair: DraftingPair
+    num_candidates: int | None
+
+
+def load_outcomes(path: Path) -> OutcomesFile:
+    """Raises ProfileError naming file, field and mend."""
     table, metadata = read_outcomes(path, outcomes_schema)
-    return outcomes_of(path, table), DraftingPair.from_metadata(metadata)
+    pair = DraftingPair.from_metadata(metadata)
+    return OutcomesFile(outcomes_of(path, table), pair, candidates_of(path, metadata))
 
 
 def read_outcomes(path: Path, schema: Callable[[int], pa.Schema]) -> ProfileFile:

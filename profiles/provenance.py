@@ -41,6 +41,19 @@ class DraftingPair:
         return cls(**{field.name: metadata[field.name] for field in fields(cls)})
 
 
+def candidates_of(path: Path, metadata: Mapping[str, str]) -> int | None:
+    """From how many of the likeliest tokens sampled drafts were drawn, where a file says so.
+
+    Raises ProfileError for what is no count.
+    """
+    found = metadata.get("num_candidates")
+    if found is None:
+        return None
+    if not found.isdecimal():
+        raise ProfileError(f"{path}: num_candidates is {found!r}, not a count; write it again")
+    return int(found)
+
+
 def check_provenance(
     path: Path,
     found: Mapping[str, str],

@@ -16,7 +16,7 @@ from deployments.errors import ConfigError
 from deployments.preflight import check_models
 from deployments.schema import parse_settings
 from profiles.calibration import CalibrationProfile, PositionCalibration, save_calibration
-from profiles.calibration_key import CALIBRATION_KEYS
+from profiles.calibration_key import CALIBRATION_KEYS, CalibrationKey
 from profiles.reliability import Errors
 
 KEY = CALIBRATION_KEYS[0]
@@ -44,6 +44,20 @@ def file(tmp_path):
     path = tmp_path / "calibration.parquet"
     save_calibration(path, profile(drafting_pair(one())))
     return path
+
+
+@pytest.mark.parametrize(("key", "is_refused"), [(KEY, False), (("q", "0.8-1.2"), True)])
+def test_sampled_drafts_from_other_numbers_of_tokens_survive_otherwise(key, is_refused, tmp_path):
+    path = tmp_path / "calibration.parquet"
+    found = profile(drafting_pair(one()))
+    entries = {CalibrationKey(*key): found.entries[KEY]}
+    save_calibration(path, replace(found, entries=entries, num_candidates=64))
+    assert starting_calibrations(one(calibration=str(path), num_candidates=64), GAMMA)
+    if not is_refused:
+        assert starting_calibrations(one(calibration=str(path)), GAMMA)
+        return
+    with pytest.raises(ConfigError, match=r"the 64 likeliest tokens, .*num_candidates is 32"):
+        starting_calibrations(one(calibration=str(path)), GAMMA)
 
 
 def test_a_pair_is_named_by_its_weights():

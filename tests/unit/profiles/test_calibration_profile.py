@@ -79,6 +79,13 @@ def test_the_metadata_says_where_it_comes_from(path):
     }
 
 
+def test_it_says_from_how_many_tokens_drafts_were_drawn(tmp_path, path):
+    assert load_calibration(path).num_candidates is None
+    drawn = replace(PROFILE, num_candidates=64)
+    save_calibration(tmp_path / "d.parquet", drawn)
+    assert load_calibration(tmp_path / "d.parquet") == drawn
+
+
 def test_undefined_errors_survive(tmp_path):
     nothing = Errors(0, math.nan, math.nan, math.nan)
     entries = {GREEDY: (PositionCalibration(1.0, 0, nothing, nothing),)}

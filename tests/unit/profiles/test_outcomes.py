@@ -38,9 +38,10 @@ def same(a: Outcomes, b: Outcomes) -> bool:
 
 
 def test_what_is_saved_is_loaded(path):
-    outcomes, pair = load_outcomes(path)
+    outcomes, pair, num_candidates = load_outcomes(path)
     assert same(outcomes, OUTCOMES)
     assert pair == PAIR
+    assert num_candidates is None
 
 
 def test_the_columns_of_the_file(path):
@@ -58,7 +59,7 @@ def test_the_columns_of_the_file(path):
 def test_no_drafts_at_all_are_outcomes_too(tmp_path):
     none = OUTCOMES.select(np.zeros(3, dtype=bool))
     save_outcomes(tmp_path / "none.parquet", none, PAIR)
-    outcomes, _ = load_outcomes(tmp_path / "none.parquet")
+    outcomes, *_ = load_outcomes(tmp_path / "none.parquet")
     assert (len(outcomes), outcomes.block_size) == (0, 2)
 
 

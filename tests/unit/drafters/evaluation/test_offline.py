@@ -138,8 +138,9 @@ def test_changed_prompts_do_not_go_on_with_old_chunks(whole):
 def test_calibration_reads_an_evaluations_files(whole):
     directory, drafts = whole
     first = sorted(directory.iterdir())[0]
-    outcomes, pair = load_outcomes(first)
+    outcomes, pair, num_candidates = load_outcomes(first)
     assert pair.as_metadata() == PAIR
+    assert num_candidates == PLAN.num_candidates
     loaded, metadata = load_evaluation(first)
     assert outcomes.prompt_ids == loaded.outcomes.prompt_ids
     assert metadata["chunk"] == f"1 of {NUM_CHUNKS}"
