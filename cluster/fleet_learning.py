@@ -86,7 +86,7 @@ class FleetLearning:
         """Refit what has seen enough, write what changed, and publish how everything is."""
         for pair in self._calibration.refit():
             self._save(pair)
-        for pair in self._calibration.pairs:
+        for pair in dict.fromkeys((*self._calibration.pairs, *self._acceptance)):
             self._plans[pair] = calibrations_to_plain(self._calibration.serving(pair))
             snapshot: dict[str, Any] = {"calibration": self._calibration.snapshot(pair)}
             if pair in self._acceptance:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from deployments.errors import ConfigError
+from drafters.hub import NEVER_FETCHED
 from profiles.fingerprint import checkpoint_fingerprint, commit_fingerprint
 
 PROJECT_ROOT = Path(__file__).resolve().parent.parent
@@ -133,7 +134,9 @@ def _from_hub(source: str, field: str, revision: str | None, filename: str | Non
 
     try:
         if filename is None:
-            return str(snapshot_download(source, revision=revision))
+            return str(
+                snapshot_download(source, revision=revision, ignore_patterns=[*NEVER_FETCHED])
+            )
         return str(hf_hub_download(source, filename, revision=revision))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]

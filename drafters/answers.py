@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,8 @@ SCHEMA = pa.schema(
     ]
 )
 
+TARGET = "target"  # in a part's metadata: the fingerprint of the weights that answered
+
 
 @dataclass(frozen=True, slots=True)
 class Answer:
@@ -43,11 +45,21 @@ class AnswerWriter:
     """Appends parts to a directory. What is added is on disk after `flush`.
 
     A part is written of `rows_per_part` answers, or once the first of them is `max_age_s`
-    old: no more than that is lost when the process dies.
+    old: no more than that is lost when the process dies. `made_by` says how all answers of the
+    directory came about; raises ValueError naming what differs from the parts that are there.
     """
 
-    def __init__(self, directory: Path, rows_per_part: int = 256, max_age_s: float = 60) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        rows_per_part: int = 256,
+        max_age_s: float = 60,
+        made_by: Mapping[str, str] | None = None,
+    ) -> None:
         directory.mkdir(parents=True, exist_ok=True)
+        made_by = dict(made_by or {})
+        _check_made_alike(directory, made_by)
+        self._schema = SCHEMA.with_metadata(made_by) if made_by else SCHEMA
         self._directory = directory
         self._rows_per_part, self._max_age_s = rows_per_part, max_age_s
         self._pending: list[Answer] = []
@@ -73,7 +85,7 @@ class AnswerWriter:
         path = self._directory / f"part-{self._next:06}.parquet"
         unfinished = path.with_suffix(".unfinished")
         pq.write_table(
-            pa.Table.from_pylist(rows, schema=SCHEMA), unfinished, write_page_checksum=True
+            pa.Table.from_pylist(rows, schema=self._schema), unfinished, write_page_checksum=True
         )
         unfinished.replace(path)
         self._next += 1
@@ -114,6 +126,30 @@ def copy_answers(directory: Path, copy: Path) -> None:
     unfinished.replace(copy)
 
 
+def made_by(part: Path) -> dict[str, str]:
+    """What a part's writer said of its answers. Raises ValueError for one that is damaged."""
+    try:
+        metadata = pq.read_schema(part).metadata or {}
+    except (pa.ArrowException, OSError) as error:
+        raise _damaged(part, error) from None
+    return {key.decode(): value.decode() for key, value in metadata.items()}
+
+
+def _check_made_alike(directory: Path, here: Mapping[str, str]) -> None:
+    for part in answer_parts(directory):
+        there = made_by(part)
+        differing = [
+            f"{key} {there[key]!r} there, {value!r} now"
+            for key, value in here.items()
+            if there.get(key, value) != value
+        ]
+        if differing:
+            raise ValueError(
+                f"{part}: made with {'; '.join(differing)}. Go on with the same settings, or use "
+                "another output directory"
+            )
+
+
 def answered(directory: Path) -> set[str]:
     """Ids of all answers below a directory. Raises ValueError for a part that cannot be read."""
     parts = answer_parts(directory)
@@ -149,8 +185,12 @@ def _read_part(part: Path, columns: list[str]) -> pa.Table:
     try:
         return pq.read_table(part, columns=columns, page_checksum_verification=True)
     except (pa.ArrowException, OSError) as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(
-            f"{part}: cannot be read ({reason}); it is damaged: remove it, and dspark generate "
-            "makes its answers again"
-        ) from None
+        raise _damaged(part, error) from None
+
+
+def _damaged(part: Path, error: Exception) -> ValueError:
+    reason = str(error).splitlines()[0]
+    return ValueError(
+        f"{part}: cannot be read ({reason}); it is damaged: remove it (dspark generate makes its "
+        "answers again, served traffic is lost)"
+    )

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from drafters.errors import CheckpointError
 
-_WEIGHTS = ("*.safetensors", "*.bin", "*.pt", "*.pth", "*.gguf")
+NEVER_FETCHED = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.gguf")  # only safetensors are loaded
 
 
 def checkpoint_directory(
@@ -31,7 +31,7 @@ def checkpoint_directory(
             snapshot_download(
                 name,
                 revision=own_revision or revision,
-                ignore_patterns=None if weights else list(_WEIGHTS),
+                ignore_patterns=[*NEVER_FETCHED, *([] if weights else ["*.safetensors"])],
             )
         )
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:

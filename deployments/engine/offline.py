@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from vllm import LLM, SamplingParams
+from vllm.platforms import current_platform
 
 from deployments.generation.prompts import Prompt, Sampling
 from drafters.answers import Answer
 
 _PROMPTS_AT_A_TIME = 512
 _SEATS = 128
+_ON_PROCESSORS = {"enforce_eager": True, "block_size": 32, "kv_cache_memory_bytes": 1 << 30}
 
 
 def answer_offline(
@@ -30,10 +32,8 @@ def answer_offline(
         model=target_dir,
         max_model_len=max_length + 8,
         max_num_seqs=_SEATS,
-        enforce_eager=True,
-        block_size=32,
-        kv_cache_memory_bytes=1 << 30,
         seed=seed,
+        **(_ON_PROCESSORS if current_platform.is_cpu() else {}),
     )
     for first in range(0, len(prompts), _PROMPTS_AT_A_TIME):
         some = prompts[first : first + _PROMPTS_AT_A_TIME]

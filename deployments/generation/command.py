@@ -12,7 +12,8 @@ import openai
 
 from deployments.generation.prompts import Generation, Prompt, read_prompts
 from deployments.generation.served import ServedModel, answer_from
-from drafters.answers import Answer, AnswerWriter, answered
+from drafters.answers import TARGET, Answer, AnswerWriter, answered
+from profiles.fingerprint import checkpoint_fingerprint
 
 _REPORT_EVERY_S = 10.0
 
@@ -40,7 +41,7 @@ def generate(
     """
     from transformers import AutoTokenizer
 
-    writer = AnswerWriter(output)
+    writer = AnswerWriter(output, made_by=_made_by(Path(target_dir), options, served))
     prompts = read_prompts(files, AutoTokenizer.from_pretrained(target_dir), options)
     before = answered(output)
     missing = [prompt for prompt in prompts if prompt.id not in before]
@@ -54,6 +55,18 @@ def generate(
     finally:
         writer.flush()
     report(f"{progress.done} prompts answered, {len(before) + progress.done} in {output}")
+
+
+def _made_by(target: Path, options: Generation, served: ServedModel | None) -> dict[str, str]:
+    """What all answers of a directory have in common; of a tokenizer alone no weights are known."""
+    sampling = {
+        "temperatures": ", ".join(f"{one:g}" for one in options.temperatures),
+        "max_tokens": str(options.max_tokens),
+        "past_end": str(options.past_end),
+    }
+    if any(target.glob("*.safetensors")):
+        sampling[TARGET] = checkpoint_fingerprint(target)
+    return sampling if served is None else {**sampling, "model": served.name}
 
 
 class _Progress:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import io
+import mmap
+import os
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,8 @@ def write_checkpoint(directory: Path, state: dict[str, Any]) -> None:
     with unfinished.open("wb") as file:
         file.write(hashlib.sha256(content).digest())
         file.write(content)
+        file.flush()
+        os.fsync(file.fileno())  # else a machine that goes down may keep neither
     unfinished.replace(directory / FILE_NAME)
 
 
@@ -37,14 +41,24 @@ def read_checkpoint(directory: Path) -> dict[str, Any] | None:
     """
     path = directory / FILE_NAME
     try:
-        content = path.read_bytes()
+        file = path.open("rb")
     except FileNotFoundError:
         return None
-    digest, content = content[:_DIGEST_BYTES], content[_DIGEST_BYTES:]
-    if hashlib.sha256(content).digest() != digest:
-        raise CheckpointError(
-            f"{path}: truncated or altered since it was written; remove it to train from the "
-            "start, or bring back a copy"
-        )
-    state: dict[str, Any] = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    with file:
+        if path.stat().st_size <= _DIGEST_BYTES:
+            raise _damaged(path)
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+            digest, content = mapped[:_DIGEST_BYTES], memoryview(mapped)[_DIGEST_BYTES:]
+            with content:
+                if hashlib.sha256(content).digest() != digest:
+                    raise _damaged(path)
+                buffer = io.BytesIO(content)
+    state: dict[str, Any] = torch.load(buffer, map_location="cpu", weights_only=True)
     return state
+
+
+def _damaged(path: Path) -> CheckpointError:
+    return CheckpointError(
+        f"{path}: truncated or altered since it was written; remove it to train from the start, "
+        "or bring back a copy"
+    )

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
-from drafters.answers import copy_answers
+from drafters.answers import TARGET, answer_parts, copy_answers, made_by
 from drafters.checkpoint import empty_model
 from drafters.config import DrafterConfig
 from drafters.hub import checkpoint_directory
@@ -17,6 +18,7 @@ from drafters.training.kinds import KINDS
 from drafters.training.loop import RunOptions, train
 from drafters.training.on_ray import train_on_ray
 from drafters.training.settings import TrainingSettings, read_settings
+from profiles.fingerprint import checkpoint_fingerprint
 
 
 def run(args: argparse.Namespace) -> bool:
@@ -31,21 +33,23 @@ def run(args: argparse.Namespace) -> bool:
         raise ValueError("--data and --output are needed, but for --estimate")
     target_dir = checkpoint_directory(settings.target, settings.revision)
     if settings.start_from is not None:
-        start_from = str(checkpoint_directory(settings.start_from))
+        start_from = str(checkpoint_directory(settings.start_from).resolve())
         settings = settings.model_copy(update={"start_from": start_from})
     data = args.data
     if args.copy_data:
         data = str(args.output / "answers")
         copy_answers(Path(args.data), Path(data))
-    sequences = read_sequences(Path(data), settings.max_tokens)
-    plan = settings.plan(str(target_dir), data, len(sequences))
+    text = _text_size(settings, data)
+    plan = settings.plan(str(target_dir.resolve()), str(Path(data).resolve()), text.num_rows)
     options = RunOptions(
         checkpoint_every=args.checkpoint_every,
         micro_batch=settings.micro_batch,
         feature_cache=args.feature_cache,
     )
     report = _report
-    report(str(estimate_of(settings, data)))
+    report(str(estimate_of(settings, data, text)))
+    for line in foreign_answers(Path(data), target_dir):
+        report(line)
     if args.workers is None:
         return train(plan, args.output, report, options)
     use_gpu = torch.cuda.is_available() if args.use_gpu is None else args.use_gpu
@@ -54,10 +58,24 @@ def run(args: argparse.Namespace) -> bool:
     )
 
 
-def estimate_of(settings: TrainingSettings, data: str | None) -> Estimate:
-    """The estimate for settings over `data`, or over what the settings assume of it."""
+def foreign_answers(data: Path, target_dir: Path) -> list[str]:
+    """A warning where answers are of other weights than the target's."""
+    ours = checkpoint_fingerprint(target_dir)
+    targets = {made_by(part).get(TARGET, ours) for part in answer_parts(data)}
+    return [
+        f"warning: answers in {data} are of another target ({theirs}) than {target_dir} ({ours}): "
+        "a drafter learns what its target says, so let this one answer (dspark generate)"
+        for theirs in sorted(targets - {ours})
+    ]
+
+
+def estimate_of(
+    settings: TrainingSettings, data: str | None, text: TextSize | None = None
+) -> Estimate:
+    """The estimate for settings over `data`, of size `text` where that is known, or over what
+    the settings assume of it."""
     target_dir = str(checkpoint_directory(settings.target, settings.revision, weights=False))
-    num_rows, tokens_per_row = _text_size(settings, data)
+    num_rows, tokens_per_row = text or _text_size(settings, data)
     plan = settings.plan(target_dir, data or "", num_rows)
     config = DrafterConfig.from_dict(KINDS[plan.kind].fields(plan), "the drafter to be trained")
     return estimate(
@@ -74,14 +92,20 @@ def estimate_of(settings: TrainingSettings, data: str | None) -> Estimate:
     )
 
 
-def _text_size(settings: TrainingSettings, data: str | None) -> tuple[int, float]:
-    """Rows and tokens per row."""
+class TextSize(NamedTuple):
+    """Of what is trained on: usable rows, and tokens of one on average."""
+
+    num_rows: int
+    tokens_per_row: float
+
+
+def _text_size(settings: TrainingSettings, data: str | None) -> TextSize:
     if data is not None:
-        sequences = read_sequences(Path(data), settings.max_tokens)
-        return len(sequences), sum(len(row.tokens) for row in sequences) / len(sequences)
+        lengths = [len(row.tokens) for row in read_sequences(Path(data), settings.max_tokens)]
+        return TextSize(len(lengths), sum(lengths) / len(lengths))
     if settings.assumed_rows is None or settings.assumed_tokens_per_row is None:
         raise ValueError("an estimate needs --data, or assumed_rows and assumed_tokens_per_row")
-    return settings.assumed_rows, settings.assumed_tokens_per_row
+    return TextSize(settings.assumed_rows, settings.assumed_tokens_per_row)
 
 
 def _changes(args: argparse.Namespace) -> dict[str, object]:

@@ -24,7 +24,7 @@ class TextSequence:
     `row` is its place among the usable ones of its file.
     """
 
-    tokens: tuple[int, ...]
+    tokens: Sequence[int]
     first_output: int
     domain: str
     row: int = 0
@@ -75,8 +75,9 @@ def read_sequences(path: Path, max_tokens: int) -> list[TextSequence]:
     for place, row in read_answers(path):
         try:
             prompt, output = row["prompt"], row["output"]
-            tokens = tuple(int(token) for token in [*prompt, *output][:max_tokens])
-        except (ValueError, KeyError, TypeError) as error:
+            # Of 4 bytes each: a million answers are a billion tokens.
+            tokens = array("i", [int(token) for token in [*prompt, *output][:max_tokens]])
+        except (ValueError, KeyError, TypeError, OverflowError) as error:
             raise ValueError(
                 f"{place}: {error!r}; needed are the token ids of prompt and output"
             ) from None
@@ -89,12 +90,31 @@ def read_sequences(path: Path, max_tokens: int) -> list[TextSequence]:
     return sequences
 
 
+def split_held_out(
+    sequences: Sequence[TextSequence], count: int
+) -> tuple[list[TextSequence], list[TextSequence]]:
+    """Those to train on, and `count` to evaluate on, each in their order.
+
+    Drawn by what a sequence says, not by when its answer came: the last ones are the longest.
+    """
+    by_digest = sorted(sequences, key=lambda one: hashlib.sha256(_bytes(one)).digest())
+    held_out = {one.row for one in by_digest[len(sequences) - count :]}
+    return (
+        [one for one in sequences if one.row not in held_out],
+        [one for one in sequences if one.row in held_out],
+    )
+
+
 def data_digest(sequences: Sequence[TextSequence]) -> str:
     """Sixteen hex digits that change with any token or with their order."""
     digest = hashlib.sha256()
     for sequence in sequences:
-        digest.update(array("q", (sequence.first_output, *sequence.tokens)).tobytes())
+        digest.update(_bytes(sequence))
     return digest.hexdigest()[:16]
+
+
+def _bytes(sequence: TextSequence) -> bytes:
+    return array("i", (sequence.first_output, *sequence.tokens)).tobytes()
 
 
 class BatchPlan:
@@ -167,7 +187,7 @@ def make_batch(
     tokens = torch.zeros(len(sequences), longest, dtype=torch.int64)
     anchors = torch.full((len(sequences), num_anchors), -1, dtype=torch.int64)
     for row, sequence in enumerate(sequences):
-        tokens[row, : len(sequence.tokens)] = torch.tensor(sequence.tokens)
+        tokens[row, : len(sequence.tokens)] = torch.tensor(list(sequence.tokens))
         stretch = sequence.anchors
         if anchor_span is not None and len(stretch) > anchor_span:
             first = chosen.choice(stretch[: len(stretch) - anchor_span + 1])

@@ -86,7 +86,7 @@ class FeatureCache:
             write_page_checksum=True,
         ) as writer:
             for row in rows:
-                states = target.read(torch.tensor([row.tokens], device=target.device))
+                states = target.read(torch.tensor([list(row.tokens)], device=target.device))
                 columns = {
                     "row": [row.row],
                     "features": [_bytes(states.features[0])],

@@ -46,15 +46,9 @@ def train_on_ray(
     from ray.train import FailureConfig, RunConfig, ScalingConfig, WorkerGroupError
     from ray.train.torch import TorchConfig, TorchTrainer
 
-    absolute = replace(
-        plan,
-        target_dir=_absolute(plan.target_dir),
-        data=_absolute(plan.data),
-        start_from=None if plan.start_from is None else _absolute(plan.start_from),
-    )
     cache = options.feature_cache
     options = replace(options, feature_cache=None if cache is None else cache.resolve())
-    job = _Job(absolute, output.resolve(), options)
+    job = _Job(plan, output.resolve(), options)
     report(f"{num_workers} workers on {'a GPU' if use_gpu else 'processors'} each")
     trainer = TorchTrainer(
         _worker,
@@ -79,10 +73,6 @@ def _refusal(failures: Mapping[int, Exception]) -> Exception | None:
     # Ray wraps what a worker raised, to keep its traceback.
     raised = (getattr(failure, "_base_exc", failure) for failure in failures.values())
     return next((one for one in raised if isinstance(one, ValueError | OSError)), None)
-
-
-def _absolute(path: str) -> str:
-    return str(Path(path).resolve())
 
 
 def _worker(config: dict[str, Any]) -> None:

@@ -109,8 +109,9 @@ def read_settings(config: str | Path | None, changes: Mapping[str, Any]) -> Trai
         if not isinstance(found, dict):
             raise ValueError(f"{path}: holds a {type(found).__name__}; needed are settings")
     given = {name: value for name, value in changes.items() if value is not None}
-    if "steps" in given:
-        found.pop("epochs", None)
+    for one, other in (("steps", "epochs"), ("epochs", "steps")):
+        if one in given:
+            found.pop(other, None)
     try:
         return TrainingSettings.model_validate({**found, **given})
     except ValidationError as error:

@@ -20,6 +20,7 @@ from drafters.training.data import (
     data_digest,
     make_batch,
     read_sequences,
+    split_held_out,
 )
 from drafters.training.drafter import batch_losses, batch_weight, new_drafter, trained_state
 from drafters.training.feature_cache import CachedStates, FeatureCache
@@ -31,6 +32,7 @@ from drafters.training.workers import OneWorker, Workers
 from profiles.fingerprint import checkpoint_fingerprint
 
 _EVALUATION_BATCH = 8
+_PLACES = {"target_dir", "data", "start_from"}  # may move: what lies there is compared
 
 
 class Trainer:
@@ -64,10 +66,10 @@ class Trainer:
                 f"batch of {plan.batch_size} need more"
             )
         self._data_digest = data_digest(self.sequences)
-        split = len(self.sequences) - plan.held_out
-        self.held_out = self.sequences[split:]
+        self._target_version = checkpoint_fingerprint(Path(plan.target_dir))
+        trained_on, self.held_out = split_held_out(self.sequences, plan.held_out)
         self.batches = BatchPlan(
-            self.sequences[:split],
+            trained_on,
             batch_size=plan.batch_size,
             num_anchors=plan.num_anchors,
             anchor_span=plan.anchor_span,
@@ -93,7 +95,7 @@ class Trainer:
         cache = FeatureCache(
             directory,
             {
-                "target": checkpoint_fingerprint(Path(self.plan.target_dir)),
+                "target": self._target_version,
                 "target_layer_ids": str(self.plan.target_layer_ids),
                 "dtype": str(self.target.dtype),
                 "data": self._data_digest,
@@ -156,9 +158,10 @@ class Trainer:
     @torch.no_grad()
     def _held_out_losses(self, rows: list[TextSequence]) -> DraftLosses:
         chosen = random.Random(self.plan.seed)
+        size = self._micro_batch or _EVALUATION_BATCH  # what has room in training has room here
         batches = [
-            make_batch(rows[i : i + _EVALUATION_BATCH], self.plan.num_anchors, chosen)
-            for i in range(0, len(rows), _EVALUATION_BATCH)
+            make_batch(rows[i : i + size], self.plan.num_anchors, chosen)
+            for i in range(0, len(rows), size)
         ]
         losses = DraftLosses.none(self.device)
         for batch in batches[self.workers.rank :: self.workers.count]:
@@ -187,6 +190,7 @@ class Trainer:
         state = {
             "plan": asdict(self.plan),
             "data": self._data_digest,
+            "target": self._target_version,
             "step": self.step,
             "model": trained_state(self.model),
             "optimizer": self.optimizer.state_dict(),
@@ -204,7 +208,7 @@ class Trainer:
         if state is None:
             return False
         mine = asdict(self.plan)
-        for name in mine:
+        for name in mine.keys() - _PLACES:
             if state["plan"].get(name) != mine[name]:
                 raise CheckpointError(
                     f"{directory / FILE_NAME}: trained with {name} {state['plan'].get(name)!r}, "
@@ -214,6 +218,11 @@ class Trainer:
             raise CheckpointError(
                 f"{directory / FILE_NAME}: {self.plan.data} has changed since; bring back what "
                 "the run was begun with, or use another output directory"
+            )
+        if state["target"] != self._target_version:
+            raise CheckpointError(
+                f"{directory / FILE_NAME}: {self.plan.target_dir} has other weights than the run "
+                "was begun with; bring those back, or use another output directory"
             )
         self.model.load_state_dict(state["model"], strict=False)
         self.optimizer.load_state_dict(state["optimizer"])

@@ -12,6 +12,7 @@ from drafters.answers import (
     answer_parts,
     answered,
     copy_answers,
+    made_by,
     read_answers,
 )
 from drafters.training.data import read_sequences
@@ -91,7 +92,7 @@ def test_there_has_to_be_something_to_copy(tmp_path):
 def test_training_reads_them(tmp_path):
     write(tmp_path, range(3), rows_per_part=2).flush()
     sequences = read_sequences(tmp_path, max_tokens=5)
-    assert [s.tokens for s in sequences] == [(1, 2, i, 3, 4) for i in range(3)]
+    assert [tuple(s.tokens) for s in sequences] == [(1, 2, i, 3, 4) for i in range(3)]
     assert [(s.row, s.first_output, s.domain) for s in sequences][2] == (2, 3, "math")
 
 
@@ -104,6 +105,16 @@ def test_a_damaged_part_is_named(damage, tmp_path):
     part.write_bytes({"cut": content[:-9], "flip": content, "empty": b""}[damage])
     with pytest.raises(ValueError, match=r"part-000000.parquet: cannot be read .* remove it"):
         list(read_answers(tmp_path))
+
+
+def test_answers_that_were_made_otherwise_do_not_mix(tmp_path):
+    write(tmp_path, range(2), made_by={"target": "a1", "temperatures": "0, 1"}).flush()
+    (part,) = answer_parts(tmp_path)
+    assert made_by(part) == {"target": "a1", "temperatures": "0, 1"}
+    write(tmp_path, range(2, 4), made_by={"target": "a1", "temperatures": "0, 1"}).flush()
+    with pytest.raises(ValueError, match="target 'a1' there, 'b2' now"):
+        AnswerWriter(tmp_path, made_by={"target": "b2", "temperatures": "0, 1"})
+    assert len(answered(tmp_path)) == 4
 
 
 def test_a_directory_without_parts_is_refused(tmp_path):

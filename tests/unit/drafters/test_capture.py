@@ -29,7 +29,7 @@ def test_kept_traffic_is_training_text(tmp_path):
         kept.offer((1, 2), OUTPUT)
         kept.close()
     sequences = read_sequences(tmp_path, max_tokens=64)
-    assert [(s.tokens, s.first_output, s.domain) for s in sequences] == 2 * [
+    assert [(tuple(s.tokens), s.first_output, s.domain) for s in sequences] == 2 * [
         ((1, 2, *OUTPUT), 2, "served")
     ]
 

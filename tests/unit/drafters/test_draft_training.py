@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import signal
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +16,13 @@ import torch
 from drafters.checkpoint import load_drafter
 from drafters.errors import CheckpointError
 from drafters.training.checkpoints import FILE_NAME
-from drafters.training.data import BatchPlan, TextSequence, make_batch, read_sequences
+from drafters.training.data import (
+    BatchPlan,
+    TextSequence,
+    make_batch,
+    read_sequences,
+    split_held_out,
+)
 from drafters.training.kinds import KINDS
 from drafters.training.loop import RunOptions, train
 from drafters.training.plan import TrainingPlan
@@ -125,6 +132,46 @@ def test_another_plan_is_not_resumed(dspark_plan, tmp_path):
     Trainer(dspark_plan).save(tmp_path)
     with pytest.raises(CheckpointError, match="num_anchors 4, now 5"):
         Trainer(replace(dspark_plan, num_anchors=5)).resume(tmp_path)
+
+
+def test_a_run_goes_on_where_everything_was_moved(dspark_plan, tmp_path):
+    Trainer(dspark_plan).save(tmp_path)
+    target, data = tmp_path / "elsewhere", tmp_path / "moved.jsonl"
+    shutil.copytree(dspark_plan.target_dir, target)
+    shutil.copyfile(dspark_plan.data, data)
+    moved = replace(dspark_plan, target_dir=str(target), data=str(data))
+    assert Trainer(moved).resume(tmp_path)
+    config = target / "config.json"
+    config.write_text(config.read_text() + "\n")  # as other weights are, to its fingerprint
+    with pytest.raises(CheckpointError, match="other weights than the run was begun with"):
+        Trainer(moved).resume(tmp_path)
+
+
+def test_held_out_rows_take_no_more_room_than_training(dspark_plan, monkeypatch):
+    sizes: list[int] = []
+    one, many = Trainer(dspark_plan, micro_batch=1), Trainer(dspark_plan)
+    losses = one.losses
+
+    def counted(batch):
+        sizes.append(len(batch.lengths))
+        return losses(batch)
+
+    monkeypatch.setattr(one, "losses", counted)
+    found, expected = one.evaluate(), many.evaluate()
+    assert set(sizes) == {1}
+    for domain in expected:
+        assert found[domain] == pytest.approx(expected[domain], rel=1e-5)
+
+
+def test_what_is_held_out_does_not_depend_on_when_answers_came(data):
+    sequences = read_sequences(data, 512)
+    trained_on, held_out = split_held_out(sequences, 8)
+    assert len(held_out) == 8
+    assert sorted(one.row for one in [*trained_on, *held_out]) == list(range(len(sequences)))
+    renumbered = [replace(one, row=i) for i, one in enumerate(reversed(sequences))]
+    again = split_held_out(renumbered, 8)[1]
+    assert sorted(list(one.tokens) for one in again) == sorted(list(o.tokens) for o in held_out)
+    assert {one.row for one in held_out} != set(range(len(sequences) - 8, len(sequences)))
 
 
 @pytest.mark.parametrize("damage", ["cut", "flip", "empty"])

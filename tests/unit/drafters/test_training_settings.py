@@ -12,10 +12,12 @@ from drafters.answers import Answer, AnswerWriter, answer_parts, read_answers
 from drafters.checkpoint import empty_model
 from drafters.config import DrafterConfig
 from drafters.new_config import dspark_fields
+from drafters.training.command import foreign_answers
 from drafters.training.estimate import Assumptions, TargetSize, estimate, target_size
 from drafters.training.kinds import KINDS
 from drafters.training.plan import TrainingPlan
 from drafters.training.settings import CONFIG_DIR, TrainingSettings, read_settings
+from profiles.fingerprint import checkpoint_fingerprint
 from tests.unit.drafters.drafter_fixtures import TARGET_FIELDS
 from tests.unit.drafters.training_fixtures import small_plan, write_answers, write_target
 
@@ -29,6 +31,11 @@ def test_the_files_of_the_paper_have_its_settings():
         assert (settings.block_size, settings.num_layers, settings.markov_rank) == (7, 5, 256)
         assert len(settings.target_layers) == 5
         assert settings.revision is not None
+
+
+def test_steps_and_epochs_replace_each_other():
+    assert read_settings("demo", {"epochs": 2}).steps is None
+    assert read_settings("qwen3-4b", {"steps": 2}).epochs is None
 
 
 def test_the_command_line_stands_over_the_file():
@@ -164,6 +171,19 @@ def test_traffic_that_changes_is_trained_on_as_a_copy(tmp_path):
     for part in answer_parts(live):  # they gave way to others
         part.unlink()
     assert run_command(*common, *small, *shape) == 0  # has ended: the same run
+
+
+def test_answers_of_other_weights_are_warned_of(tmp_path):
+    target = write_target(tmp_path / "target")
+    ours = checkpoint_fingerprint(target)
+    for name, made_by in (("ours", {"target": ours}), ("theirs", {"target": "b2"}), ("old", None)):
+        writer = AnswerWriter(tmp_path / name, made_by=made_by)
+        writer.add(Answer("1", "math", "s", (1, 2), (3, 4)))
+        writer.flush()
+    assert foreign_answers(tmp_path / "ours", target) == []
+    assert foreign_answers(tmp_path / "old", target) == []
+    (warning,) = foreign_answers(tmp_path / "theirs", target)
+    assert f"another target (b2) than {target} ({ours})" in warning
 
 
 def test_fields_of_a_gemma4_target_make_a_gemma4_drafter(tmp_path):
