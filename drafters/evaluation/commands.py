@@ -83,7 +83,7 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 # What a running service decides for itself.
 _OFFLINE_ONLY = (
-    *("chains", "max_tokens", "window", "candidates", "chunk", "seed"),
+    *("max_tokens", "window", "candidates", "chunk", "seed"),
     *("dtype", "drafter_dtype", "device", "threads", "ngram_block_size"),
 )
 _DTYPES = ("float32", "bfloat16", "float16")
@@ -165,7 +165,7 @@ def _online(args: argparse.Namespace) -> int:
     import httpx
     import yaml
 
-    from drafters.evaluation.benchmarks import read_benchmarks, spread
+    from drafters.evaluation.benchmarks import chained, read_benchmarks, spread
     from drafters.evaluation.chat import Thinking
     from drafters.evaluation.online import OnlinePlan, evaluate_online
     from drafters.evaluation.plan import Mode, described
@@ -182,8 +182,11 @@ def _online(args: argparse.Namespace) -> int:
         policy = None if args.policy is None else yaml.safe_load(args.policy)
         benchmarks = read_benchmarks(args.benchmarks, args.only)
         switches: list[Thinking] = args.thinking or ["none"]
+        chosen = {name: spread(some, args.prompts) for name, some in benchmarks.items()}
+        if args.chains is not None:
+            chosen = {name: chained(some, args.chains) for name, some in chosen.items()}
         plan = OnlinePlan(
-            {name: spread(some, args.prompts) for name, some in benchmarks.items()},
+            chosen,
             tuple(Mode(t, s) for t in args.temperatures for s in switches),
             policy,
         )

@@ -13,7 +13,7 @@ import numpy as np
 from drafters.evaluation.benchmarks import Conversation
 from drafters.evaluation.pictures import can_draw
 from drafters.evaluation.plan import Mode
-from drafters.evaluation.served import ServedModel
+from drafters.evaluation.served import Answer, Refused, ServedModel
 from drafters.evaluation.splits import (
     FIRST_TURN,
     LATER_TURNS,
@@ -82,18 +82,21 @@ def _hold(
     for turn in itertools.count(1):
         lengths = served.context_tokens(mode, *_columns(going))
         buckets = context_buckets(np.array(lengths)).tolist()
-        lasting = []
+        lasting, refusals = [], list[Refused]()
         for bucket in sorted(set(buckets)):
             asked = [one for one, of in zip(going, buckets, strict=True) if of == bucket]
             counts, replies = served.hold(mode, *_columns(asked))
             fitted = [
                 (conversation, [*texts, reply.text])
                 for (conversation, texts), reply in zip(asked, replies, strict=True)
-                if reply is not None
+                if isinstance(reply, Answer)
             ]
+            refusals += [reply for reply in replies if isinstance(reply, Refused)]
             place = (mode.temperature, mode.thinking, turn, bucket)
             cells.append(ServedCell(name, *place, len(fitted), *counts))
             lasting += [one for one in fitted if turn < len(one[0].turns)]
+        if turn == 1 and len(refusals) == len(going):
+            raise ValueError(f"{name}: the service refuses every prompt: {refusals[0].reason}")
         if not lasting:
             break
         going = lasting

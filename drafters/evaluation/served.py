@@ -23,6 +23,8 @@ from drafters.evaluation.plan import Mode
 T = TypeVar("T")
 
 _TIMEOUT_S = 600.0
+_BUSY = (httpx.codes.TOO_MANY_REQUESTS, httpx.codes.SERVICE_UNAVAILABLE)
+_MOST_TRIES = 10
 _SETTLED_S = 1.5  # more than two exchanges between targets and controller
 _SETTLE_LIMIT_S = 30.0
 _NOBODY_DRAFTS = "no target of this model drafts, or none has reported yet"
@@ -77,6 +79,13 @@ class Answer:
     num_tokens: int
 
 
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """Why a turn was refused (400): mostly as the model has no room for it."""
+
+    reason: str
+
+
 class ServedModel:
     """One model of a running service, asked by `concurrency` clients.
 
@@ -127,16 +136,15 @@ class ServedModel:
 
     def hold(
         self, mode: Mode, conversations: Sequence[Conversation], answers: Sequence[Sequence[str]]
-    ) -> tuple[ServedCounts, list[Answer | None]]:
+    ) -> tuple[ServedCounts, list[Answer | Refused]]:
         """Ask each conversation's next turn, after its `answers` so far, and count.
 
-        None is a turn that the model has no room for (400). Raises ValueError where others
-        were served meanwhile, or nothing settles.
+        Raises ValueError where others were served meanwhile, or nothing settles.
         """
         before = self._settled_counts()
         replies = asyncio.run(self._each(self._answer, mode, conversations, answers))
         counts = self._settled_counts().since(before)
-        check_alone(counts, [reply for reply in replies if reply is not None])
+        check_alone(counts, [reply for reply in replies if isinstance(reply, Answer)])
         return counts, replies
 
     def context_tokens(
@@ -193,17 +201,17 @@ class ServedModel:
 
     async def _answer(
         self, http: httpx.AsyncClient, mode: Mode, said: list[dict[str, str]]
-    ) -> Answer | None:
+    ) -> Answer | Refused:
         limits = {"max_tokens": self._max_output_tokens, "temperature": mode.temperature}
-        reply = await http.post("/v1/chat/completions", json=self._body(mode, said) | limits)
+        reply = await _posted(http, "/v1/chat/completions", self._body(mode, said) | limits)
         if reply.status_code == httpx.codes.BAD_REQUEST:
-            return None
+            return Refused(reply.text)
         found = reply.raise_for_status().json()
         text = found["choices"][0]["message"]["content"]
         return Answer(text or "", found["usage"]["completion_tokens"])
 
     async def _count(self, http: httpx.AsyncClient, mode: Mode, said: list[dict[str, str]]) -> int:
-        reply = await http.post("/tokenize", json=self._body(mode, said))
+        reply = await _posted(http, "/tokenize", self._body(mode, said))
         return int(reply.raise_for_status().json()["count"])
 
     def _body(self, mode: Mode, said: list[dict[str, str]]) -> dict[str, Any]:
@@ -220,6 +228,17 @@ def messages(turns: Sequence[str], answers: Sequence[str]) -> list[dict[str, str
         said.append({"role": "user", "content": user})
         said.append({"role": "assistant", "content": assistant})
     return [*said, {"role": "user", "content": turns[len(answers)]}]
+
+
+async def _posted(http: httpx.AsyncClient, path: str, body: Mapping[str, Any]) -> httpx.Response:
+    """The reply, once the service is no longer too busy for one."""
+    for _ in range(_MOST_TRIES):
+        reply = await http.post(path, json=body)
+        if reply.status_code not in _BUSY:
+            break
+        after = reply.headers.get("Retry-After", "")
+        await asyncio.sleep(float(after) if after.isdecimal() else 1.0)
+    return reply
 
 
 def check_alone(counts: ServedCounts, answers: Sequence[Answer]) -> None:

@@ -16,7 +16,14 @@ from drafters.evaluation import served
 from drafters.evaluation.benchmarks import Conversation
 from drafters.evaluation.online import OnlinePlan, evaluate_online, format_served_report
 from drafters.evaluation.plan import Mode
-from drafters.evaluation.served import Answer, ServedCounts, ServedModel, check_alone, messages
+from drafters.evaluation.served import (
+    Answer,
+    Refused,
+    ServedCounts,
+    ServedModel,
+    check_alone,
+    messages,
+)
 from profiles.provenance import ProvenanceError
 from profiles.served_acceptance import ServedCell, load_served, save_served
 
@@ -128,8 +135,8 @@ class Service(ServedModel):
     def hold(self, mode, conversations, answers):
         turns = [c.turns[len(a)] for c, a in zip(conversations, answers, strict=True)]
         self.held.append((mode, turns))
-        replies = [None if turn == "too long" else Answer("yes", 5) for turn in turns]
-        n = sum(reply is not None for reply in replies)
+        replies = [Refused("no room") if t == "too long" else Answer("yes", 5) for t in turns]
+        n = sum(isinstance(reply, Answer) for reply in replies)
         return ServedCounts(5 * n, 2 * n, (2 * n, 2 * n), (2 * n, 0)), replies
 
 
@@ -163,6 +170,62 @@ def test_an_evaluation_goes_on_where_it_stopped(tmp_path):
     assert again.held == once[5:]
     with pytest.raises(ProvenanceError, match="policy"):
         evaluate_online(again, plan, tmp_path, {**METADATA, "policy": "other"}, lambda line: None)
+
+
+def test_a_service_that_refuses_every_prompt_is_not_evaluated(tmp_path):
+    benchmarks = {"two": [Conversation("c", "two", "chat", ("too long", "never asked"))]}
+    plan = OnlinePlan(benchmarks, (GREEDY,), None)
+    with pytest.raises(ValueError, match="two: the service refuses every prompt: no room"):
+        evaluate_online(Service(), plan, tmp_path, METADATA, lambda line: None)
+    assert not (tmp_path / "report.md").exists()
+
+
+class _Busy(BaseHTTPRequestHandler):
+    """A service that has no seat for the first request, and no room for long ones."""
+
+    num_asked: ClassVar[int] = 0
+
+    def do_GET(self) -> None:
+        targets = [target(5 if self.num_asked else 0, 2, [2, 1], [1, 1])]
+        self._answer(200, {"models": {"demo": {"targets": targets}}})
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        if self.path == "/tokenize":
+            self._answer(200, {"count": len(body["messages"][-1]["content"])})
+            return
+        type(self).num_asked += 1
+        if self.num_asked == 1:
+            self._answer(429, {})
+        elif body["messages"][-1]["content"] == "long":
+            self._answer(400, {"error": {"message": "maximum context length"}})
+        else:
+            choice = {"message": {"content": "yes"}}
+            self._answer(200, {"choices": [choice], "usage": {"completion_tokens": 5}})
+
+    def _answer(self, status: int, body: object) -> None:
+        self.send_response(status)
+        self.send_header("Retry-After", "0")
+        self.end_headers()
+        self.wfile.write(json.dumps(body).encode())
+
+    def log_message(self, *args: object) -> None:
+        pass
+
+
+def test_a_busy_service_is_asked_again_and_a_refusal_says_why(monkeypatch):
+    monkeypatch.setattr(served, "_SETTLED_S", 0.0)
+    asked = [Conversation(turn, "one", "chat", (turn,)) for turn in ("short", "long")]
+    with ThreadingHTTPServer(("127.0.0.1", 0), _Busy) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}"
+        model = ServedModel(url, "demo", max_output_tokens=5, concurrency=1)
+        assert model.context_tokens(GREEDY, asked, [[], []]) == [5, 4]
+        counts, (answer, refused) = model.hold(GREEDY, asked, [[], []])
+        server.shutdown()
+    assert (answer, counts.committed_tokens) == (Answer("yes", 5), 5)
+    assert "maximum context length" in refused.reason
+    assert _Busy.num_asked == 3
 
 
 class _Guarded(BaseHTTPRequestHandler):
