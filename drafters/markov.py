@@ -82,7 +82,7 @@ class RnnHead(MarkovHead):
         of_serial, of_hidden = self.joint_proj.weight.tensor_split((2 * rank,), dim=1)
         joint = F.linear(hidden, of_hidden, self.joint_proj.bias)  # [R, slots, 3 r]
         by_serial = of_serial.t()
-        state = hidden.new_zeros(hidden.shape[0], rank)
+        state = joint.new_zeros(hidden.shape[0], rank)  # of the type that products have
 
         def step(slot: int, embed: Tensor) -> Tensor:
             nonlocal state

@@ -147,6 +147,24 @@ def test_a_run_goes_on_where_everything_was_moved(dspark_plan, tmp_path):
         Trainer(moved).resume(tmp_path)
 
 
+@pytest.mark.parametrize("head", ["vanilla", "gated", "rnn"])
+def test_losses_in_bfloat16_are_those_of_float32_but_for_rounding(target_dir, data, head):
+    exact = small_plan("dspark", target_dir, data, markov_head_type=head)
+    rounded = Trainer(replace(exact, autocast=True))
+    whole = Trainer(exact)
+    batch = whole.batches.batch(0)
+    expected = whole.losses(batch).means()
+    for name, value in rounded.losses(batch).means().items():
+        assert value == pytest.approx(expected[name], rel=0.02), name
+    before = {name: p.detach().clone() for name, p in rounded.model.named_parameters()}
+    rounded.train_step()
+    for name, parameter in rounded.model.named_parameters():
+        if parameter.requires_grad:
+            assert parameter.dtype == torch.float32, name
+            assert torch.isfinite(parameter).all(), name
+            assert not torch.equal(parameter, before[name]), name
+
+
 def test_held_out_rows_take_no_more_room_than_training(dspark_plan, monkeypatch):
     sizes: list[int] = []
     one, many = Trainer(dspark_plan, micro_batch=1), Trainer(dspark_plan)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -30,9 +31,13 @@ def data(tmp_path_factory) -> Path:
     return write_answers(tmp_path_factory.mktemp("data") / "answers.jsonl")
 
 
-@pytest.fixture(params=KINDS)
+HEADS = [*((kind, "vanilla") for kind in KINDS), ("dspark", "gated"), ("dspark", "rnn")]
+
+
+@pytest.fixture(params=HEADS, ids="-".join)
 def setting(request, target_dir, data):
-    plan = small_plan(request.param, target_dir, data, num_anchors=6)
+    kind, head = request.param
+    plan = small_plan(kind, target_dir, data, num_anchors=6, markov_head_type=head)
     target = FrozenTarget(target_dir, plan.target_layer_ids, torch.float32)
     model = new_drafter(plan, target).requires_grad_(False)
     fill(model)
@@ -42,9 +47,7 @@ def setting(request, target_dir, data):
 @pytest.mark.parametrize("context_tokens", [None, 3])
 def test_packed_losses_equal_one_anchor_at_a_time(setting, data, context_tokens):
     plan, target, model = setting
-    plan = small_plan(
-        plan.kind, Path(plan.target_dir), data, num_anchors=6, context_tokens=context_tokens
-    )
+    plan = replace(plan, context_tokens=context_tokens)
     sequences = read_sequences(data, max_tokens=64)[:5]
     batch = make_batch(sequences, 6, random.Random(1))
     got = batch_losses(model, target, batch, plan).means()
@@ -122,12 +125,13 @@ def parallel_block(model, features, tokens, first, anchor, gamma) -> tuple[Tenso
         values.unsqueeze(1),
         torch.ones(1, anchor - first, dtype=torch.bool),
     )[0]
-    probs, confidences = [], []
+    probs, confidences, head = [], [], model.markov_head
+    step = head and head.serial(hidden.unsqueeze(0))  # as serving takes it, token by token
     for k, h in enumerate(hidden[: len(tokens) - anchor]):
         logits = model.lm_head(h)
-        if model.markov_head is not None:
-            embed = model.markov_head.markov_w1(tokens[anchor + k])
-            logits = logits + model.markov_head.markov_w2(embed)
+        if head is not None:
+            embed = head.markov_w1(tokens[anchor + k])
+            logits = logits + head.markov_w2(step(k, embed.unsqueeze(0)))[0]
             confidences.append(model.confidence_head.proj(torch.cat((h, embed))).sigmoid())
         probs.append(logits.softmax(-1))
     return torch.stack(probs), torch.cat(confidences) if confidences else None
