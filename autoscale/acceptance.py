@@ -87,13 +87,15 @@ class AcceptanceAlarm:
 
     Expected is the highest of three: what the drafter's card promises (`promised`, None
     where nobody said), what its own confidences claim before any calibration, as they were
-    trained with the target it knows, and what was usual here over the last hundred
-    thousands of tokens. While the alarm is on, the usual is not learned.
+    trained with the target it knows (`is_trained`; one that was not only guesses), and what was
+    usual here over the last hundred thousands of tokens. While the alarm is on, the usual is not
+    learned.
     """
 
-    def __init__(self, promised: float | None = None) -> None:
+    def __init__(self, promised: float | None = None, *, is_trained: bool = True) -> None:
         self.active = False
         self._promised = promised
+        self._is_trained = is_trained
         self._recent = _Share(_HALF_LIFE_TRIED)
         self._usual = _Share(_USUAL_HALF_LIFE_TRIED)
 
@@ -105,10 +107,9 @@ class AcceptanceAlarm:
     @property
     def expected(self) -> Expectation:
         """What it is held against."""
-        found = [
-            Expectation(self._recent.claimed_rate, "its own confidences"),
-            Expectation(self._usual.rate, "what was usual before"),
-        ]
+        found = [Expectation(self._usual.rate, "what was usual before")]
+        if self._is_trained:
+            found.append(Expectation(self._recent.claimed_rate, "its own confidences"))
         if self._promised is not None:
             found.append(Expectation(self._promised, "its card"))
         return max(found)

@@ -20,7 +20,7 @@ from autoscale.fleet_calibration import FleetCalibration
 from autoscale.learned_profile import calibrations_of, learned_profile
 from autoscale.replica_calibration import KeyReport
 from profiles.calibration import load_calibration, save_calibration
-from profiles.provenance import DraftingPair, ProfileError
+from profiles.provenance import NGRAM, DraftingPair, ProfileError
 
 log = logging.getLogger(__name__)
 
@@ -99,7 +99,7 @@ class FleetLearning:
 
     def _alarm(self, pair: DraftingPair) -> AcceptanceAlarm:
         """That of a pair seen for the first time, with what an earlier controller knew."""
-        alarm = AcceptanceAlarm(self._promised.get(pair))
+        alarm = AcceptanceAlarm(self._promised.get(pair), is_trained=pair.drafter_id != NGRAM)
         if self._state_dir is None:
             return alarm
         path = self._state_dir / f"{_name(pair)}{_ALARM_SUFFIX}"

@@ -12,10 +12,11 @@ from autoscale.learned_profile import calibrations_of
 from deployments.checkpoints import checkpoint_version, local_directory, local_file
 from deployments.errors import ConfigError
 from deployments.schema import DrafterSpec, ModelSpec
+from drafters.ngram_settings import ngram_version
 from drafters.training_record import held_out_acceptance_length
 from profiles.calibration import load_calibration
 from profiles.fingerprint import settings_fingerprint
-from profiles.provenance import DraftingPair, ProfileError
+from profiles.provenance import NGRAM, DraftingPair, ProfileError
 
 _NAMES = ("model_id", "drafter_id")  # of directories, which may be called anything
 
@@ -99,8 +100,10 @@ def _drafter_names(drafter: DrafterSpec, field: str) -> tuple[str, str]:
     if drafter.source is not None:
         version = checkpoint_version(drafter.source, field, drafter.revision)
         return _name(drafter.source), version
-    kind = "random" if drafter.random is not None else "ngram"
-    return kind, settings_fingerprint(drafter.model_dump(include={kind}))
+    if drafter.random is not None:
+        return "random", settings_fingerprint(drafter.random.model_dump())
+    assert drafter.ngram is not None
+    return NGRAM, ngram_version(**drafter.ngram.model_dump())
 
 
 def _name(source: str) -> str:

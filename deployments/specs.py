@@ -180,17 +180,26 @@ class NgramDrafterSpec(Settings):
     """Lookup of the text's last tokens in the text itself: no weights, no features.
 
     The last `max_match` tokens are looked for, then fewer, down to `min_match`; what followed
-    them is drafted, `block_size` tokens.
+    them is drafted, `block_size` tokens. `confidence_by_match` has a probability for every number
+    of tokens, `min_match` first (`dspark confidence ngram` fits them).
     """
 
     block_size: int = Field(default=7, ge=1)
     min_match: int = Field(default=1, ge=1)
     max_match: int = Field(default=4, ge=1)
+    confidence_by_match: tuple[Annotated[float, Field(ge=0, le=1)], ...] | None = None
 
     @model_validator(mode="after")
     def _matches_in_order(self) -> Self:
         if self.max_match < self.min_match:
             raise ValueError(f"max_match {self.max_match} is less than min_match {self.min_match}")
+        needed = self.max_match - self.min_match + 1
+        given = self.confidence_by_match
+        if given is not None and len(given) != needed:
+            raise ValueError(
+                f"confidence_by_match has {len(given)} probabilities; needed are {needed}, for "
+                f"matches of {self.min_match} to {self.max_match} tokens"
+            )
         return self
 
 

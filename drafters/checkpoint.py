@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -133,6 +133,7 @@ def ngram_drafter(
     block_size: int,
     min_match: int | None = None,
     max_match: int | None = None,
+    confidence_by_match: Sequence[float] | None = None,
     device: torch.device | str,
 ) -> NgramModel:
     """N-gram lookup over a target's vocabulary, without a checkpoint. Raises CheckpointError."""
@@ -142,6 +143,7 @@ def ngram_drafter(
         "block_size": block_size,
         "min_match": min_match,
         "max_match": max_match,
+        "confidence_by_match": confidence_by_match and list(confidence_by_match),
     }
     config = DrafterConfig.from_dict(fields, f"n-gram drafter for {target_dir}")
     assert isinstance(config, NgramConfig)

@@ -24,7 +24,12 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     confidence = subparsers.add_parser(
         "confidence", help="fit confidences of a drafter that has no head for them"
     )
-    confidence.add_argument("directory", type=Path, metavar="DRAFTER", help="gets confidence.json")
+    confidence.add_argument(
+        "directory",
+        type=Path,
+        metavar="DRAFTER",
+        help="gets confidence.json; or: ngram, whose fit is printed for the Serve file",
+    )
     confidence.add_argument("outcomes", type=Path, help="Parquet, see dspark evaluate")
     confidence.set_defaults(run=run_confidence)
 
@@ -124,10 +129,14 @@ def run_train(args: argparse.Namespace) -> int:
 
 def run_confidence(args: argparse.Namespace) -> int:
     """0: written; 2: the drafter or the outcomes cannot be used, with the reason."""
-    from drafters.confidence_fit import fit_from_outcomes
+    from drafters.confidence_fit import fit_from_outcomes, fit_ngram
     from drafters.errors import CheckpointError
+    from profiles.provenance import NGRAM
 
     try:
+        if str(args.directory) == NGRAM:
+            print(f"drafter: {{ngram: {{confidence_by_match: {[*fit_ngram(args.outcomes)]}}}}}")
+            return 0
         fitted = fit_from_outcomes(args.directory, args.outcomes)
     except (CheckpointError, ValueError, OSError) as error:
         print(f"dspark confidence: {error}", file=sys.stderr)

@@ -18,13 +18,10 @@ from drafters.config import MTPConfig, NgramConfig
 from drafters.deepspec_layout import check_single_layer, transformer_fields
 from drafters.errors import CheckpointError
 from drafters.fields import Fields
+from drafters.ngram_settings import CONFIDENCE_BY_MATCH
 
 MTP_ARCHITECTURE = "Qwen3MTPModel"
 NGRAM_ARCHITECTURE = "NgramDrafter"
-
-# Chosen, not fitted: a longer match is surer. A fit from served outcomes belongs into the
-# checkpoint's `confidence_by_match`.
-CONFIDENCE_BY_MATCH = (0.3, 0.5, 0.65, 0.75)
 
 
 def mtp_config(read: Fields) -> MTPConfig:

@@ -6,6 +6,8 @@ from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
+NGRAM = "ngram"  # the drafter_id of n-gram lookup, which has no checkpoint
+
 
 class ProfileError(ValueError):
     """A profile cannot be used as it is.

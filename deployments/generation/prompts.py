@@ -68,7 +68,7 @@ def read_prompts(files: Sequence[Path], tokenizer: Any, options: Generation) -> 
     for file in files:
         rows = list(_rows(file))
         chosen.shuffle(rows)
-        encoded = (_encoded(file, number, row, tokenizer, chosen) for number, row in rows)
+        encoded = (_encoded(file, number, row, tokenizer, options.seed) for number, row in rows)
         fitting = (one for one in encoded if len(one[2]) <= options.max_prompt_tokens)
         found.extend(islice(fitting, options.rows_per_file))
     chosen.shuffle(found)
@@ -95,12 +95,14 @@ def _rows(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def _encoded(
-    file: Path, number: int, row: dict[str, Any], tokenizer: Any, chosen: random.Random
+    file: Path, number: int, row: dict[str, Any], tokenizer: Any, seed: int
 ) -> tuple[str, dict[str, Any], tuple[int, ...]]:
     messages = row["messages"]
     users = [i for i, message in enumerate(messages) if message["role"] == "user"]
-    last = chosen.choice(users[:3])
+    name = file.name.split(".")[0]
+    # Of the row alone: a run with other limits does not ask it again at another turn.
+    last = random.Random(f"{seed} {name} {number}").choice(users[:3])
     encoded = tokenizer.apply_chat_template(
         messages[: last + 1], add_generation_prompt=True, return_dict=True
     )
-    return f"{file.name.split('.')[0]}:{number}:{last}", row, tuple(encoded["input_ids"])
+    return f"{name}:{number}:{last}", row, tuple(encoded["input_ids"])

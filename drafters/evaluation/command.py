@@ -17,11 +17,10 @@ from drafters.evaluation.plan import EvaluationPlan, Mode
 from drafters.evaluation.report import format_report
 from drafters.evaluation.target import EvaluatedTarget
 from drafters.interface import DraftModel
+from drafters.ngram_settings import ngram_version
 from profiles.evaluation import save_evaluation
 from profiles.fingerprint import checkpoint_fingerprint, checkpoint_name
-from profiles.provenance import DraftingPair
-
-NGRAM = "ngram"
+from profiles.provenance import NGRAM, DraftingPair
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +132,7 @@ def _load_drafter(settings: OfflineSettings) -> DraftModel:
 
 def _pair(settings: OfflineSettings) -> DraftingPair:
     if settings.drafter == NGRAM:
-        drafter_id, version = NGRAM, f"block {settings.ngram_block_size}"
+        drafter_id, version = NGRAM, ngram_version(block_size=settings.ngram_block_size)
     else:
         directory = Path(settings.drafter)
         drafter_id, version = checkpoint_name(directory), checkpoint_fingerprint(directory)

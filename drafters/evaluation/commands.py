@@ -126,8 +126,9 @@ def _offline(args: argparse.Namespace) -> int:
     import torch
 
     from drafters.errors import CheckpointError
-    from drafters.evaluation.command import NGRAM, OfflineSettings, evaluate_offline
+    from drafters.evaluation.command import OfflineSettings, evaluate_offline
     from drafters.hub import checkpoint_directory
+    from profiles.provenance import NGRAM
 
     if args.threads is not None:
         torch.set_num_threads(args.threads)

@@ -76,6 +76,13 @@ def test_the_probes_of_a_guard_that_has_stopped_drafting_are_enough():
     assert alarm.active
 
 
+def test_guesses_of_what_was_never_trained_promise_nothing():
+    alarm = AcceptanceAlarm(is_trained=False)
+    alarm.observe(drafts(3_000, 0.2, claimed=0.7))
+    assert not alarm.active
+    assert alarm.expected.source == "what was usual before"
+
+
 def test_chance_alone_raises_no_alarm():
     raised = 0
     for run in range(200):

@@ -15,8 +15,10 @@ from deployments.drafting_pair import drafting_pair, promised_rate, starting_cal
 from deployments.errors import ConfigError
 from deployments.preflight import check_models
 from deployments.schema import parse_settings
+from drafters.ngram_settings import ngram_version
 from profiles.calibration import CalibrationProfile, PositionCalibration, save_calibration
 from profiles.calibration_key import CALIBRATION_KEYS, CalibrationKey
+from profiles.provenance import NGRAM
 from profiles.reliability import Errors
 
 KEY = CALIBRATION_KEYS[0]
@@ -58,6 +60,13 @@ def test_sampled_drafts_from_other_numbers_of_tokens_survive_otherwise(key, is_r
         return
     with pytest.raises(ConfigError, match=r"the 64 likeliest tokens, .*num_candidates is 32"):
         starting_calibrations(one(calibration=str(path)), GAMMA)
+
+
+def test_lookup_is_the_drafter_that_an_evaluation_of_it_names():
+    pair = drafting_pair(one(source=None, ngram={}))
+    assert (pair.drafter_id, pair.drafter_version) == (NGRAM, ngram_version(block_size=7))
+    fitted = drafting_pair(one(source=None, ngram={"confidence_by_match": [0.1, 0.2, 0.3, 0.4]}))
+    assert fitted.drafter_version != pair.drafter_version
 
 
 def test_a_pair_is_named_by_its_weights():

@@ -156,6 +156,22 @@ def test_a_prompt_keeps_its_id_and_sampling_takes_turns(files: list[Path]) -> No
     assert not any(prompt.sampling.ignore_eos for prompt in found)
 
 
+def test_other_limits_ask_a_conversation_at_the_same_turn(tmp_path: Path) -> None:
+    talks = [[{"role": "user", "content": f"{i} {turn}"} for turn in "abc"] for i in range(40)]
+    lines = [json.dumps({"messages": talk}) + "\n" for talk in talks]
+    few, more = tmp_path / "more" / "chat.jsonl", tmp_path / "chat.jsonl"
+    few.parent.mkdir()
+    few.write_text("".join(lines))
+    more.write_text("".join([*lines, *lines[:20]]))  # shuffled otherwise
+    ids = [
+        {prompt.id for prompt in read_prompts([file], CharacterTokenizer(), Generation())}
+        for file in (few, more)
+    ]
+    assert len(ids[0]) == 40
+    assert ids[0] < ids[1]
+    assert len({id_.split(":")[2] for id_ in ids[0]}) == 3
+
+
 @pytest.fixture
 def run(server: Server, files: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     import transformers

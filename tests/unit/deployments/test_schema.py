@@ -40,6 +40,7 @@ def test_defaults_are_split_and_causal():
         (changed(drafter={"source": "x", "ngram": {}}), "one of source .*, random .* and ngram"),
         (changed(drafter={"ngram": {}, "revision": "0" * 40}), "belongs to a source on the hub"),
         (changed(drafter={"ngram": {"min_match": 5}}), "max_match 4 is less than min_match 5"),
+        (changed(drafter={"ngram": {"confidence_by_match": [0.5]}}), "1 probabilities; .* are 4"),
         (changed(policy={"kind": "fast"}), r"models\.0\.policy: .*kind: fixed"),
         (changed(target={}), r"models\.0\.target\.source: Field required"),
         (changed(target={"source": "x", "replicas": 0}), r"models\.0\.target\.replicas"),
