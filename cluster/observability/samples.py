@@ -101,13 +101,18 @@ def drafter_samples(report: DrafterReport) -> Iterator[Sample]:
         yield Sample("dspark_drafter_bytes", stats[f"bytes_{direction}"], tags)
 
 
-def ingress_samples(report: IngressReport, refused: Mapping[str, int]) -> Iterator[Sample]:
-    """Of an ingress replica, from its report; `refused` requests by reason."""
+def ingress_samples(
+    report: IngressReport, refused: Mapping[str, int], denied: Mapping[str, int]
+) -> Iterator[Sample]:
+    """Of an ingress replica, from its report; requests `refused`, for want of room, and
+    `denied`, whatever room there is, by reason."""
     for outcome in ("continued", "restarted", "given_up"):
         count = getattr(report, outcome)
         yield Sample("dspark_lost_target_requests", count, {"outcome": outcome})
     for reason, count in refused.items():
         yield Sample("dspark_refused_requests", count, {"reason": reason})
+    for reason, count in denied.items():
+        yield Sample("dspark_denied_requests", count, {"reason": reason})
 
 
 def fleet_samples(

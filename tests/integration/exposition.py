@@ -50,7 +50,7 @@ def samples(n: int) -> Iterator[tuple[Sample, dict[str, str]]]:
         yield sample, {"model": "m", "replica": "d"}
     for sample in target_samples(_attached()):
         yield sample, {"model": "m", "replica": "a"}
-    for sample in ingress_samples(IngressReport("i", 1, n, n, 0), {"too_late": n}):
+    for sample in ingress_samples(IngressReport("i", 1, n, n, 0), {"too_late": n}, {"no_key": n}):
         yield sample, {"replica": "i"}
     for sample in (*fleet_samples(FLEET, ("m",), {"flood": n}), *learning_samples(PAIR, LEARNED)):
         yield sample, {}

@@ -75,6 +75,14 @@ CASES: dict[str, tuple[dict[str, str], dict[str, str], dict[str, str]]] = {
         {REQUESTS: STEADY, errors(429): "0+24x90"},
         {"application": "a"},
     ),
+    "DSparkUnknownKeys": (
+        {'ray_dspark_denied_requests_total{replica="i",reason="unknown_key"}': "0+60x90"},
+        {
+            'ray_dspark_denied_requests_total{replica="i",reason="unknown_key"}': "0+1x90",
+            'ray_dspark_denied_requests_total{replica="i",reason="too_large"}': "0+60x90",
+        },
+        {},
+    ),
     "DSparkPromiseBroken": (
         # Of 10 a minute 1 is late and 10 more are refused.
         {

@@ -146,7 +146,7 @@ EVERYTHING = {
         *_late("dspark_step_seconds", "dspark_plan_apply_seconds"),
     ],
     "drafter": lambda: list(drafter_samples(drafter_report())),
-    "ingress": lambda: list(ingress_samples(IngressReport("i", 1), {"too_late": 2})),
+    "ingress": lambda: list(ingress_samples(IngressReport("i", 1), {"too_late": 2}, {"no_key": 1})),
 }
 
 
