@@ -351,6 +351,15 @@ _CONTROLLER = (
     ),
     Metric(
         "controller",
+        "dspark_fleet_missing_replicas",
+        "gauge",
+        "replicas",
+        "By role, target or drafter: fewer that report than the settings say, or than the least "
+        "where they scale",
+        ("model", "role"),
+    ),
+    Metric(
+        "controller",
         "dspark_controller_dropped_reports",
         "counter",
         "reports",
