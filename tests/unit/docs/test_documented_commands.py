@@ -62,7 +62,7 @@ def test_they_are_found():
     assert "make serve" in found
     assert "dspark serve --config deployments/configs/demo-colocated.yaml --port 9000" in found
     assert "dspark set demo policy={kind: fixed, k: 3} deadline_ms=20 max_draft_tokens=4" in found
-    within = "dspark prefetch --config deployments/configs/qwen3-14b-2x-dgx-spark-tp2.yaml"
+    within = "dspark prefetch --ray --config deployments/configs/qwen3-14b-2x-dgx-spark-tp2.yaml"
     assert within in found  # quoted, over two lines, behind `ray exec`
     assert len(found) > 60
 
