@@ -31,6 +31,7 @@ from deployments.placement import (
     QUIET,
     most_replicas,
     placement_group,
+    pool_sizes,
     replica_counts,
     target_env,
 )
@@ -171,7 +172,8 @@ def _controller_settings(
         if rate is not None:
             promised[pairs[model.id]] = rate
     classes = {model.id: tuple(settings.promises.values()) for model in settings.models}
-    return ControllerSettings(settings.state_dir, promised, classes)
+    pools = {model.id: pool_sizes(model) for model in settings.models}
+    return ControllerSettings(settings.state_dir, promised, classes, pools)
 
 
 def _bind_target(

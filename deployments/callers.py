@@ -15,10 +15,10 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from autoscale.quota import Account
 from deployments.class_specs import NO_ONE, KeySpec
+from deployments.denial import denied
 from deployments.fleet_page import PAGE_PATH
 from deployments.key_ring import KeyRing
 from deployments.metering import Accounts, OverQuotaError
-from deployments.openai_errors import error_response
 from deployments.request_headers import (
     ARRIVED_HEADER,
     CLASS_HEADER,
@@ -58,6 +58,10 @@ class UnknownKeyError(Exception):
     """No key that is known: 401."""
 
 
+class NoKeyError(UnknownKeyError):
+    """None at all."""
+
+
 class NotAllowedError(Exception):
     """A key that is known, and may not ask for this: 403."""
 
@@ -89,7 +93,7 @@ class Callers:
     def _key(self, headers: Mapping[str, str]) -> KeySpec:
         scheme, _, secret = headers.get("authorization", "").partition(" ")
         if scheme.lower() != "bearer" or not secret:
-            raise UnknownKeyError("no API key: send one as `Authorization: Bearer KEY`")
+            raise NoKeyError("no API key: send one as `Authorization: Bearer KEY`")
         key = self._keys.find(secret.strip())
         if key is None:
             raise UnknownKeyError("this API key is not known")
@@ -109,8 +113,8 @@ def age_s(headers: Mapping[str, str], now_s: float) -> float:
 
 
 class IdentifyCallers:
-    """ASGI middleware: refuses whom `callers` refuses, and who is over quota; names the others in
-    their headers.
+    """ASGI middleware: refuses whom `callers` refuses, and who is over quota, and counts them;
+    names the others in their headers.
 
     The key itself goes no further. Who asks is in the scope, as `Asking`.
     """
@@ -133,13 +137,15 @@ class IdentifyCallers:
                 self._accounts.admit(account)
         except OverQuotaError as error:
             headers = {"Retry-After": str(error.retry_after_s)}
-            await error_response(429, str(error), headers)(scope, receive, send)
+            await denied("over_quota", 429, str(error), headers)(scope, receive, send)
+        except NoKeyError as error:
+            await denied("no_key", 401, str(error))(scope, receive, send)
         except UnknownKeyError as error:
-            await error_response(401, str(error))(scope, receive, send)
+            await denied("unknown_key", 401, str(error))(scope, receive, send)
         except NotAllowedError as error:
-            await error_response(403, str(error))(scope, receive, send)
+            await denied("not_allowed", 403, str(error))(scope, receive, send)
         except ValueError as error:
-            await error_response(400, str(error))(scope, receive, send)
+            await denied("unknown_class", 400, str(error))(scope, receive, send)
         else:
             ours = {
                 CLASS_HEADER: caller.class_name,

@@ -6,11 +6,16 @@ import argparse
 import logging
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from deployments.diagnosis import commands as diagnosis
 from deployments.hardware import GENERATIONS
 from profiles.roofline import MACHINES
+
+if TYPE_CHECKING:
+    from deployments.schema import AppSpec
 
 _DEMO = Path(__file__).parent / "configs" / "demo.yaml"
 
@@ -29,8 +34,14 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "prefetch", help="fetch a Serve file's checkpoints, so that nodes serve offline"
     )
     prefetch.add_argument("--config", type=Path, required=True, help="a Serve file")
-    prefetch.add_argument(
+    instead = prefetch.add_mutually_exclusive_group()
+    instead.add_argument(
         "--wait", action="store_true", help="fetch nothing; return once it has been done"
+    )
+    instead.add_argument(
+        "--ray",
+        action="store_true",
+        help="on every node of the running Ray cluster: one fetches, the others get copies",
     )
     prefetch.set_defaults(run=_prefetch)
 
@@ -138,14 +149,33 @@ def _prefetch(args: argparse.Namespace) -> int:
     from deployments.prefetch import prefetch, wait_until_fetched
     from deployments.serve_file import read_serve_file
 
-    act = wait_until_fetched if args.wait else prefetch
+    def say(line: str) -> None:
+        print(line, flush=True)
+
     try:
         settings = read_serve_file(args.config).settings
-        act(settings, Path(HF_HOME), lambda line: print(line, flush=True))
+        if args.ray:
+            return _prefetch_on_all(settings, say)
+        act = wait_until_fetched if args.wait else prefetch
+        act(settings, Path(HF_HOME), say)
     except (ConfigError, OSError) as error:
         print(f"dspark prefetch: {error}", file=sys.stderr)
         return 2
     return 0
+
+
+def _prefetch_on_all(settings: AppSpec, say: Callable[[str], None]) -> int:
+    """2 where a node is left without a checkpoint. Raises ConfigError."""
+    from deployments.prefetch import hub_checkpoints
+    from deployments.prefetch_nodes import spread
+    from deployments.prefetch_ray import running_cluster
+
+    checkpoints = hub_checkpoints(settings)
+    with running_cluster() as nodes:
+        faults = spread(checkpoints, nodes, say)
+    for fault in faults:
+        print(f"dspark prefetch: {fault}", file=sys.stderr)
+    return 2 if faults else 0
 
 
 def _measure(args: argparse.Namespace) -> int:

@@ -20,7 +20,7 @@ from cluster.fleet_learning import FleetLearning
 from cluster.learning_thread import LearningThread
 from cluster.messages import DrafterPlan, DrafterReport, IngressReport, TargetPlan, TargetReport
 from cluster.observability.publisher import Publisher
-from cluster.observability.samples import fleet_samples, learning_samples
+from cluster.observability.samples import PoolSizes, fleet_samples, learning_samples
 from cluster.step_cost_learning import StepCostLearning
 from profiles.provenance import DraftingPair
 
@@ -32,11 +32,12 @@ logger = logging.getLogger(__name__)
 @dataclass(frozen=True, slots=True)
 class ControllerSettings:
     """What a controller cannot learn from reports: see `cluster.fleet_learning`, and by model
-    the service classes that are promised."""
+    the service classes that are promised, and how many replicas there are to be."""
 
     state_dir: str | None = None
     promised: dict[DraftingPair, float] = field(default_factory=dict)
     classes: dict[str, tuple[ServiceClass, ...]] = field(default_factory=dict)
+    pools: dict[str, PoolSizes] = field(default_factory=dict)
 
 
 class ControllerActor:
@@ -44,7 +45,7 @@ class ControllerActor:
 
     def __init__(self, settings: ControllerSettings) -> None:
         state_dir = Path(settings.state_dir) if settings.state_dir else None
-        self._model_ids = tuple(settings.classes)
+        self._pools = settings.pools
         self._metrics = Publisher("controller")
         self._pairs = FleetLearning(state_dir, settings.promised, self._publish_learned)
         self._step_costs = StepCostLearning(state_dir)
@@ -121,7 +122,7 @@ class ControllerActor:
             "outcomes": self._pairs.num_malformed_reports,
             "step_cost": self._step_costs.num_malformed_reports,
         }
-        self._metrics.publish(fleet_samples(fleet, self._model_ids, dropped))
+        self._metrics.publish(fleet_samples(fleet, self._pools, dropped))
         fleet["controller"]["pid"] = os.getpid()
         return fleet
 

@@ -22,7 +22,7 @@ from deployments.compatibility import accept_software
 from deployments.errors import ConfigError
 from deployments.preflight import check_cpus, check_one_machine, check_settings
 from deployments.schema import AppSpec
-from deployments.serve_file import ServeFile, read_serve_file
+from deployments.serve_file import ServeFile, check_https, read_serve_file
 
 _POLL_S = 1.0
 _MIN_CPUS = 16  # logical: actors here wait more than they compute
@@ -44,6 +44,7 @@ def serve_in_foreground(config: Path, host: str | None, port: int | None) -> int
     file = read_serve_file(config)
     accept_software(model.placement for model in file.settings.launched)
     host, port = host or file.host, port or file.port
+    check_https(file)
     check_port_free(host, port)
     if not os.environ.get("RAY_ADDRESS"):
         check_one_machine(file.settings, torch.cuda.device_count())

@@ -41,6 +41,7 @@ from deployments.canary import (
 )
 from deployments.continuation import Delivered
 from deployments.controller import INTERVAL_S, find_controller
+from deployments.denial import DENIED
 from deployments.errors import ConfigError
 from deployments.failover import PATIENCE_S, FailoverCounts, NoTargetError, answered, streamed
 from deployments.fleet_page import PAGE_PATH, fleet_page
@@ -50,7 +51,12 @@ from deployments.plain_bodies import read_out
 from deployments.pools import POOLS, all_full, count_unread_refusal, someone_lives
 from deployments.refusal import REFUSED, RefusedByAllError, RefuseWhenFull, TryLater
 from deployments.request_headers import UNSEEN_HEADER, WAITED_HEADER, with_headers
-from deployments.request_limits import BoundBodies, LimitSpec, check_limits
+from deployments.request_limits import (
+    BeyondLimitsError,
+    BoundBodies,
+    LimitSpec,
+    check_limits,
+)
 from deployments.request_log import LogFile, RequestLog
 from deployments.resumption import RESUME
 from deployments.schema import AttachedModelSpec, ModelSpec
@@ -108,7 +114,7 @@ class FleetIngress(OpenAiIngress):  # type: ignore[misc]
         metrics = Publisher("ingress", replica=replica_id)
         while True:
             report = IngressReport(replica_id, os.getpid(), **asdict(self._counts))
-            metrics.publish(ingress_samples(report, REFUSED))
+            metrics.publish(ingress_samples(report, REFUSED, DENIED))
             try:
                 await find_controller(context.app_name).report_ingress.remote(report)
             except (ValueError, ray.exceptions.RayError) as error:
@@ -149,6 +155,9 @@ class FleetIngress(OpenAiIngress):  # type: ignore[misc]
             check_limits(self._limits, body)
             if not is_ours:
                 for_engine = await engine_request(call_method, raw_request, body)
+        except BeyondLimitsError as error:
+            DENIED["beyond_limits"] += 1
+            raise HTTPException(400, str(error)) from None
         except ValueError as error:
             raise HTTPException(400, str(error)) from None
 
@@ -175,6 +184,7 @@ class FleetIngress(OpenAiIngress):  # type: ignore[misc]
                     meter.saw(item)
                     yield item
         except OverQuotaError as error:
+            DENIED["over_quota"] += 1
             headers = {"Retry-After": str(error.retry_after_s)}
             raise HTTPException(429, str(error), headers=headers) from None
         except RefusedByAllError as error:

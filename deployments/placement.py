@@ -10,9 +10,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from cluster.observability.samples import PoolSizes
 from deployments.engine.rank_queues import SPIN_MS
 from deployments.engine.ray_platform import SWITCH as CPU_OVER_RAY
-from deployments.schema import DRAFTED_BY_US, AppSpec, ModelSpec
+from deployments.schema import DRAFTED_BY_US, AppSpec, AttachedModelSpec, ModelSpec
 from deployments.specs import DrafterSpec, ReplicaSpec, ScalingSpec, TargetSpec
 from deployments.tracing.spec import TracingSpec
 
@@ -47,6 +48,20 @@ def replica_counts(replicas: int, scaling: ScalingSpec | None) -> dict[str, Any]
 
 def most_replicas(spec: ReplicaSpec) -> int:
     return spec.replicas if spec.scaling is None else spec.scaling.most
+
+
+def pool_sizes(model: ModelSpec | AttachedModelSpec) -> PoolSizes:
+    """Replicas that a model is never to have less of; drafters on trial are beside them."""
+    if isinstance(model, AttachedModelSpec):
+        return PoolSizes(len(model.attach.url), 0)
+    drafters = 0
+    if model.placement == "split" and model.drafter is not None:
+        drafters = _least_replicas(model.drafter)
+    return PoolSizes(_least_replicas(model.target), drafters)
+
+
+def _least_replicas(spec: ReplicaSpec) -> int:
+    return spec.replicas if spec.scaling is None else spec.scaling.least
 
 
 def placement_group(target: TargetSpec) -> dict[str, Any]:

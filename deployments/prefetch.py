@@ -14,6 +14,7 @@ from pathlib import Path
 
 from deployments.checkpoints import adapter_directory, checkpoint_directory, local_directory
 from deployments.errors import ConfigError
+from deployments.hub_cache import check_weights
 from deployments.schema import AppSpec
 
 _POLL_S = 5.0
@@ -64,10 +65,13 @@ def _named(settings: AppSpec) -> Iterator[HubCheckpoint]:
 
 
 def fetch(checkpoint: HubCheckpoint) -> Path:
-    """The directory it was fetched to, or is in already. Raises ConfigError."""
+    """The directory it was fetched to, or is in already, whole. Raises ConfigError."""
     if checkpoint.is_adapter:
-        return adapter_directory(checkpoint.source, checkpoint.field)
-    return checkpoint_directory(checkpoint.source, checkpoint.field, checkpoint.revision)
+        directory = adapter_directory(checkpoint.source, checkpoint.field)
+    else:
+        directory = checkpoint_directory(checkpoint.source, checkpoint.field, checkpoint.revision)
+    check_weights(directory, checkpoint.field)
+    return directory
 
 
 def prefetch(
@@ -80,9 +84,7 @@ def prefetch(
     for checkpoint in hub_checkpoints(settings):
         say(f"{checkpoint.source} at {checkpoint.revision or 'its newest revision'}")
         say(f"  is in {fetch(checkpoint)}")
-        marker = _marker(cache, checkpoint)
-        marker.parent.mkdir(parents=True, exist_ok=True)
-        marker.touch()
+        mark(cache, checkpoint)
 
 
 def wait_until_fetched(
@@ -94,12 +96,23 @@ def wait_until_fetched(
     """Return once another process or node has fetched everything into `cache`."""
     checkpoints = hub_checkpoints(settings)
     said: list[str] = []
-    while missing := [c.source for c in checkpoints if not _marker(cache, c).is_file()]:
+    while missing := [c.source for c in checkpoints if not is_marked(cache, c)]:
         if missing != said:
             say(f"waiting for {', '.join(missing)} in {cache}")
             said = missing
         sleep(_POLL_S)
     say(f"all checkpoints are in {cache}")
+
+
+def mark(cache: Path, checkpoint: HubCheckpoint) -> None:
+    """Say that all of it is in `cache` (HF_HOME)."""
+    marker = _marker(cache, checkpoint)
+    marker.parent.mkdir(parents=True, exist_ok=True)
+    marker.touch()
+
+
+def is_marked(cache: Path, checkpoint: HubCheckpoint) -> bool:
+    return _marker(cache, checkpoint).is_file()
 
 
 def _marker(cache: Path, checkpoint: HubCheckpoint) -> Path:

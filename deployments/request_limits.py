@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import Field
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from deployments.openai_errors import error_response
+from deployments.denial import denied
 from deployments.request_size import request_size
 from deployments.specs import Settings
 
@@ -32,8 +32,12 @@ class LimitSpec(Settings):
     max_logprobs: int = Field(default=20, ge=0)
 
 
+class BeyondLimitsError(ValueError):
+    """A request that asks for more than is given here; 400."""
+
+
 def check_limits(limits: LimitSpec, request: Any) -> None:
-    """Raises ValueError naming the field that is beyond its limit."""
+    """Raises BeyondLimitsError naming the field that is beyond its limit."""
     size = request_size(request)
     _at_most("n", getattr(request, "n", None), limits.max_n)
     _at_most("best_of", getattr(request, "best_of", None), limits.max_best_of)
@@ -42,7 +46,7 @@ def check_limits(limits: LimitSpec, request: Any) -> None:
         value = getattr(request, name, None)
         if isinstance(value, int) and not isinstance(value, bool):
             if value < 0:
-                raise ValueError(
+                raise BeyondLimitsError(
                     f"{name} is {value}: all of the vocabulary; at most {limits.max_logprobs} "
                     "are given"
                 )
@@ -53,11 +57,12 @@ def check_limits(limits: LimitSpec, request: Any) -> None:
 
 def _at_most(name: str, value: int | None, most: int) -> None:
     if value is not None and value > most:
-        raise ValueError(f"{name} is {value}; at most {most} here")
+        raise BeyondLimitsError(f"{name} is {value}; at most {most} here")
 
 
 class BoundBodies:
-    """ASGI middleware: 413 for a body that is too large, 408 for one that comes too slowly.
+    """ASGI middleware: 413 for a body that is too large, 408 for one that comes too slowly; both
+    are counted.
 
     The body is read here as a whole, as it would be behind it, and handed on in one piece.
     """
@@ -78,10 +83,10 @@ class BoundBodies:
                 body = await self._read(receive)
         except _TooLargeError:
             message = f"the body is larger than {self._limits.max_body_mib:g} MiB"
-            await error_response(413, message)(scope, receive, send)
+            await denied("too_large", 413, message)(scope, receive, send)
         except TimeoutError:
             message = f"the body did not come within {self._limits.body_timeout_s:g} s"
-            await error_response(408, message)(scope, receive, send)
+            await denied("too_slow", 408, message)(scope, receive, send)
         except _GoneError:
             return  # nobody is there to be answered
         else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,25 @@ class ServeFile:
         return app.autoscaling_policy is not None or bool(app.deployments)
 
 
+def check_https(file: ServeFile) -> None:
+    """Raises ConfigError where the file asks for https with what this machine cannot serve it."""
+    http = file.schema.http_options
+    if not http.ssl_certfile:
+        return
+    try:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        password = http.ssl_keyfile_password
+        # Never asked for at a terminal.
+        context.load_cert_chain(http.ssl_certfile, http.ssl_keyfile, lambda: password or "")
+        if http.ssl_ca_certs:
+            context.load_verify_locations(http.ssl_ca_certs)
+    except OSError as error:  # ssl.SSLError is one
+        raise ConfigError(
+            f"{file.path}: http_options: no https with ssl_certfile {http.ssl_certfile}, "
+            f"ssl_keyfile {http.ssl_keyfile}: {error.strerror or error}"
+        ) from None
+
+
 def read_serve_file(path: Path) -> ServeFile:
     """Raises ConfigError when the file is missing, is no Serve file, or has wrong settings."""
     try:
@@ -53,6 +73,9 @@ def read_serve_file(path: Path) -> ServeFile:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "the whole file"
         raise ConfigError(f"{path} is not a Serve file: {where}: {first['msg']}") from None
+    if schema.http_options.ssl_keyfile and not schema.http_options.ssl_certfile:
+        # Serve looks at the other way round alone, and would serve in the clear.
+        raise ConfigError(f"{path}: http_options.ssl_keyfile takes an ssl_certfile beside it")
     if len(schema.applications) != 1 or schema.applications[0].import_path != IMPORT_PATH:
         raise ConfigError(f"{path} must hold one application with import_path: {IMPORT_PATH}")
     (app,) = schema.applications

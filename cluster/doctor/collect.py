@@ -10,11 +10,12 @@ import platform
 import resource
 import shutil
 import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 from cluster.doctor import parse
-from cluster.doctor.evidence import Disk, Gpu, NodeEvidence, RdmaPort
+from cluster.doctor.evidence import Disk, Gpu, NodeEvidence, RayTls, RdmaPort
 from cluster.versions import RAY, TORCH, VLLM, installed_version
 
 OURS = ("dspark-serve",)
@@ -33,9 +34,16 @@ _SETTINGS = (
     "NCCL_NET",
     "NCCL_SOCKET_IFNAME",
     "OMP_NUM_THREADS",
-    "RAY_AUTH_MODE",
     "RAY_memory_usage_threshold",
     "VLLM_HOST_IP",
+)
+# What a running Ray was started with counts, not what a later shell has.
+_OF_RAY = (
+    "RAY_AUTH_MODE",
+    "RAY_TLS_CA_CERT",
+    "RAY_TLS_SERVER_CERT",
+    "RAY_TLS_SERVER_KEY",
+    "RAY_USE_TLS",
 )
 _RAYS_OWN = ("gcs_server", "raylet")  # processes of a node, as the kernel names them
 Run = Callable[[list[str]], tuple[int, str]]
@@ -52,6 +60,7 @@ def collect_node(root: Path = Path("/"), run: Run | None = None) -> NodeEvidence
     gpus, gpu_error = _gpus(run)
     token = Path(os.environ.get("RAY_AUTH_TOKEN_PATH", "~/.ray/auth_token")).expanduser()
     listening = parse.listeners(_read(root / "proc/net/tcp"), _read(root / "proc/net/tcp6"))
+    environment = _environment(root)
     speeds = {p.parent.name: _read(p) for p in root.glob("sys/class/net/*/speed")}
     return NodeEvidence(
         node=platform.node(),
@@ -79,16 +88,18 @@ def collect_node(root: Path = Path("/"), run: Run | None = None) -> NodeEvidence
             "nccl": installed_version(NCCL13),
             "nccl for CUDA 12": installed_version(NCCL12),
         },
-        environment=_environment(root),
+        environment=environment,
         has_ray_token=bool(os.environ.get("RAY_AUTH_TOKEN")) or token.is_file(),
         ray_token_mode=token.stat().st_mode & 0o777 if token.is_file() else None,
+        ray_tls=_ray_tls(environment, run, unknown),
         unknown=tuple(unknown),
     )
 
 
 def _environment(root: Path) -> dict[str, str]:
-    """Settings of this process; whether Ray asks for a token is said by the Ray that runs here."""
-    found = {name: os.environ[name] for name in _SETTINGS if name in os.environ}
+    """Settings of this process; whether Ray asks for a token and encrypts is said by the Ray that
+    runs here."""
+    found = {name: os.environ[name] for name in (*_SETTINGS, *_OF_RAY) if name in os.environ}
     for name in root.glob("proc/[0-9]*/comm"):
         if _read(name).strip() not in _RAYS_OWN:
             continue
@@ -96,10 +107,28 @@ def _environment(root: Path) -> dict[str, str]:
             one.split("=", 1) for one in _read(name.parent / "environ").split("\0") if "=" in one
         )
         if variables:  # of another user's process nothing can be read
-            found.pop("RAY_AUTH_MODE", None)
-            mode = variables.get("RAY_AUTH_MODE")
-            return found | ({"RAY_AUTH_MODE": mode} if mode else {})
+            own = {name: value for name, value in found.items() if name not in _OF_RAY}
+            return own | {name: variables[name] for name in _OF_RAY if variables.get(name)}
     return found
+
+
+def _ray_tls(environment: dict[str, str], run: Run, unknown: list[str]) -> RayTls | None:
+    if environment.get("RAY_USE_TLS", "0").lower() not in ("1", "true"):  # as Ray reads it
+        return None
+    files = {n: Path(environment.get(n, "")) for n in _OF_RAY if n.startswith("RAY_TLS_")}
+    unreadable = tuple(n for n, file in files.items() if not os.access(file, os.R_OK))
+    certificate, key = files["RAY_TLS_SERVER_CERT"], files["RAY_TLS_SERVER_KEY"]
+    said = None
+    if "RAY_TLS_SERVER_CERT" not in unreadable:
+        command = ["openssl", "x509", "-in", str(certificate), "-noout", "-enddate"]
+        said = _said(run, [*command, "-ext", "subjectAltName"], unknown)
+    names, ends_s = parse.certificate(said or "")
+    return RayTls(
+        unreadable,
+        names,
+        None if ends_s is None else round((ends_s - time.time()) / 86400, 1),
+        key.stat().st_mode & 0o777 if key.is_file() else None,
+    )
 
 
 def _gpus(run: Run) -> tuple[tuple[Gpu, ...], str | None]:

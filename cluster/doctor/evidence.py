@@ -89,10 +89,21 @@ class Listener:
 
 
 @dataclass(frozen=True, slots=True)
+class RayTls:
+    """What Ray's processes here encrypt with. `names` are the addresses and host names that the
+    certificate is for; None and empty where it could not be read."""
+
+    unreadable: tuple[str, ...] = ()  # settings whose file is not to be had
+    names: tuple[str, ...] = ()
+    ends_in_days: float | None = None
+    key_mode: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class NodeEvidence:
     """One machine. `environment` holds settings by name, never secrets; `unknown` says what
     could not be found out, and why. `memlock_bytes` is None where it is unlimited, `listeners`
-    are those that the network can reach."""
+    are those that the network can reach. `ray_tls` is None where Ray does not encrypt."""
 
     node: str
     kernel: str = ""
@@ -111,6 +122,7 @@ class NodeEvidence:
     environment: dict[str, str] = field(default_factory=dict)
     has_ray_token: bool = False
     ray_token_mode: int | None = None
+    ray_tls: RayTls | None = None
     unknown: tuple[str, ...] = ()
 
     @property

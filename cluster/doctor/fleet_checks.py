@@ -19,6 +19,7 @@ def check_together(nodes: Sequence[NodeEvidence]) -> Iterator[Finding]:
     yield from _same(gpus, "driver", lambda node: node.gpus[0].driver)
     yield from _same(gpus, "kernel", lambda node: node.kernel)
     yield from _mtus(nodes)
+    yield from _tls(nodes)
     counts = Counter(node.environment.get("VLLM_HOST_IP") for node in nodes)
     for address in sorted(a for a, count in counts.items() if a and count > 1):
         yield broken(
@@ -58,6 +59,18 @@ def _same(
             _listed(found),
             "ranks of one target compute with different software; one node may have the fault",
             "update all nodes to the same",
+        )
+
+
+def _tls(nodes: Sequence[NodeEvidence]) -> Iterator[Finding]:
+    found = {n.node: "off" if n.ray_tls is None else "on" for n in nodes if n.versions}
+    if len(set(found.values())) > 1:
+        yield broken(
+            _ALL,
+            "Ray's TLS",
+            _listed(found),
+            "a node that encrypts and one that does not cannot talk",
+            "RAY_USE_TLS and its three files on every node, or on none",
         )
 
 

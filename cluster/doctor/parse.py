@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import json
 import re
+import ssl
 from collections.abc import Mapping
 
 from cluster.doctor.evidence import Clock, Gpu, Interface, Listener, Memory
@@ -82,6 +83,14 @@ def clock(chronyc: str | None, timedatectl: str | None) -> Clock:
     if timedatectl and "NTPSynchronized=" in timedatectl:
         return Clock("NTPSynchronized=yes" in timedatectl)
     return Clock()
+
+
+def certificate(openssl: str) -> tuple[tuple[str, ...], float | None]:
+    """Of `openssl x509 -noout -enddate -ext subjectAltName`: names and addresses that it is for,
+    and when it ends, in seconds since 1970."""
+    names = re.findall(r"(?:DNS|IP Address):([^,\s]+)", openssl)
+    ends = re.search(r"^notAfter=(.+)$", openssl, re.M)
+    return tuple(names), ssl.cert_time_to_seconds(ends[1]) if ends else None
 
 
 def listeners(*tables: str) -> tuple[Listener, ...]:

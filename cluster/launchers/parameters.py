@@ -79,4 +79,5 @@ KINDS: dict[str, Callable[[str], Value]] = {
     "name": _matching(r"[A-Za-z0-9][A-Za-z0-9_.-]*", "a name of letters, digits, . _ -"),
     "path": _matching(r"[A-Za-z0-9_.~/][A-Za-z0-9_./+-]*", "a path without spaces"),
     "share": _matching(r"0\.[0-9]+", "a share between 0 and 1"),
+    "switch": _matching(r"[01]", "a switch, 0 or 1"),
 }

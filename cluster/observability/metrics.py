@@ -327,6 +327,15 @@ _INGRESS = (
         "Answered 429 or 503, by why: targets refused them, or were known to",
         ("reason",),
     ),
+    Metric(
+        "ingress",
+        "dspark_denied_requests",
+        "counter",
+        "requests",
+        "Not let in, by why: no_key or unknown_key (401; a revoked one too), not_allowed (403), "
+        "over_quota (429), unknown_class or beyond_limits (400), too_large (413), too_slow (408)",
+        ("reason",),
+    ),
 )
 
 _CONTROLLER = (
@@ -339,6 +348,15 @@ _CONTROLLER = (
         "replicas",
         "In placement split without a drafter",
         ("model",),
+    ),
+    Metric(
+        "controller",
+        "dspark_fleet_missing_replicas",
+        "gauge",
+        "replicas",
+        "By role, target or drafter: fewer that report than the settings say, or than the least "
+        "where they scale",
+        ("model", "role"),
     ),
     Metric(
         "controller",

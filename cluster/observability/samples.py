@@ -38,6 +38,13 @@ class Sample(NamedTuple):
     tags: Mapping[str, str] = {}
 
 
+class PoolSizes(NamedTuple):
+    """Replicas of a model that there are at least, as its settings say."""
+
+    targets: int
+    drafters: int
+
+
 def target_samples(report: TargetReport) -> Iterator[Sample]:
     """Of a target replica, from its report: load, speculation, promises and the plan held."""
     if report.load is not None:
@@ -101,23 +108,31 @@ def drafter_samples(report: DrafterReport) -> Iterator[Sample]:
         yield Sample("dspark_drafter_bytes", stats[f"bytes_{direction}"], tags)
 
 
-def ingress_samples(report: IngressReport, refused: Mapping[str, int]) -> Iterator[Sample]:
-    """Of an ingress replica, from its report; `refused` requests by reason."""
+def ingress_samples(
+    report: IngressReport, refused: Mapping[str, int], denied: Mapping[str, int]
+) -> Iterator[Sample]:
+    """Of an ingress replica, from its report; requests `refused`, for want of room, and
+    `denied`, whatever room there is, by reason."""
     for outcome in ("continued", "restarted", "given_up"):
         count = getattr(report, outcome)
         yield Sample("dspark_lost_target_requests", count, {"outcome": outcome})
     for reason, count in refused.items():
         yield Sample("dspark_refused_requests", count, {"reason": reason})
+    for reason, count in denied.items():
+        yield Sample("dspark_denied_requests", count, {"reason": reason})
 
 
 def fleet_samples(
-    fleet: Mapping[str, Any], model_ids: Iterable[str], dropped: Mapping[str, int]
+    fleet: Mapping[str, Any], configured: Mapping[str, PoolSizes], dropped: Mapping[str, int]
 ) -> Iterator[Sample]:
-    """Of the controller, from `FleetController.snapshot`, of all models that are to be served,
-    also those that nobody reports for; reports `dropped`, or parts of them, by reason."""
+    """Of the controller, from `FleetController.snapshot`, of all models that are `configured`,
+    also those that nobody reports for; reports `dropped`, or parts of them, by reason.
+
+    Drafters on trial fill nobody's place.
+    """
     for reason, count in dropped.items():
         yield Sample("dspark_controller_dropped_reports", count, {"reason": reason})
-    for model_id in model_ids:
+    for model_id, sizes in configured.items():
         model = fleet["models"].get(model_id, {"targets": [], "drafters": []})
         tags = {"model": model_id}
         split = [one for one in model["targets"] if one["placement"] == "split"]
@@ -125,6 +140,12 @@ def fleet_samples(
         yield Sample("dspark_fleet_targets", len(model["targets"]), tags)
         yield Sample("dspark_fleet_drafters", len(model["drafters"]), tags)
         yield Sample("dspark_fleet_undrafted_targets", without, tags)
+        own = sum(not one["canary"] for one in model["drafters"])
+        for role, missing in (
+            ("target", sizes.targets - len(model["targets"])),
+            ("drafter", sizes.drafters - own),
+        ):
+            yield Sample("dspark_fleet_missing_replicas", max(0, missing), tags | {"role": role})
 
 
 def learning_samples(pair: DraftingPair, snapshot: Mapping[str, Any]) -> Iterator[Sample]:

@@ -15,6 +15,7 @@ from autoscale.online_calibration import OnlineCalibration
 from cluster.messages import IngressReport, TargetReport
 from cluster.observability.metrics import FOREIGN, METRICS
 from cluster.observability.samples import (
+    PoolSizes,
     Sample,
     drafter_samples,
     fleet_samples,
@@ -36,7 +37,12 @@ LEARNED = {
     },
     "acceptance": {"rate": 0.5, "expected_rate": 0.6, "collapsed": False},
 }
-FLEET = {"models": {"m": {"targets": [{"placement": "split", "drafter": "d"}], "drafters": [{}]}}}
+FLEET = {
+    "models": {
+        "m": {"targets": [{"placement": "split", "drafter": "d"}], "drafters": [{"canary": ""}]}
+    }
+}
+POOLS = {"m": PoolSizes(1, 1)}
 
 
 def samples(n: int) -> Iterator[tuple[Sample, dict[str, str]]]:
@@ -50,9 +56,9 @@ def samples(n: int) -> Iterator[tuple[Sample, dict[str, str]]]:
         yield sample, {"model": "m", "replica": "d"}
     for sample in target_samples(_attached()):
         yield sample, {"model": "m", "replica": "a"}
-    for sample in ingress_samples(IngressReport("i", 1, n, n, 0), {"too_late": n}):
+    for sample in ingress_samples(IngressReport("i", 1, n, n, 0), {"too_late": n}, {"no_key": n}):
         yield sample, {"replica": "i"}
-    for sample in (*fleet_samples(FLEET, ("m",), {"flood": n}), *learning_samples(PAIR, LEARNED)):
+    for sample in (*fleet_samples(FLEET, POOLS, {"flood": n}), *learning_samples(PAIR, LEARNED)):
         yield sample, {}
 
 

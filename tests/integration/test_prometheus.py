@@ -259,3 +259,9 @@ def test_dashboards_and_alerts_on_a_live_fleet(tmp_path):
         assert not [r["name"] for r in rules if r.get("state") == "firing"]
         recorded = {rule["name"] for rule in rules if rule["type"] == "recording"}
         assert recorded == {n for r in rules for n in metric_names(r["query"]) if ":" in n}
+
+        # What is not let in is counted.
+        greedy = {"model": "demo", "prompt": "Once", "max_tokens": 1, "n": 1000}
+        assert httpx.post(f"{url}/v1/completions", json=greedy, timeout=60).status_code == 400
+        beyond = 'ray_dspark_denied_requests_total{reason="beyond_limits"}'
+        wait_for(lambda: prometheus.total(beyond) == 1, 30)

@@ -60,6 +60,14 @@ CASES: dict[str, tuple[dict[str, str], dict[str, str], dict[str, str]]] = {
         },
         {"application": "a", "deployment": "Target:m"},
     ),
+    "DSparkPoolIncomplete": (
+        {'ray_dspark_fleet_missing_replicas{model="m",role="drafter"}': "1x90"},
+        {
+            'ray_dspark_fleet_missing_replicas{model="m",role="drafter"}': "0x90",
+            'ray_dspark_fleet_missing_replicas{model="m",role="target"}': "2x60 0x30",
+        },
+        {"model": "m", "role": "drafter"},
+    ),
     "DSparkAttachedDown": (
         {f"ray_dspark_attached_up{OF_MODEL}": "0x90"},
         {f"ray_dspark_attached_up{OF_MODEL}": "1 0 1x88"},
@@ -74,6 +82,14 @@ CASES: dict[str, tuple[dict[str, str], dict[str, str], dict[str, str]]] = {
         {REQUESTS: STEADY, errors(429): "0+60x90"},
         {REQUESTS: STEADY, errors(429): "0+24x90"},
         {"application": "a"},
+    ),
+    "DSparkUnknownKeys": (
+        {'ray_dspark_denied_requests_total{replica="i",reason="unknown_key"}': "0+60x90"},
+        {
+            'ray_dspark_denied_requests_total{replica="i",reason="unknown_key"}': "0+1x90",
+            'ray_dspark_denied_requests_total{replica="i",reason="too_large"}': "0+60x90",
+        },
+        {},
     ),
     "DSparkPromiseBroken": (
         # Of 10 a minute 1 is late and 10 more are refused.

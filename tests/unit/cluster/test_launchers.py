@@ -97,6 +97,7 @@ def test_commands_are_shell(name):
         ("name", "a b"),
         ("path", "/models; rm"),
         ("share", "1.5"),
+        ("switch", "2"),
     ],
 )
 def test_a_value_that_could_change_a_command_is_refused(kind, text):
@@ -163,6 +164,44 @@ OPEN = "RAY_AUTH_MODE=token ray start --head --port=6379 --autoscaling-config=x"
 def test_what_would_not_come_up_or_be_open_is_refused(name, path, value, fault):
     with pytest.raises(LauncherError, match=fault):
         check_cluster(broken(name, path, value))
+
+
+TLS_NAMES = ("RAY_USE_TLS", "RAY_TLS_CA_CERT", "RAY_TLS_SERVER_CERT", "RAY_TLS_SERVER_KEY")
+
+
+@pytest.mark.parametrize("tls", ["0", "1"])
+@pytest.mark.parametrize("name", ["local", "dgx-spark-2x"])
+def test_every_node_starts_ray_with_the_same_word_on_tls(name, tls):
+    cluster = render(name, GIVEN[name] | {"tls": tls, "tls_files": "/where"})
+    everywhere = cluster.get("docker", {}).get("run_options", [])
+    for key in ("head_start_ray_commands", "worker_start_ray_commands"):
+        (start,) = (c for c in cluster[key] if "ray start" in c)
+        before = " ".join([*everywhere, start.partition("ray start")[0]])
+        said = dict(re.findall(r"(RAY_(?:USE_TLS|TLS_\w+))=(\S+)", before))
+        assert said.keys() == set(TLS_NAMES)
+        assert said["RAY_USE_TLS"] == tls
+        files = "/tls" if name == "dgx-spark-2x" else "/where"
+        assert said["RAY_TLS_SERVER_KEY"] == f"{files}/node.key"
+    if everywhere:
+        assert "--volume=/where:/tls:ro" in everywhere
+
+
+@pytest.mark.parametrize("name", ["local", "dgx-spark-2x"])
+def test_a_node_that_lacks_a_file_for_tls_is_stopped(name, tmp_path):
+    def run(tls: str) -> tuple[int, str]:
+        cluster = render(name, GIVEN[name] | {"tls": tls, "tls_files": str(tmp_path)})
+        (guard,) = (c for c in cluster["initialization_commands"] if "node.key" in c)
+        done = subprocess.run(["bash", "-c", guard], capture_output=True, text=True, timeout=10)
+        return done.returncode, done.stdout
+
+    assert run("0") == (0, "")
+    for file in ("ca.crt", "node.crt"):
+        (tmp_path / file).touch()
+    status, said = run("1")
+    assert status == 1
+    assert said.startswith(f"GUARD {tmp_path}/node.key cannot be read")
+    (tmp_path / "node.key").touch()
+    assert run("1") == (0, "")
 
 
 class Spark:

@@ -12,6 +12,7 @@ from autoscale.online_calibration import OnlineCalibration
 from cluster.messages import IngressReport
 from cluster.observability.metrics import METRICS, of_source
 from cluster.observability.samples import (
+    PoolSizes,
     drafter_samples,
     fleet_samples,
     ingress_samples,
@@ -107,16 +108,40 @@ def test_one_token_has_a_first_and_no_pace():
 
 def test_a_model_that_nobody_reports_for_has_no_targets():
     split = {"placement": "split", "drafter": None}
-    fleet = {"models": {"m": {"targets": [split, split | {"drafter": "d"}], "drafters": [{}]}}}
-    told = named(fleet_samples(fleet, ("m", "gone"), {"flood": 4}))
+    drafters = [{"canary": ""}]
+    fleet = {"models": {"m": {"targets": [split, split | {"drafter": "d"}], "drafters": drafters}}}
+    configured = {"m": PoolSizes(2, 1), "gone": PoolSizes(1, 0)}
+    told = named(fleet_samples(fleet, configured, {"flood": 4}))
     assert told == {
         ("dspark_controller_dropped_reports", "flood"): 4,
         ("dspark_fleet_targets", "m"): 2,
         ("dspark_fleet_drafters", "m"): 1,
         ("dspark_fleet_undrafted_targets", "m"): 1,
+        ("dspark_fleet_missing_replicas", "m", "target"): 0,
+        ("dspark_fleet_missing_replicas", "m", "drafter"): 0,
         ("dspark_fleet_targets", "gone"): 0,
         ("dspark_fleet_drafters", "gone"): 0,
         ("dspark_fleet_undrafted_targets", "gone"): 0,
+        ("dspark_fleet_missing_replicas", "gone", "target"): 1,
+        ("dspark_fleet_missing_replicas", "gone", "drafter"): 0,
+    }
+
+
+@pytest.mark.parametrize(
+    ("configured", "missing"),
+    [
+        (PoolSizes(3, 2), {"target": 2, "drafter": 1}),
+        (PoolSizes(1, 1), {"target": 0, "drafter": 0}),
+        (PoolSizes(0, 0), {"target": 0, "drafter": 0}),  # more than the least where they scale
+    ],
+)
+def test_replicas_that_are_missing_are_told_by_role_and_canaries_are_none(configured, missing):
+    drafters = [{"canary": ""}, {"canary": "on trial"}]
+    targets = [{"placement": "split", "drafter": "d"}]
+    fleet = {"models": {"m": {"targets": targets, "drafters": drafters}}}
+    told = named(fleet_samples(fleet, {"m": configured}, {}))
+    assert missing == {
+        role: told["dspark_fleet_missing_replicas", "m", role] for role in ("target", "drafter")
     }
 
 
@@ -146,7 +171,7 @@ EVERYTHING = {
         *_late("dspark_step_seconds", "dspark_plan_apply_seconds"),
     ],
     "drafter": lambda: list(drafter_samples(drafter_report())),
-    "ingress": lambda: list(ingress_samples(IngressReport("i", 1), {"too_late": 2})),
+    "ingress": lambda: list(ingress_samples(IngressReport("i", 1), {"too_late": 2}, {"no_key": 1})),
 }
 
 

@@ -16,6 +16,7 @@ from deployments.callers import (
     age_s,
 )
 from deployments.class_specs import KeySpec
+from deployments.denial import DENIED
 from deployments.key_ring import KeyRing
 from deployments.metering import Accounts
 
@@ -101,6 +102,23 @@ def ask(
             return await http.request(method, path, headers=headers)
 
     return asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    ("headers", "path", "why"),
+    [
+        ({}, "/v1/completions", {"no_key": 1}),
+        (bearer("k-revoked"), "/v1/completions", {"unknown_key": 1}),
+        (bearer("k-acme"), "/fleet/models/demo", {"not_allowed": 1}),
+        (bearer("k-acme") | asking("standard"), "/v1/completions", {"not_allowed": 1}),
+        (bearer("k-acme") | asking("gold"), "/v1/completions", {"unknown_class": 1}),
+        (bearer("k-acme"), "/v1/completions", {}),
+    ],
+)
+def test_whom_it_does_not_let_in_is_counted_by_why(headers, path, why):
+    before = DENIED.copy()
+    ask("POST", CLOSED, headers, path)
+    assert DENIED - before == why
 
 
 UNSEEN = {"X-DSpark-Unseen": "1000000"}
@@ -199,7 +217,9 @@ def test_who_is_over_quota_is_told_when_to_come_back():
         ask("POST", callers, bearer("k-few"), accounts=accounts).status_code for _ in range(2)
     ]
     assert statuses == [200, 200]
+    before = DENIED["over_quota"]
     refused = ask("POST", callers, bearer("k-few"), accounts=accounts)
+    assert DENIED["over_quota"] == before + 1
     assert (refused.status_code, refused.headers["retry-after"]) == (429, "30")
     error = refused.json()["error"]
     assert (error["type"], error["code"]) == ("RateLimitError", 429)

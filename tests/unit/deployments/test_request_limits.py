@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from deployments.request_limits import BoundBodies, LimitSpec, check_limits
+from deployments.denial import DENIED
+from deployments.request_limits import BeyondLimitsError, BoundBodies, LimitSpec, check_limits
 
 LIMITS = LimitSpec(max_prompt_chars=100, max_sequences=8, max_n=4, max_best_of=4, max_logprobs=5)
 
@@ -53,7 +54,7 @@ def test_what_is_within_the_limits_passes(request_):
     ],
 )
 def test_what_is_beyond_them_is_refused_by_name(request_, why):
-    with pytest.raises(ValueError, match=why):
+    with pytest.raises(BeyondLimitsError, match=why):
         check_limits(LIMITS, request_)
 
 
@@ -101,20 +102,24 @@ def test_a_body_within_the_limit_passes_in_one_piece():
 
 @pytest.mark.parametrize("length", [None, 10, 11])
 def test_a_body_that_is_too_large_is_413_whatever_it_says_of_itself(length):
+    before = DENIED["too_large"]
     client = ask(Client(b"01234", b"567890", b"and so on"), length=length)
-    assert client.status == 413
+    assert (client.status, DENIED["too_large"]) == (413, before + 1)
     assert b'"type":"BadRequestError"' in client.body
     assert len(client.parts) == (3 if length == 11 else 1)  # no more of it is read
 
 
 def test_a_body_that_comes_too_slowly_is_408():
+    before = DENIED["too_slow"]
     client = ask(Client(*[b"0"] * 9, pause_s=0.05))
-    assert client.status == 408
+    assert (client.status, DENIED["too_slow"]) == (408, before + 1)
     assert b"did not come within 0.2 s" in client.body
 
 
-def test_a_client_that_leaves_halfway_is_not_answered():
+def test_a_client_that_leaves_halfway_is_neither_answered_nor_counted():
+    before = DENIED.copy()
     assert ask(Client(b"01", leaves=True)).status is None
+    assert before == DENIED
 
 
 def test_a_request_without_a_body_is_left_alone():

@@ -13,7 +13,7 @@ _INDENTED = re.compile(r"(?:(?<=\n\n)|\A)(?: {4}.*\n|[ \t]*\n(?= {4}))+")
 _SPAN = re.compile(r"(?<!`)`([^`]+)`(?!`)")
 _COMMENT = re.compile(r"(?:^|\s)#.*$")
 _BETWEEN = frozenset((";", "&", "&&", "|", "||", "(", ")"))
-PROGRAMS = ("dspark", "make")
+PROGRAMS = ("dspark", "make", "ray", "serve", "kubectl", "docker")
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Command:
 
 
 def commands(name: str, text: str) -> Iterator[Command]:
-    """Every `dspark` and `make` of a document, with the lines of its blocks joined."""
+    """Every command of `PROGRAMS` in a document, with the lines of its blocks joined."""
     blocks = [found[2] for found in _FENCE.finditer(text)]
     prose = _FENCE.sub("\n", text)
     blocks += [re.sub(r"^ {4}", "", found[0], flags=re.M) for found in _INDENTED.finditer(prose)]
@@ -89,7 +89,6 @@ def _of_words(name: str, words: list[str]) -> Iterator[Command]:
     if words and words[0].removeprefix(".venv/bin/") in PROGRAMS:
         end = next((i for i, word in enumerate(words) if word in (">", ">>", "<")), len(words))
         yield Command(name, Path(words[0]).name, tuple(words[1:end]))
-        return
-    for word in words:
+    for word in words[1:]:
         if " " in word:
             yield from _of_line(name, word)

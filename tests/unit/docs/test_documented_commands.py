@@ -1,4 +1,4 @@
-"""Every `dspark` and `make` command in the documents is one that there is."""
+"""Every command in the documents, of ours and of Ray, kubectl and docker, is one that there is."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from documented import Command, commands
+from other_programs import fault_of_click, fault_of_docker, fault_of_kubectl
 
 from cluster.cli import build_parser
 
@@ -40,6 +41,12 @@ def fault(command: Command) -> str | None:
         settings = {word.partition("=")[0] for word in words if "=" in word}
         unknown = sorted({w for w in words if "=" not in w} - TARGETS | settings - VARIABLES)
         return f"the Makefile has no {', '.join(unknown)}" if unknown else None
+    if command.program in ("ray", "serve"):
+        return fault_of_click(command.program, command.words)
+    if command.program == "kubectl":
+        return fault_of_kubectl(command.words)
+    if command.program == "docker":
+        return fault_of_docker(command.words)
     if len(command.words) <= 1:
         known = set(command.words) <= names() | {"--help"}
         return None if known else f"there is no dspark {command.words[0]}"
@@ -62,9 +69,13 @@ def test_they_are_found():
     assert "make serve" in found
     assert "dspark serve --config deployments/configs/demo-colocated.yaml --port 9000" in found
     assert "dspark set demo policy={kind: fixed, k: 3} deadline_ms=20 max_draft_tokens=4" in found
-    within = "dspark prefetch --config deployments/configs/qwen3-14b-2x-dgx-spark-tp2.yaml"
+    within = "dspark prefetch --ray --config deployments/configs/qwen3-14b-2x-dgx-spark-tp2.yaml"
     assert within in found  # quoted, over two lines, behind `ray exec`
-    assert len(found) > 60
+    assert "serve deploy deployments/configs/qwen3-14b-2x-dgx-spark-tp2.yaml" in found
+    assert "ray up -y cluster.yaml" in found
+    assert "kubectl apply -k k8s/overlays/cpu-demo" in found
+    assert "docker load" in found  # behind `ssh`
+    assert len(found) > 100
 
 
 @pytest.mark.parametrize(
@@ -76,7 +87,11 @@ def test_they_are_found():
         ("```sh\nmake serve EXTRA=cuda\n```\n", ["make serve EXTRA=cuda"]),
         ("so `dspark\nstatus` it is, `dsparks`\n", ["dspark status"]),
         ("x\n\n    ssh b dspark doctor --collect > b.json\n", ["dspark doctor --collect"]),
-        ("x\n\n    ray exec c.yaml 'X=1 dspark status'\n", ["dspark status"]),
+        (
+            "x\n\n    ray exec c.yaml 'X=1 dspark status'\n",
+            ["ray exec c.yaml X=1 dspark status", "dspark status"],
+        ),
+        ("x\n\n    docker save x | ssh b docker load\n", ["docker save x", "docker load"]),
         ("x\n\n    cd dspark\n    curl http://h/dspark\n", []),
     ],
 )
@@ -93,6 +108,22 @@ def test_how_they_are_found(text, found):
         ("dspark", ["canary", "D", "--share", "500%"]),
         ("make", ["server"]),
         ("make", ["serve", "EXTRAS=cuda"]),
+        ("ray", ["ups", "cluster.yaml"]),
+        ("ray", ["up", "--yes-please", "cluster.yaml"]),
+        ("ray", ["exec", "cluster.yaml"]),
+        ("ray", ["start", "--num-gpus", "one"]),
+        ("serve", ["deploy", "--dry", "serve.yaml"]),
+        ("serve", ["redeploy"]),
+        ("kubectl", ["apply", "-k", "k8s/overlays/tpu"]),
+        ("kubectl", ["apply", "-f", "k8s/secrets.yaml"]),
+        ("kubectl", ["logs", "job/dspark-fetch"]),
+        ("kubectl", ["--namespace", "ray", "create", "namespace", "dspark"]),
+        ("kubectl", ["create", "secret", "generic", "dspark-redis", "--from-literal=token=x"]),
+        ("kubectl", ["create", "secret", "generic", "dspark-keys", "--from-file=keys.yaml"]),
+        ("kubectl", ["wait", "rayservice/dspark"]),
+        ("docker", ["build", "-f", "Dockerfile", "--target", "cpu", "-t", "dspark:0.1.0-cpu", "."]),
+        ("docker", ["build", "-f", "k8s/Dockerfile", "--target", "gpu", "-t", "x", "."]),
+        ("docker", ["push", "dspark:latest"]),
     ],
 )
 def test_a_command_that_is_none_is_a_fault(program, words, capsys):

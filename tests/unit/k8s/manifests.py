@@ -19,19 +19,19 @@ LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast
 
 
 @cache
-def _rendered(overlay: str) -> str:
+def _rendered(overlay: str, k8s: Path) -> str:
     for command in (["kustomize", "build"], ["kubectl", "kustomize"]):
         if shutil.which(command[0]):
-            directory = str(K8S / "overlays" / overlay)
+            directory = str(k8s / "overlays" / overlay)
             return subprocess.run(
                 [*command, directory], capture_output=True, text=True, check=True, timeout=60
             ).stdout
     return ""
 
 
-def render(overlay: str) -> list[Manifest]:
+def render(overlay: str, k8s: Path = K8S) -> list[Manifest]:
     """Every manifest of an overlay. Skips where nothing here renders kustomizations."""
-    text = _rendered(overlay)
+    text = _rendered(overlay, k8s)
     if not text:
         pytest.skip("neither kustomize nor kubectl is installed")
     return list(yaml.load_all(text, LOADER))

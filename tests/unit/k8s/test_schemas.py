@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,15 @@ import jsonschema
 import pytest
 import yaml
 
-from tests.unit.k8s.manifests import LOADER, OVERLAYS, of_kind, ray_service, render
+from tests.unit.k8s.manifests import (
+    K8S,
+    LOADER,
+    OVERLAYS,
+    of_kind,
+    ray_groups,
+    ray_service,
+    render,
+)
 
 CRDS = Path("../shared/k8s-crds")
 KUBERNETES = "1.34"  # of the API's schemas; all kinds used here are older
@@ -76,6 +85,24 @@ def test_the_ray_service_is_what_kuberays_crds_say(overlay):
         "spec": service["spec"]["rayClusterConfig"],
     }
     crd_validator("rayclusters").validate(cluster)
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_tls_between_rays_processes_is_a_component_that_every_overlay_takes(overlay, tmp_path):
+    shutil.copytree(K8S, tmp_path / "k8s")
+    file = tmp_path / "k8s/overlays" / overlay / "kustomization.yaml"
+    kustomization = yaml.safe_load(file.read_text())
+    components = [*kustomization.get("components", ()), "../../components/ray-tls"]
+    file.write_text(yaml.safe_dump(kustomization | {"components": components}))
+    manifests = render(overlay, tmp_path / "k8s")
+    service = ray_service(manifests)
+    assert service["spec"]["rayClusterConfig"]["tlsOptions"] == {"enabled": True}
+    # What the operator adds itself and refuses to find there (`validateTLSOptions`).
+    for group in ray_groups(manifests):
+        container = group["template"]["spec"]["containers"][0]
+        assert not [e["name"] for e in container["env"] if "_TLS" in e["name"]]
+        assert "/etc/ray/tls" not in {m["mountPath"] for m in container["volumeMounts"]}
+    crd_validator("rayservices").validate(service)
 
 
 @pytest.mark.parametrize(

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from deployments.serve_file import read_serve_file
 from tests.unit.k8s.manifests import (
     K8S,
     OVERLAYS,
@@ -135,7 +137,8 @@ def secrets(node: Any) -> Iterator[tuple[str, str]]:
         if "secretKeyRef" in node:
             yield node["secretKeyRef"]["name"], node["secretKeyRef"]["key"]
         if "secretName" in node:
-            yield node["secretName"], "auth_token"  # the key that KubeRay reads
+            of_file = [(node["secretName"], item["key"]) for item in node.get("items", ())]
+            yield from of_file or [(node["secretName"], "auth_token")]  # which KubeRay reads
         for value in node.values():
             yield from secrets(value)
 
@@ -147,7 +150,33 @@ def test_secrets_are_named_never_written(overlay):
     named = set(secrets(manifests))
     assert ("dspark-ray-token", "auth_token") in named
     created = re.findall(
-        r"create secret generic ([\w-]+)[ \\\n]+--from-literal=(\w+)=",
+        r"create secret generic ([\w-]+)[ \\\n]+--from-(?:literal|file)=([\w.]+)",
         (K8S / "README.md").read_text(),
     )
     assert named <= set(created)
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_keys_that_the_serve_file_asks_for_are_mounted_in_every_pod_and_can_change(overlay):
+    manifests = render(overlay)
+    keys_file = read_serve_file(K8S / "overlays" / overlay / "serve.yaml").settings.keys_file
+    assert (keys_file is None) == (overlay == "cpu-demo")
+    for group in ray_groups(manifests):
+        spec = group["template"]["spec"]
+        of_secret = {v["name"]: v["secret"] for v in spec["volumes"] if "secret" in v}
+        mounts = [m for m in spec["containers"][0]["volumeMounts"] if m["name"] in of_secret]
+        if keys_file is None:
+            assert not mounts
+            continue
+        (mount,) = mounts
+        # A subPath would stay as it was when the pod started.
+        assert mount == {
+            "name": mount["name"],
+            "mountPath": str(Path(keys_file).parent),
+            "readOnly": True,
+        }
+        secret = of_secret[mount["name"]]
+        assert [item["path"] for item in secret["items"]] == [Path(keys_file).name]
+        assert not secret.get("optional")  # without keys nobody is to be served, not everybody
+        assert secret["defaultMode"] == 0o440  # read by fsGroup alone
+        assert spec["securityContext"]["fsGroup"] == spec["securityContext"]["runAsGroup"]

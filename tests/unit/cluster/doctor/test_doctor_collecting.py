@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
+from pathlib import Path
 
 import pytest
 import spark_machines as machines
@@ -20,7 +22,17 @@ from cluster.doctor.evidence import (
     RdmaPort,
     read_evidence,
 )
-from cluster.doctor.parse import clock, gpus, is_roce_v2_ipv4, listeners, memory, port_rate
+from cluster.doctor.parse import (
+    certificate,
+    clock,
+    gpus,
+    is_roce_v2_ipv4,
+    listeners,
+    memory,
+    port_rate,
+)
+
+LAUNCHERS_README = Path("cluster/launchers/README.md").read_text()
 
 
 @pytest.fixture
@@ -183,3 +195,64 @@ def test_whether_a_token_is_asked_for_is_said_by_the_ray_that_runs(
         monkeypatch.setenv("RAY_AUTH_MODE", shell)
     node = collect_node(tmp_path, machines.Machine().run)
     assert node.environment.get("RAY_AUTH_MODE") == seen
+
+
+def test_what_openssl_says_of_a_certificate():
+    said = (
+        "notAfter=Nov 27 07:00:00 2027 GMT\nX509v3 Subject Alternative Name: \n"
+        "    DNS:localhost, IP Address:127.0.0.1, IP Address:192.168.100.10\n"
+    )
+    assert certificate(said) == (("localhost", "127.0.0.1", "192.168.100.10"), 1827298800)
+    assert certificate("") == ((), None)
+
+
+@pytest.fixture
+def encrypted(tmp_path, monkeypatch):
+    """Where Ray's three files are, as the launchers' README makes them."""
+    recipe = re.search(r"((?: {4}.*\n)*? {4}openssl req -x509(?:.*\n)+?)\n", LAUNCHERS_README)
+    assert recipe is not None
+    script = recipe[1].replace("192.168.100.11", "127.0.0.2")
+    subprocess.run(
+        ["bash", "-ec", script], cwd=tmp_path, check=True, capture_output=True, timeout=60
+    )
+    files = {"CA_CERT": "ca.crt", "SERVER_CERT": "node.crt", "SERVER_KEY": "node.key"}
+    for name, file in files.items():
+        monkeypatch.setenv(f"RAY_TLS_{name}", str(tmp_path / "tls" / file))
+    monkeypatch.setenv("RAY_USE_TLS", "1")
+    return tmp_path / "tls"
+
+
+def real_openssl(command: list[str]) -> tuple[int, str]:
+    if command[0] != "openssl":
+        raise FileNotFoundError
+    done = subprocess.run(command, capture_output=True, text=True, timeout=10)
+    return done.returncode, done.stdout
+
+
+def test_certificates_made_as_documented_are_read(encrypted, tmp_path):
+    tls = collect_node(tmp_path, real_openssl).ray_tls
+    assert tls is not None
+    assert tls.unreadable == ()
+    assert {"192.168.100.10", "127.0.0.2", "127.0.0.1", "localhost"} == set(tls.names)
+    assert tls.ends_in_days is not None
+    assert 300 < tls.ends_in_days < 1200
+    assert tls.key_mode == 0o600
+    verified = subprocess.run(
+        ["openssl", "verify", "-CAfile", "ca.crt", "node.crt"],
+        cwd=encrypted,
+        capture_output=True,
+        timeout=10,
+    )
+    assert verified.returncode == 0
+
+
+def test_files_that_ray_would_not_find_are_named(encrypted, tmp_path):
+    (encrypted / "node.key").unlink()
+    tls = collect_node(tmp_path, real_openssl).ray_tls
+    assert tls is not None
+    assert tls.unreadable == ("RAY_TLS_SERVER_KEY",)
+
+
+def test_without_the_setting_ray_does_not_encrypt(encrypted, tmp_path, monkeypatch):
+    monkeypatch.setenv("RAY_USE_TLS", "0")
+    assert collect_node(tmp_path, real_openssl).ray_tls is None

@@ -18,6 +18,7 @@ from cluster.doctor.evidence import (
     Listener,
     Memory,
     NodeEvidence,
+    RayTls,
     ServiceEvidence,
 )
 from cluster.doctor.network_checks import twin
@@ -76,6 +77,9 @@ def ports(spark: NodeEvidence, **changes: Any) -> dict[str, Any]:
     """With changes of the first half of the port."""
     first, second = spark.rdma
     return {"rdma": (replace(first, **changes), second)}
+
+
+TLS = RayTls(names=("192.168.100.10", "localhost"), ends_in_days=300, key_mode=0o600)
 
 
 def environment(**changes: str) -> Any:
@@ -180,6 +184,26 @@ FAULTS = {
         lambda spark: {"ray_token_mode": 0o644},
         [("warning", "Ray's token")],
     ),
+    "TLS without its files": (
+        lambda spark: {"ray_tls": RayTls(unreadable=("RAY_TLS_SERVER_KEY",))},
+        [("broken", "Ray's TLS")],
+    ),
+    "a certificate for another node": (
+        lambda spark: {"ray_tls": RayTls(names=("10.0.0.99",), ends_in_days=300)},
+        [("broken", "Ray's TLS")],
+    ),
+    "a certificate that ended": (
+        lambda spark: {"ray_tls": RayTls(names=("192.168.100.10",), ends_in_days=-1)},
+        [("broken", "Ray's TLS")],
+    ),
+    "a certificate that ends soon": (
+        lambda spark: {"ray_tls": RayTls(names=("192.168.100.10",), ends_in_days=12.5)},
+        [("warning", "Ray's TLS")],
+    ),
+    "a key for all to read": (
+        lambda spark: {"ray_tls": replace(TLS, key_mode=0o644)},
+        [("warning", "Ray's TLS")],
+    ),
     "an open dashboard": (
         lambda spark: {"listeners": (Listener("0.0.0.0", 8265),)},
         [("warning", "dashboard")],
@@ -224,6 +248,14 @@ def other(spark: NodeEvidence, **changes: Any) -> NodeEvidence:
     return replace(spark, node="spark-b", **{"environment": SETTINGS | address, **own, **changes})
 
 
+def test_nodes_that_all_encrypt_are_fine(spark):
+    both = (
+        replace(spark, ray_tls=TLS),
+        other(spark, ray_tls=replace(TLS, names=("192.168.100.11",))),
+    )
+    assert found(*both) == []
+
+
 def test_two_that_are_alike(spark):
     assert found(spark, other(spark)) == []
 
@@ -235,6 +267,10 @@ def test_two_that_are_alike(spark):
         ({"gpus": (Gpu("NVIDIA GB10", "580.142"),)}, [("warning", "driver")]),
         ({"kernel": "6.17.0-1021-nvidia"}, [("warning", "kernel")]),
         ({"environment": {**SETTINGS}, "interfaces": ()}, [("broken", "interface")]),
+        (
+            {"ray_tls": RayTls(names=("192.168.100.11",), ends_in_days=300)},
+            [("broken", "Ray's TLS")],
+        ),
     ],
 )
 def test_what_differs_between_two(spark, changes, expected):
