@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import threading
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
 import pytest
 import ray
 import torch
 
 from drafters.errors import CheckpointError
-from drafters.training.checkpoints import read_checkpoint
+from drafters.training.checkpoints import FILE_NAME, read_checkpoint
 from drafters.training.loop import RunOptions, train
 from drafters.training.on_ray import train_on_ray
 from tests.unit.drafters.training_fixtures import small_plan, write_answers, write_target
@@ -31,6 +37,42 @@ def test_workers_on_ray_train_the_drafter_of_one_process(tmp_path):
     for name, weight in one["model"].items():
         torch.testing.assert_close(two["model"][name], weight, atol=1e-5, rtol=0, msg=name)
     assert (tmp_path / "two" / "model.safetensors").exists()
+
+
+def kill_a_worker(output: Path, killed: list[int]) -> None:
+    """Once there is something to go on from."""
+    while not (output / FILE_NAME).exists():
+        time.sleep(0.05)
+    for child in psutil.Process().children(recursive=True):
+        with suppress(psutil.NoSuchProcess):
+            if "TrainWorker" in " ".join(child.cmdline()):
+                child.kill()
+                killed.append(child.pid)
+                return
+
+
+@pytest.mark.long
+def test_a_worker_that_is_killed_costs_no_more_than_an_interval(tmp_path):
+    target = write_target(tmp_path / "target")
+    answers = write_answers(tmp_path / "answers.jsonl")
+    plan = small_plan("dspark", target, answers, steps=300)
+    options = RunOptions(device="cpu", checkpoint_every=20)
+    killed: list[int] = []
+    killer = threading.Thread(target=kill_a_worker, args=(tmp_path / "two", killed), daemon=True)
+    killer.start()
+    try:
+        ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
+        assert train_on_ray(plan, tmp_path / "two", print, options, num_workers=2, use_gpu=False)
+    finally:
+        ray.shutdown()
+    assert len(killed) == 1
+    assert train(plan, tmp_path / "one", print, options)
+    one, two = (read_checkpoint(tmp_path / name) for name in ("one", "two"))
+    assert one is not None
+    assert two is not None
+    assert one["step"] == two["step"] == 300
+    for name, weight in one["model"].items():
+        torch.testing.assert_close(two["model"][name], weight, atol=1e-3, rtol=0, msg=name)
 
 
 @pytest.mark.long
