@@ -16,6 +16,8 @@ from deployments.engine.seat_tokens import tell_seats
 from deployments.engine.traffic import observed
 from deployments.engine.vital import Vital, dying_with_the_engine
 from deployments.engine_args import DRAFTING_WORKERS, MIB, PLAIN_CPU_WORKER
+from deployments.plan_channel import PlanPublisher
+from deployments.prefill import KEY
 from deployments.specs import CaptureSpec
 from drafters.capture import TrafficCapture
 from drafters.redaction import Redactor
@@ -46,6 +48,8 @@ class _Engine(VLLMEngine):  # type: ignore[misc]
     and hub ids, all that a target may be (`checkpoint_source`), need none.
     """
 
+    plans: PlanPublisher | None = None  # to the scheduler, where it goes by the fleet's plan
+
     async def start(self) -> None:
         self.llm_config.get_or_create_callback().ctx.run_init_node = False
         await super().start()
@@ -64,6 +68,8 @@ class _Engine(VLLMEngine):  # type: ignore[misc]
         scheduler = config.scheduler_config
         if scheduler.scheduler_cls is None:
             scheduler.scheduler_cls = RESUMING_SCHEDULERS[bool(scheduler.async_scheduling)]
+        if KEY in config.additional_config:
+            self.plans = PlanPublisher()
         return engine_args, frontend_args, config
 
     @property
