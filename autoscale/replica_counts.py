@@ -73,7 +73,11 @@ class Trend:
     at_s: float
 
     def followed(self, demand_seats: float, now_s: float) -> Trend:
+        """After a look at `now_s`; begun anew where that is before the last one, as the clock
+        was set back."""
         elapsed_s = now_s - self.at_s
+        if elapsed_s < 0:
+            return Trend(demand_seats, 0.0, now_s)
         if not elapsed_s > 0:
             return self
         weight = 1 - math.exp(-elapsed_s / _TREND_MEMORY_S)

@@ -105,6 +105,16 @@ def test_a_rise_is_expected_to_go_on_and_a_fall_is_not():
     assert expected_demand(10.0, Trend(10.0, 5.0, 0.0)) == 20.0  # no more than twice
 
 
+@pytest.mark.parametrize("jump_s", [-86400.0, 86400.0])
+def test_a_clock_that_jumps_expects_no_rise_and_goes_on(jump_s):
+    trend, now_s = Trend(100.0, 0.5, 1000.0), 1000.0 + jump_s
+    trend = trend.followed(100.0, now_s)
+    assert expected_demand(100.0, trend) == pytest.approx(100.0, abs=0.1)
+    for second in range(1, 121):
+        trend = trend.followed(100.0 + second, now_s + second)
+    assert trend.per_s == pytest.approx(1.0, abs=0.1)
+
+
 def test_demand_counts_whoever_came_whether_served_or_not():
     demand = Demand()
     for i in range(1200):  # ten per second for two minutes, each would sit two seconds
