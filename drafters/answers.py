@@ -46,7 +46,6 @@ class AnswerWriter:
     """
 
     def __init__(self, directory: Path, rows_per_part: int = 256, max_age_s: float = 60) -> None:
-        directory.mkdir(parents=True, exist_ok=True)
         self._directory = directory
         self._rows_per_part, self._max_age_s = rows_per_part, max_age_s
         self._pending: list[Answer] = []
@@ -71,6 +70,7 @@ class AnswerWriter:
         rows = [{name: getattr(answer, name) for name in SCHEMA.names} for answer in self._pending]
         path = self._directory / f"part-{self._next:06}.parquet"
         unfinished = path.with_suffix(".unfinished")
+        self._directory.mkdir(parents=True, exist_ok=True)
         pq.write_table(
             pa.Table.from_pylist(rows, schema=SCHEMA), unfinished, write_page_checksum=True
         )
