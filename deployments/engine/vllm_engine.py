@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import atexit
+import logging
 import math
 from pathlib import Path
 from typing import Any
 
+import zmq
 from ray.llm._internal.serve.engines.vllm.vllm_engine import VLLMEngine
 
 from deployments.engine.frontend import mend_frontend, mend_native_frontend, refusing_what_kills
@@ -21,6 +23,8 @@ from deployments.prefill import KEY
 from deployments.specs import CaptureSpec
 from drafters.capture import TrafficCapture
 from drafters.redaction import Redactor
+
+logger = logging.getLogger(__name__)
 
 RESUMING_SCHEDULERS = {
     False: "deployments.engine.said.ResumingScheduler",
@@ -69,8 +73,16 @@ class _Engine(VLLMEngine):  # type: ignore[misc]
         if scheduler.scheduler_cls is None:
             scheduler.scheduler_cls = RESUMING_SCHEDULERS[bool(scheduler.async_scheduling)]
         if KEY in config.additional_config:
-            self.plans = PlanPublisher()
+            self.plans = self._plan_publisher()
         return engine_args, frontend_args, config
+
+    @staticmethod
+    def _plan_publisher() -> PlanPublisher | None:
+        try:
+            return PlanPublisher()
+        except (OSError, zmq.ZMQError) as error:
+            logger.warning("the scheduler goes by local rules, no plan reaches it: %s", error)
+            return None
 
     @property
     def kv_tokens(self) -> float:
