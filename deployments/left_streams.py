@@ -43,7 +43,7 @@ class _ClosedAtItsEnd(StreamingResponse):
         try:
             await super().__call__(scope, receive, send)
         finally:
-            await self.body_iterator.aclose()  # type: ignore[union-attr]
+            await self.body_iterator.aclose()  # type: ignore[attr-defined]
 
 
 def closed_at_its_end(response: Response) -> Response:

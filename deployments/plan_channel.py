@@ -32,7 +32,7 @@ class PlanPublisher:
         self._clock = clock
         self._directory = TemporaryDirectory(prefix="dspark-plan-")
         self.address = f"ipc://{self._directory.name}/plan"
-        self._socket = zmq.Context.instance().socket(zmq.PUB)
+        self._socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.PUB)
         self._socket.setsockopt(zmq.LINGER, 0)
         self._socket.bind(self.address)
         os.environ[ADDRESS] = self.address
