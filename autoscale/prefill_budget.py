@@ -8,6 +8,7 @@ what steps with prompt tokens have taken.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 _MEMORY = 0.98  # of what was seen, per step
@@ -49,3 +50,26 @@ class PrefillBudget:
             return most
         per_token_s = self._extra_s / self._tokens
         return int(min(max((_MARGIN * tpot_s - self._plain_s) / per_token_s, least), most))
+
+
+def tightest_s(
+    tpot_s: Mapping[str, float],
+    *,
+    decoding: Iterable[str],
+    reading: Iterable[str],
+    weights: Mapping[str, float],
+) -> float:
+    """The tightest promise of the classes that decode; infinite where there is none.
+
+    `weights` are the plan's: above 1 for a class that falls short over the whole fleet. Beside
+    prompts of classes that do so less its promise counts as tighter, by as much as it weighs
+    more. Nobody's counts as looser than it is.
+    """
+    prompts = max((weights.get(name, 1.0) for name in reading), default=1.0)
+    return min(
+        (
+            tpot_s.get(name, math.inf) / max(weights.get(name, 1.0) / prompts, 1.0)
+            for name in set(decoding)
+        ),
+        default=math.inf,
+    )

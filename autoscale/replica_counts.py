@@ -44,11 +44,24 @@ class TargetPool:
 
 @dataclass(frozen=True, slots=True)
 class DrafterPool:
-    """`busy` is the mean share of time that its `current` replicas draft."""
+    """`busy` is the mean share of time that its `current` replicas draft, `wait_steps` how long
+    what they are asked waits for its turn, in steps of theirs."""
 
     current: int
     bounds: Bounds
     busy: float
+    wait_steps: float = 0.0
+
+    @property
+    def load(self) -> float:
+        """The share of time that a replica is taken, as its work or the waits for it say.
+
+        Who comes at any time finds a step under way as often as that, and waits for half of it.
+        Targets that ask at the same time wait longer than a drafter that is idle in between
+        would have it by its work alone.
+        """
+        waited = 2 * self.wait_steps if math.isfinite(self.wait_steps) else 0.0
+        return max(self.busy, waited)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +73,11 @@ class Trend:
     at_s: float
 
     def followed(self, demand_seats: float, now_s: float) -> Trend:
+        """After a look at `now_s`; begun anew where that is before the last one, as the clock
+        was set back."""
         elapsed_s = now_s - self.at_s
+        if elapsed_s < 0:
+            return Trend(demand_seats, 0.0, now_s)
         if not elapsed_s > 0:
             return self
         weight = 1 - math.exp(-elapsed_s / _TREND_MEMORY_S)
@@ -105,8 +122,8 @@ def _kept_busy(pool: DrafterPool, growth: float, at_least: int) -> int:
     """Enough for `growth` times what is drafted now."""
     if not math.isfinite(pool.busy):
         return pool.bounds.clamp(pool.current)
-    busy = pool.current * min(max(pool.busy, 0.0), 1.0)
-    if pool.busy >= _DRAFTER_SATURATED:
+    busy = pool.current * min(max(pool.load, 0.0), 1.0)
+    if pool.load >= _DRAFTER_SATURATED:
         busy *= _SATURATED_GROWTH
     wanted = math.ceil(busy * growth / _DRAFTER_BUSY - 1e-9)
     return pool.bounds.clamp(max(wanted, at_least))

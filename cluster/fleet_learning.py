@@ -57,6 +57,7 @@ class FleetLearning:
         self._kept_s = clock()
         self._plans: dict[DraftingPair, dict[str, Any]] = {}
         self._snapshots: dict[DraftingPair, dict[str, Any]] = {}
+        self._unsaved: set[DraftingPair] = set()  # tried again with every refit
         self._load()
 
     def plan(self, pair: DraftingPair) -> dict[str, Any]:
@@ -84,7 +85,7 @@ class FleetLearning:
 
     def refit(self) -> None:
         """Refit what has seen enough, write what changed, and publish how everything is."""
-        for pair in self._calibration.refit():
+        for pair in {*self._calibration.refit(), *self._unsaved}:
             self._save(pair)
         for pair in dict.fromkeys((*self._calibration.pairs, *self._acceptance)):
             self._plans[pair] = calibrations_to_plain(self._calibration.serving(pair))
@@ -159,7 +160,11 @@ class FleetLearning:
         try:
             save_calibration(self._state_dir / f"{_name(pair)}{_SUFFIX}", profile)
         except OSError as error:
-            log.warning("calibrations learned cannot be kept in %s: %s", self._state_dir, error)
+            if pair not in self._unsaved:
+                log.warning("calibrations learned cannot be kept in %s: %s", self._state_dir, error)
+            self._unsaved.add(pair)
+        else:
+            self._unsaved.discard(pair)
 
 
 def collapse_text(pair: DraftingPair, alarm: AcceptanceAlarm) -> str:

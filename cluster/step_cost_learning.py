@@ -37,6 +37,7 @@ class StepCostLearning:
         self._fleet = FleetStepCost()
         self._engine_of: dict[str, EngineProvenance] = {}  # by replica
         self._merged: dict[EngineProvenance, Merged] = {}
+        self._unsaved: set[EngineProvenance] = set()  # tried again with every refit
         self._relative: dict[str, float] = {}  # by replica
         self._load()
 
@@ -87,7 +88,7 @@ class StepCostLearning:
         for engine, merged in self._merged.items():
             known = before.get(engine)
             is_written = known is not None and known.is_learned and known.version == merged.version
-            if merged.is_learned and not is_written:
+            if merged.is_learned and (engine in self._unsaved or not is_written):
                 self._save(engine, merged)
 
     def _merge(self) -> None:
@@ -127,4 +128,8 @@ class StepCostLearning:
         try:
             save_step_cost(path, profile)
         except OSError as error:
-            log.warning("step costs learned cannot be kept in %s: %s", self._state_dir, error)
+            if engine not in self._unsaved:
+                log.warning("step costs learned cannot be kept in %s: %s", self._state_dir, error)
+            self._unsaved.add(engine)
+        else:
+            self._unsaved.discard(engine)

@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 TARGET, DRAFTER = "Target:", "Drafter:"  # deployments are named by their model
 
 DEMAND, SEATS = "demand_seats", "seats"  # what targets report to the policy
-BUSY = "busy"  # and what drafters do
+BUSY, WAIT = "busy", "wait_steps"  # and what drafters do
 
 
 class Context(Protocol):
@@ -47,6 +47,30 @@ class Context(Protocol):
 
 Contexts = Mapping[Any, Context]
 Decisions = tuple[dict[Any, int], dict[Any, dict[str, Any]]]
+
+
+class Drafted(Protocol):
+    """What is used of `drafters.server.ServerStats`, counted since the drafter began."""
+
+    @property
+    def batches(self) -> int: ...
+    @property
+    def merged_steps(self) -> int: ...
+    @property
+    def total_step_s(self) -> float: ...
+    @property
+    def total_wait_s(self) -> float: ...
+
+
+def drafter_stats(before: Drafted, now: Drafted, elapsed_s: float) -> dict[str, float]:
+    """What a drafter reports to the policy of the `elapsed_s` between two counts."""
+    drafted_s, steps = (
+        now.total_step_s - before.total_step_s,
+        now.merged_steps - before.merged_steps,
+    )
+    waited_s, batches = now.total_wait_s - before.total_wait_s, now.batches - before.batches
+    wait_steps = waited_s / batches / (drafted_s / steps) if batches and drafted_s > 0 else 0.0
+    return {BUSY: drafted_s / max(elapsed_s, 1e-3), WAIT: wait_steps}
 
 
 def fleet_policy(contexts: Contexts) -> Decisions:
@@ -118,6 +142,7 @@ def _drafter_pool(context: Context) -> DrafterPool:
         current=context.current_num_replicas,
         bounds=_bounds(context),
         busy=_mean(_numbers(context, BUSY)),
+        wait_steps=_mean(_numbers(context, WAIT)),
     )
 
 

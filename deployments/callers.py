@@ -9,6 +9,8 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -29,7 +31,6 @@ from deployments.request_headers import (
 )
 
 ASKING = "dspark_asking"  # in the ASGI scope of a request
-_MOST_AGE_S = 1.0  # that is believed: clocks of nodes differ, and jump
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,16 +101,28 @@ class Callers:
         return key
 
 
-def age_s(headers: Mapping[str, str], now_s: float) -> float:
+@cache
+def machine() -> str:
+    """Which machine this is since it was booted, as its processes share a monotonic clock; empty
+    where that cannot be told."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return ""
+
+
+def age_s(headers: Mapping[str, str], now_s: float, here: str) -> float:
     """How long ago a request reached the ingress; 0 where nobody said.
 
-    What it waited there counts in full, by the ingress's own clock, and what it was on its way
-    within bounds, by the wall clock.
+    `now_s` is of the monotonic clock of machine `here`. Of a request from another machine that
+    is what it waited in the ingress, by the clock there: wall clocks differ, and jump, and what
+    a request was on its way is not worth one refused for nothing.
     """
     waited_s = float(headers.get(WAITED_HEADER, 0.0))
-    arrived = headers.get(ARRIVED_HEADER)
-    on_its_way_s = now_s - float(arrived) - waited_s if arrived else 0.0
-    return waited_s + min(max(on_its_way_s, 0.0), _MOST_AGE_S)
+    there, _, arrived_s = headers.get(ARRIVED_HEADER, "").partition(" ")
+    if not here or there != here:
+        return waited_s
+    return max(waited_s, now_s - float(arrived_s))
 
 
 class IdentifyCallers:
@@ -150,7 +163,7 @@ class IdentifyCallers:
             ours = {
                 CLASS_HEADER: caller.class_name,
                 TENANT_HEADER: caller.tenant,
-                ARRIVED_HEADER: repr(time.time()),
+                ARRIVED_HEADER: f"{machine()} {time.monotonic()!r}",
             }
             dropped = ("authorization", UNSEEN_HEADER, WAITED_HEADER)
             kept = overwritten(scope["headers"], ours, without=dropped)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -31,8 +31,9 @@ class Pace:
         """`chunks` in messages; raises what they raise, and closes them when it is closed."""
         self._num_streams += 1
         try:
-            async for message in paced(chunks, self.pause_s):
-                yield message
+            async with aclosing(paced(chunks, self.pause_s)) as messages:
+                async for message in messages:
+                    yield message
         finally:
             self._num_streams -= 1
 

@@ -18,7 +18,7 @@ from ray import serve
 from cluster.messages import DrafterReport
 from cluster.observability.publisher import Publisher
 from cluster.observability.samples import drafter_samples
-from deployments.autoscaling import BUSY
+from deployments.autoscaling import drafter_stats
 from deployments.controller import INTERVAL_S, find_controller
 from deployments.draft_model import make_draft_engine
 from deployments.tracing.draft_spans import record_step
@@ -67,7 +67,7 @@ class DrafterServer:
             on_traced=partial(record_step, tracing_of(tracing, SERVICE)),
         )
         self._server.start()
-        self._busy_since = (time.monotonic(), 0.0)  # and seconds of drafting until then
+        self._told = (time.monotonic(), self._server.stats)
         self._reports = asyncio.get_running_loop().create_task(self._report_forever())
 
     async def _report_forever(self) -> None:
@@ -98,11 +98,10 @@ class DrafterServer:
         )
 
     async def record_autoscaling_stats(self) -> dict[str, float]:
-        """The share of the time since the last call that it drafted."""
-        drafted_s, now_s = self._server.stats.total_step_s, time.monotonic()
-        since_s, drafted_before_s = self._busy_since
-        self._busy_since = (now_s, drafted_s)
-        return {BUSY: (drafted_s - drafted_before_s) / max(now_s - since_s, 1e-3)}
+        """Of the time since the last call."""
+        (since_s, before), (now_s, stats) = self._told, (time.monotonic(), self._server.stats)
+        self._told = (now_s, stats)
+        return drafter_stats(before, stats, now_s - since_s)
 
     async def check_health(self) -> None:
         """Raises when the draft loop or the reporting stopped; Serve replaces the replica."""

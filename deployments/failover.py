@@ -90,6 +90,8 @@ async def streamed(
                         yield item
                         return
                     for event in [item] if isinstance(item, str) else item:
+                        if delivered.has_said and not isinstance(event, str):
+                            raise CannotContinueError(event.error.message)
                         passed_on = delivered.take(event) if isinstance(event, str) else event
                         last_event_s = time.monotonic()
                         if passed_on is not None:
@@ -97,12 +99,14 @@ async def streamed(
             if delivered.done:
                 return
             raise StreamBrokenError("the stream ended before its time")
-        except (*LOST, *BUSY, TimeoutError) as error:
+        except (*LOST, *BUSY, TimeoutError, CannotContinueError) as error:
             if num_targets == 1 and isinstance(error, BUSY):
                 raise
             is_lost = isinstance(error, LOST)
             num_targets += is_lost
             try:
+                if isinstance(error, CannotContinueError):  # the next target says so
+                    raise error
                 if num_targets > MAX_TARGETS or time.monotonic() - last_event_s > PATIENCE_S:
                     raise CannotContinueError("no target is left to continue on")
                 request = delivered.next_request()

@@ -17,10 +17,14 @@ from typing import Annotated, Any
 import ray
 from fastapi import Body, HTTPException, Request
 from ray import serve
+from ray.llm._internal.serve.core.configs.openai_api_models import ChatCompletionRequest
 from ray.llm._internal.serve.core.ingress.ingress import DEFAULT_ENDPOINTS, init
+from ray.llm._internal.serve.core.ingress.utils import _sanitize_chat_completion_request
+from ray.llm._internal.serve.core.protocol import RawRequestInfo
+from ray.serve._private.http_util import session_id_from_headers
 from ray.serve.llm.ingress import OpenAiIngress, make_fastapi_ingress
 from starlette.exceptions import HTTPException as StarletteHTTPException
-from starlette.responses import HTMLResponse, JSONResponse
+from starlette.responses import HTMLResponse, JSONResponse, Response
 
 from autoscale.controls import Controls
 from autoscale.pool_view import PoolView
@@ -45,6 +49,7 @@ from deployments.denial import DENIED
 from deployments.errors import ConfigError
 from deployments.failover import PATIENCE_S, FailoverCounts, NoTargetError, answered, streamed
 from deployments.fleet_page import PAGE_PATH, fleet_page
+from deployments.left_streams import cancelled_when_left, closed_at_its_end
 from deployments.metering import Accounts, OverQuotaError, metered
 from deployments.openai_errors import error_response
 from deployments.plain_bodies import read_out
@@ -217,18 +222,16 @@ class FleetIngress(OpenAiIngress):  # type: ignore[misc]
                 WAITED_HEADER: repr(time.monotonic() - began_s),
             }
             with _attempt(span_of(raw_request.scope), continues) as attempt:
-                async for answer in super()._get_response(
-                    body=body,
-                    call_method=call_method,
-                    raw_request=carrying(with_headers(raw_request, told), attempt),
-                ):
-                    if isinstance(answer, TryLater):
-                        refused = answer
-                        attempt.fail(answer.reason)
-                    elif isinstance(answer, EngineAnswer):
-                        yield passed_on(call_method, answer)
-                    else:
-                        yield answer
+                carried = carrying(with_headers(raw_request, told), attempt)
+                async with aclosing(await self._call(body, call_method, carried)) as answers:
+                    async for answer in answers:
+                        if isinstance(answer, TryLater):
+                            refused = answer
+                            attempt.fail(answer.reason)
+                        elif isinstance(answer, EngineAnswer):
+                            yield passed_on(call_method, answer)
+                        else:
+                            yield answer
             if refused is None:
                 return
             now_s = time.monotonic()
@@ -238,6 +241,25 @@ class FleetIngress(OpenAiIngress):  # type: ignore[misc]
             refusals.append(refused)
             if is_last or pool.refused_by_all(class_name, now_s) is not None:
                 raise RefusedByAllError(min(refusals, key=lambda one: one.retry_after_s))
+
+    async def _call(
+        self, body: Any, call_method: str, raw_request: Request
+    ) -> AsyncGenerator[Any, None]:
+        """One target's answer, as `OpenAiIngress` asks for it; left early it is cancelled."""
+        handle = self._get_configured_serve_handle(await self._get_model_id(body.model))
+        session_id = session_id_from_headers(raw_request.headers)
+        if session_id:
+            handle = handle.options(session_id=session_id)
+        if isinstance(body, ChatCompletionRequest):
+            body = _sanitize_chat_completion_request(body)
+        info = RawRequestInfo.from_starlette_request(raw_request)
+        return cancelled_when_left(getattr(handle, call_method).remote(body, info))
+
+    async def _process_llm_request(
+        self, body: Any, call_method: str, raw_request: Request | None = None
+    ) -> Response:
+        response: Response = await super()._process_llm_request(body, call_method, raw_request)
+        return closed_at_its_end(response)
 
     async def _someone_lives(self, pool: PoolView, class_name: str) -> None:
         """Wait for a replica where there is none, for as long as the class's first token may

@@ -8,7 +8,7 @@ from starlette.requests import Request
 
 CLASS_HEADER = "x-dspark-class"
 TENANT_HEADER = "x-dspark-tenant"
-ARRIVED_HEADER = "x-dspark-arrived"  # seconds of the wall clock
+ARRIVED_HEADER = "x-dspark-arrived"  # machine, and seconds of its monotonic clock
 UNSEEN_HEADER = "x-dspark-unseen"  # requests that were refused before this one, see `PoolView`
 WAITED_HEADER = "x-dspark-waited"  # seconds in the ingress, by its own clock
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import sys
 import time
 import uuid
 from collections.abc import Callable, MutableMapping
@@ -108,16 +109,37 @@ class _Seen:
         return None if at_s is None else round(1000 * (at_s - self._began_s), 1)
 
 
+class _Lines(RotatingFileHandler):
+    """Lines that a full disk does not take are lost; that it is so is said once, until it is over.
+
+    The handler's own way is a traceback for each, on a stream that may go to the same disk.
+    """
+
+    num_lost = 0
+
+    def emit(self, record: logging.LogRecord) -> None:
+        lost = self.num_lost
+        super().emit(record)
+        if lost and lost == self.num_lost:
+            logger.error("requests are logged again; lost are at most %d", lost)
+            self.num_lost = 0
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - of logging
+        if not self.num_lost:
+            logger.error("requests are not logged: %s", sys.exc_info()[1])
+        self.num_lost += 1
+
+
 class LogFile:
     """Writes lines to `requests-PID.jsonl` in a directory, 256 MiB of them at most.
 
     Opened with the first line, as a process gets it by pickling. A directory that cannot be
-    written costs the log, and is said once.
+    written costs the log, and is said once; a disk that is full costs lines for as long as it is.
     """
 
     def __init__(self, directory: str) -> None:
         self._directory = Path(directory)
-        self._handler: RotatingFileHandler | None = None
+        self._handler: _Lines | None = None
         self._has_failed = False
 
     def __call__(self, line: dict[str, Any]) -> None:
@@ -132,9 +154,7 @@ class LogFile:
         text = json.dumps(line, separators=(",", ":"))
         self._handler.emit(logging.makeLogRecord({"msg": text}))
 
-    def _open(self) -> RotatingFileHandler:
+    def _open(self) -> _Lines:
         self._directory.mkdir(parents=True, exist_ok=True)
         path = self._directory / f"requests-{os.getpid()}.jsonl"
-        return RotatingFileHandler(
-            path, maxBytes=_MAX_BYTES, backupCount=_NUM_OLD, encoding="utf-8"
-        )
+        return _Lines(path, maxBytes=_MAX_BYTES, backupCount=_NUM_OLD, encoding="utf-8")

@@ -10,7 +10,7 @@ from math import ceil
 from typing import Any
 
 from autoscale.request_cost import RequestCost
-from deployments.callers import age_s
+from deployments.callers import age_s, machine
 from deployments.class_specs import NO_ONE
 from deployments.refusal import TryLater
 from deployments.replica_gate import RefusedError, ReplicaGate, Seat
@@ -52,7 +52,8 @@ async def seated(
         gate.costs.output_tokens(class_name, size.output_tokens(most_tokens)),
         size.num_sequences,
     )
-    tenant, age = headers.get(TENANT_HEADER, NO_ONE), age_s(headers, time.time())
+    tenant = headers.get(TENANT_HEADER, NO_ONE)
+    age = age_s(headers, time.monotonic(), machine())
     trace.note({"dspark.replica": replica_id, "dspark.class": class_name})
     try:
         async with AsyncExitStack() as stack:

@@ -159,6 +159,8 @@ class TargetServer(LLMServer):  # type: ignore[misc]
         return self._pace.stream(generator)
 
     async def _go_by_plan(self) -> None:
+        if self.engine.plans is not None and self._held.plan is not None:
+            self.engine.plans.publish(self._held.plan.advice, self._held.plan.ttl_s)
         if self._drafts:
             await self._apply()
         elif self._steering is not None:

@@ -56,7 +56,6 @@ class AnswerWriter:
         max_age_s: float = 60,
         made_by: Mapping[str, str] | None = None,
     ) -> None:
-        directory.mkdir(parents=True, exist_ok=True)
         made_by = dict(made_by or {})
         _check_made_alike(directory, made_by)
         self._schema = SCHEMA.with_metadata(made_by) if made_by else SCHEMA
@@ -84,6 +83,7 @@ class AnswerWriter:
         rows = [{name: getattr(answer, name) for name in SCHEMA.names} for answer in self._pending]
         path = self._directory / f"part-{self._next:06}.parquet"
         unfinished = path.with_suffix(".unfinished")
+        self._directory.mkdir(parents=True, exist_ok=True)
         pq.write_table(
             pa.Table.from_pylist(rows, schema=self._schema), unfinished, write_page_checksum=True
         )

@@ -11,8 +11,10 @@ import logging
 import queue
 import random
 import threading
+import time
 import uuid
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -23,6 +25,7 @@ log = logging.getLogger(__name__)
 
 MIN_OUTPUT_TOKENS = 8
 _QUEUED = 256
+_CLOSING_S = 10.0
 _IDLE_S = 10.0  # without an offer, what is pending is written
 
 Redact = Callable[[Sequence[int], Sequence[int]], tuple[tuple[int, ...], tuple[int, ...]]]
@@ -77,11 +80,12 @@ class TrafficCapture:
         except queue.Full:
             self.counts.dropped += 1
 
-    def close(self) -> None:
-        """Write what is waiting."""
-        if self._thread.is_alive():
-            self._queue.put(None)
-        self._thread.join()
+    def close(self, timeout_s: float = _CLOSING_S) -> None:
+        """Write what is waiting; given up, with its thread, where the disk takes longer."""
+        until_s = time.monotonic() + timeout_s
+        with suppress(queue.Full):
+            self._queue.put(None, timeout=timeout_s)
+        self._thread.join(max(0.0, until_s - time.monotonic()))
 
     def _work(self) -> None:
         while True:
@@ -97,10 +101,11 @@ class TrafficCapture:
         self._write(self._make_room)
 
     def _write(self, work: Callable[[], None]) -> None:
-        """A disk that takes nothing costs what was to be kept, not the capture."""
+        """A disk that takes nothing costs what was to be kept, not the capture; nor does what
+        cannot be redacted."""
         try:
             work()
-        except OSError as error:
+        except Exception as error:
             lost = self._writer.drop_pending()
             self.counts.lost += lost
             log.warning("%d captured answers are lost: %s", lost, error)

@@ -71,6 +71,7 @@ class ServerStats:
     targets of another shape; `rejected` batches the drafter refused with ValueError;
     `failed_steps` its other exceptions; `unsent` replies whose peer had gone or did not
     read; `connections` what peers did: accepted, handshake_failed, disconnected.
+    `total_wait_s` is what all batches waited for their step to begin.
     """
 
     batches: int = 0
@@ -85,6 +86,7 @@ class ServerStats:
     closed_targets: int = 0
     last_step_s: float = 0.0
     total_step_s: float = 0.0
+    total_wait_s: float = 0.0
     bytes_in: int = 0
     bytes_out: int = 0
     dropped: dict[str, int] = field(default_factory=dict)
@@ -209,9 +211,17 @@ class DraftServer:
     def serve_forever(self) -> None:
         """Serve until `stop`. Only a broken socket ends it otherwise, with `zmq.ZMQError`."""
         with self._serving:
+            round_s = 0.0
             while not self._stopping.is_set():
-                for group in group_by_target(self._drain()):
+                # Who is there already came during the last round: in its middle, on average.
+                before_s = round_s / 2 if self._socket.poll(0) else 0.0
+                pending = self._drain()
+                began_s = time.perf_counter()
+                for group in group_by_target(pending):
+                    waited_s = before_s + time.perf_counter() - began_s
+                    self._count(total_wait_s=len(group) * waited_s)
                     self._step(group)
+                round_s = time.perf_counter() - began_s
                 self._close_idle_targets()
                 self._count_connections()
 

@@ -278,6 +278,13 @@ _DRAFTER = (
     Metric("drafter", "dspark_drafter_busy_seconds", "counter", "seconds", "Spent drafting"),
     Metric(
         "drafter",
+        "dspark_drafter_wait_seconds",
+        "counter",
+        "seconds",
+        "That steps of all targets together waited for their turn",
+    ),
+    Metric(
+        "drafter",
         "dspark_drafter_evicted_sessions",
         "counter",
         "sessions",

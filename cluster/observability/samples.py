@@ -95,6 +95,7 @@ def drafter_samples(report: DrafterReport) -> Iterator[Sample]:
     yield Sample("dspark_drafter_batches", stats["batches"])
     yield Sample("dspark_drafter_merged_steps", stats["merged_steps"])
     yield Sample("dspark_drafter_busy_seconds", stats["total_step_s"])
+    yield Sample("dspark_drafter_wait_seconds", stats["total_wait_s"])
     failures = {"failed": "failed_steps", "refused_hello": "refused_hellos"}
     failures |= {name: name for name in ("rejected", "unsent")}
     for reason, name in failures.items():

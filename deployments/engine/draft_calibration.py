@@ -58,15 +58,26 @@ class _Admitted(NamedTuple):
     confidences: NDArray[np.float64]
 
 
+def epoch_clock(
+    wall: Callable[[], float] = time.time, steady: Callable[[], float] = time.monotonic
+) -> Callable[[], float]:
+    """Seconds since the epoch, which no later jump of the wall clock reaches.
+
+    Drafts dated to the future would stay in the fleet's sample until it has come.
+    """
+    offset_s = wall() - steady()
+    return lambda: offset_s + steady()
+
+
 class DraftCalibration:
     """Stands between a draft source's confidences and the policy of one engine.
 
     `clock` is in seconds since the epoch, as replicas' outcomes are merged by age.
     """
 
-    def __init__(self, block_size: int, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, block_size: int, clock: Callable[[], float] | None = None) -> None:
         self.replica = ReplicaCalibration(block_size)
-        self._clock = clock
+        self._clock = clock or epoch_clock()
         self._traits: dict[str, _Traits] = {}
         self._num_steps = 0
         self._last: _Requests | None = None

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import atexit
+import logging
 import math
 from pathlib import Path
 from typing import Any
 
+import zmq
 from ray.llm._internal.serve.engines.vllm.vllm_engine import VLLMEngine
 
 from deployments.engine.frontend import mend_frontend, mend_native_frontend, refusing_what_kills
@@ -16,9 +18,13 @@ from deployments.engine.seat_tokens import tell_seats
 from deployments.engine.traffic import observed
 from deployments.engine.vital import Vital, dying_with_the_engine
 from deployments.engine_args import DRAFTING_WORKERS, MIB, PLAIN_CPU_WORKER
+from deployments.plan_channel import PlanPublisher
+from deployments.prefill import KEY
 from deployments.specs import CaptureSpec
 from drafters.capture import TrafficCapture
 from drafters.redaction import Redactor
+
+logger = logging.getLogger(__name__)
 
 RESUMING_SCHEDULERS = {
     False: "deployments.engine.said.ResumingScheduler",
@@ -46,6 +52,8 @@ class _Engine(VLLMEngine):  # type: ignore[misc]
     and hub ids, all that a target may be (`checkpoint_source`), need none.
     """
 
+    plans: PlanPublisher | None = None  # to the scheduler, where it goes by the fleet's plan
+
     async def start(self) -> None:
         self.llm_config.get_or_create_callback().ctx.run_init_node = False
         await super().start()
@@ -64,7 +72,17 @@ class _Engine(VLLMEngine):  # type: ignore[misc]
         scheduler = config.scheduler_config
         if scheduler.scheduler_cls is None:
             scheduler.scheduler_cls = RESUMING_SCHEDULERS[bool(scheduler.async_scheduling)]
+        if KEY in config.additional_config:
+            self.plans = self._plan_publisher()
         return engine_args, frontend_args, config
+
+    @staticmethod
+    def _plan_publisher() -> PlanPublisher | None:
+        try:
+            return PlanPublisher()
+        except (OSError, zmq.ZMQError) as error:
+            logger.warning("the scheduler goes by local rules, no plan reaches it: %s", error)
+            return None
 
     @property
     def kv_tokens(self) -> float:

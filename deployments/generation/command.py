@@ -41,6 +41,7 @@ def generate(
     """
     from transformers import AutoTokenizer
 
+    output.mkdir(parents=True, exist_ok=True)  # said before anything is asked
     writer = AnswerWriter(output, made_by=_made_by(Path(target_dir), options, served))
     prompts = read_prompts(files, AutoTokenizer.from_pretrained(target_dir), options)
     before = answered(output)

@@ -71,8 +71,9 @@ def _attached() -> TargetReport:
 
 def _grown_drafter(n: int) -> dict[str, Any]:
     stats = drafter_report().stats
-    counts = ("drafts", "batches", "merged_steps", "total_step_s", "bytes_in", "bytes_out")
-    return stats | dict.fromkeys(counts, float(n))
+    counts = ("drafts", "batches", "merged_steps", "bytes_in", "bytes_out")
+    seconds = ("total_step_s", "total_wait_s")
+    return stats | dict.fromkeys((*counts, *seconds), float(n))
 
 
 def page(n: int) -> str:

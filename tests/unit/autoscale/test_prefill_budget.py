@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import math
 
-from autoscale.prefill_budget import PrefillBounds, PrefillBudget
+import pytest
+
+from autoscale.prefill_budget import PrefillBounds, PrefillBudget, tightest_s
 
 BOUNDS = PrefillBounds(32, 1024)
 
@@ -40,3 +42,25 @@ def test_it_follows_a_slower_machine():
         prefill_tokens = 0 if i % 2 == 0 else 100
         budget.record(0.04 + 0.001 * prefill_tokens, prefill_tokens)
     assert 45 <= budget.tokens(0.1) <= 55
+
+
+TPOT_S = {"chat": 0.06, "batch": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("decoding", "reading", "weights", "promised_s"),
+    [
+        pytest.param(["chat", "batch"], [], {}, 0.06, id="the tightest"),
+        pytest.param(["other"], ["chat"], {}, math.inf, id="no promise"),
+        pytest.param([], ["chat"], {}, math.inf, id="nobody decodes"),
+        pytest.param(["chat"], ["batch"], {"chat": 1.5}, 0.04, id="it falls short: tighter"),
+        pytest.param(["chat"], ["chat"], {"chat": 1.5}, 0.06, id="as do those who are read"),
+        pytest.param(["chat"], ["batch"], {"batch": 1.5}, 0.06, id="never looser"),
+        pytest.param(["chat"], ["batch"], {"chat": 1.5, "batch": 1.2}, 0.048, id="by how much"),
+    ],
+)
+def test_a_class_that_falls_short_is_kept_to_a_tighter_promise(
+    decoding, reading, weights, promised_s
+):
+    found = tightest_s(TPOT_S, decoding=decoding, reading=reading, weights=weights)
+    assert found == pytest.approx(promised_s)

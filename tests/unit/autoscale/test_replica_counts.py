@@ -62,20 +62,36 @@ def test_replicas_of_drafters(busy, current, wanted_targets, replicas):
     assert drafter_replicas(pool, targets(20.0, current=4), wanted_targets) == replicas
 
 
+@pytest.mark.parametrize(
+    ("busy", "wait_steps", "replicas"),
+    [
+        pytest.param(0.3, 0.15, 1, id="waits as they are expected of its work"),
+        pytest.param(0.3, 0.3, 2, id="of one that is busier than it looks"),
+        pytest.param(0.3, 3.0, 5, id="several steps long: saturated"),
+        pytest.param(0.9, 0.0, 5, id="busy, and yet nobody waits"),
+        pytest.param(0.6, math.nan, 2, id="waits of no number say nothing"),
+        pytest.param(0.6, -1.0, 2, id="nor negative ones"),
+    ],
+)
+def test_what_waits_for_drafters_counts_as_work(busy, wait_steps, replicas):
+    pool = DrafterPool(2, Bounds(0, 10), busy, wait_steps)
+    assert drafter_replicas(pool, targets(20.0, current=4), 4) == replicas
+
+
 numbers = st.floats(allow_nan=True, allow_infinity=True)
 counts = st.integers(0, 50)
 
 
-@given(numbers, numbers, numbers, counts, counts, counts, numbers, numbers)
+@given(numbers, numbers, numbers, numbers, counts, counts, counts, numbers, numbers)
 def test_whatever_the_numbers_are_it_stays_within_bounds(
-    demand, seats, busy, current, least, more, per_s, elapsed_s
+    demand, seats, busy, wait_steps, current, least, more, per_s, elapsed_s
 ):
     bounds = Bounds(least, least + more)
     pool = TargetPool(current, bounds, demand, seats)
     trend = Trend(demand, per_s, 0.0).followed(demand, elapsed_s)
     wanted = target_replicas(pool, expected_demand(demand, trend))
     assert bounds.least <= wanted <= bounds.most
-    drafters = drafter_replicas(DrafterPool(current, bounds, busy), pool, wanted)
+    drafters = drafter_replicas(DrafterPool(current, bounds, busy, wait_steps), pool, wanted)
     assert bounds.least <= drafters <= bounds.most
 
 
@@ -87,6 +103,16 @@ def test_a_rise_is_expected_to_go_on_and_a_fall_is_not():
     assert expected_demand(220.0, trend) == pytest.approx(220 + 60 * trend.per_s)
     assert expected_demand(220.0, Trend(220.0, -1.0, 0.0)) == 220.0
     assert expected_demand(10.0, Trend(10.0, 5.0, 0.0)) == 20.0  # no more than twice
+
+
+@pytest.mark.parametrize("jump_s", [-86400.0, 86400.0])
+def test_a_clock_that_jumps_expects_no_rise_and_goes_on(jump_s):
+    trend, now_s = Trend(100.0, 0.5, 1000.0), 1000.0 + jump_s
+    trend = trend.followed(100.0, now_s)
+    assert expected_demand(100.0, trend) == pytest.approx(100.0, abs=0.1)
+    for second in range(1, 121):
+        trend = trend.followed(100.0 + second, now_s + second)
+    assert trend.per_s == pytest.approx(1.0, abs=0.1)
 
 
 def test_demand_counts_whoever_came_whether_served_or_not():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import time
 from functools import partial
@@ -117,6 +118,28 @@ def test_a_directory_that_cannot_be_written_stops_nothing(tmp_path, caplog):
     learn(learning, rate=0.65)
     assert calibrations_from_plain(learning.plan(PAIR))[KEY].version == 1
     assert "cannot be kept" in caplog.text
+
+
+def test_a_full_disk_costs_the_file_until_there_is_room_again(tmp_path, caplog, monkeypatch):
+    caplog.set_level(logging.WARNING)
+    learning = FleetLearning(tmp_path)
+    with monkeypatch.context() as disk:
+        disk.setattr("profiles.parquet.pq.write_table", full)
+        learn(learning, rate=0.65)
+        learning.refit()
+    assert calibrations_from_plain(learning.plan(PAIR))[KEY].version == 1
+    assert caplog.text.count("cannot be kept") == 1
+    assert list(tmp_path.iterdir()) == []
+    learning.refit()  # nothing new, and room
+    assert FleetLearning(tmp_path).plan(PAIR) == learning.plan(PAIR)
+    (path,) = tmp_path.iterdir()
+    written = path.stat().st_mtime_ns
+    learning.refit()
+    assert path.stat().st_mtime_ns == written
+
+
+def full(*args, **options):
+    raise OSError(errno.ENOSPC, "No space left on device")
 
 
 def test_a_controller_that_begins_anew_learns_from_what_replicas_serve():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 
 import pytest
@@ -59,6 +60,26 @@ def test_a_new_controller_goes_on_from_the_directory(tmp_path):
     learned(tmp_path)
     found = StepCostReport.from_plain(StepCostLearning(tmp_path).plan(HERE))
     assert found.table.step_cost_s == pytest.approx((0.02, 0.04, 0.08), rel=1e-3)
+
+
+def test_a_full_disk_costs_the_file_until_there_is_room_again(tmp_path, caplog, monkeypatch):
+    def full(*args, **options):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    caplog.set_level(logging.WARNING)
+    with monkeypatch.context() as disk:
+        disk.setattr("profiles.parquet.pq.write_table", full)
+        learning = learned(tmp_path)
+        learning.refit()
+    assert StepCostReport.from_plain(learning.plan(HERE)).table.step_cost_s == (0.02, 0.04, 0.08)
+    assert caplog.text.count("cannot be kept") == 1
+    assert StepCostLearning(tmp_path).plan(HERE) is None
+    learning.refit()  # nothing new, and room
+    assert StepCostLearning(tmp_path).plan(HERE) is not None
+    (path,) = tmp_path.iterdir()
+    written = path.stat().st_mtime_ns
+    learning.refit()
+    assert path.stat().st_mtime_ns == written
 
 
 def test_a_damaged_file_is_named_and_left_aside(tmp_path, caplog):

@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from deployments.autoscaling import fleet_policy
+from deployments.autoscaling import drafter_stats, fleet_policy
+from drafters.server import ServerStats
 
 
 @dataclass
@@ -31,8 +32,9 @@ def target(demand: float = 30.0, seats: float = 16.0, **kwargs: Any) -> FakeCont
     return FakeContext("Target:m", metrics, **kwargs)
 
 
-def drafter(busy: float = 0.6, **kwargs: Any) -> FakeContext:
-    return FakeContext("Drafter:m", {"busy": {"d1": busy, "d2": busy}}, **kwargs)
+def drafter(busy: float = 0.6, wait: float = 0.0, **kwargs: Any) -> FakeContext:
+    metrics = {"busy": {"d1": busy, "d2": busy}, "wait_steps": {"d1": wait, "d2": wait}}
+    return FakeContext("Drafter:m", metrics, **kwargs)
 
 
 def decide(*contexts: FakeContext) -> dict[str, int]:
@@ -60,6 +62,11 @@ def decide(*contexts: FakeContext) -> dict[str, int]:
         ([drafter(0.6)], {"Drafter:m": 2}),
         ([drafter(0.9)], {"Drafter:m": 5}),
         ([drafter(0.1)], {"Drafter:m": 1}),
+        ([drafter(0.1, wait=0.05)], {"Drafter:m": 1}),
+        ([drafter(0.3, wait=0.3)], {"Drafter:m": 2}),
+        ([drafter(0.3, wait=1.5)], {"Drafter:m": 5}),
+        ([target(), drafter(0.3, wait=0.5)], {"Target:m": 3, "Drafter:m": 8}),
+        ([FakeContext("Drafter:m", {"busy": {"d1": 0.9}})], {"Drafter:m": 5}),
         ([target(64.0), FakeContext("Drafter:m")], {"Target:m": 5, "Drafter:m": 2}),
     ],
 )
@@ -88,3 +95,12 @@ def test_what_serve_itself_remembers_is_kept():
     kept = {"_serve": 3}
     _, states = fleet_policy({"t": target(policy_state=kept)})
     assert states["t"]["_serve"] == 3
+
+
+def test_a_drafter_reports_how_busy_it_was_and_how_long_it_let_wait():
+    before = ServerStats(batches=10, merged_steps=5, total_step_s=1.0, total_wait_s=0.5)
+    now = ServerStats(batches=18, merged_steps=9, total_step_s=1.4, total_wait_s=0.9)
+    found = drafter_stats(before, now, 0.8)
+    assert found == {"busy": pytest.approx(0.5), "wait_steps": pytest.approx(0.5)}
+    assert drafter_stats(now, now, 0.8) == {"busy": 0.0, "wait_steps": 0.0}
+    assert drafter_stats(now, now, 0.0) == {"busy": 0.0, "wait_steps": 0.0}

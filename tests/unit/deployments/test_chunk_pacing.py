@@ -110,3 +110,14 @@ def test_a_replicas_pace_follows_its_streams_up_to_a_bound():
     pauses = asyncio.run(run())
     assert pauses[:2] == [PER_STREAM_S, 2 * PER_STREAM_S]
     assert pauses[-2:] == [MOST_S, 0.0]
+
+
+def test_a_stream_that_is_closed_has_closed_its_source():
+    async def run() -> bool:
+        source = Source()
+        source.queue.put_nowait(1)
+        async with aclosing(Pace().stream(source.chunks())) as stream:
+            await anext(stream)
+        return source.is_closed
+
+    assert asyncio.run(run())

@@ -10,7 +10,7 @@ from autoscale.causal_policy import Causal
 from autoscale.exploration import explores, request_seed
 from autoscale.policies import Fixed, Verified
 from autoscale.step_cost import StepCostTable
-from deployments.engine.draft_calibration import EXPLORATION_RATE, DraftCalibration
+from deployments.engine.draft_calibration import EXPLORATION_RATE, DraftCalibration, epoch_clock
 from drafters.messages import StepRow
 from profiles.calibration_key import CalibrationKey
 
@@ -166,3 +166,9 @@ def test_a_request_that_comes_again_under_its_name_is_another(calibration):
         "greedy",
         "one-hot",
     }
+
+
+def test_outcomes_are_dated_by_a_clock_that_no_jump_reaches():
+    walls, steady = iter([1e9, 5e9, 1.0]), iter([10.0, 11.0, 13.5])
+    clock = epoch_clock(lambda: next(walls), lambda: next(steady))
+    assert [clock(), clock()] == [1e9 + 1.0, 1e9 + 3.5]

@@ -22,6 +22,10 @@ class Body:
     stream: bool = True
     return_token_ids: bool = False
     include_reasoning: bool = True
+    echo: bool = False
+    use_beam_search: bool = False
+    thinking_token_budget: int | None = None
+    prompt: str | list[str] | None = None
     stream_options: SimpleNamespace | None = None
     vllm_xargs: dict | None = field(default=None)
 
@@ -190,14 +194,54 @@ def test_choices_go_on_each_from_its_own_tokens():
     assert resumption.choices == (SaidChoice((1,)), SaidChoice((2,), "stop"))
 
 
-def test_what_cannot_go_on_ends_with_an_error_event():
-    targets = Targets([role(), event(choices=[{"index": 0, "delta": {"content": "x"}}]),
-                       ActorDiedError()])  # fmt: skip
-    events, counts = collect(streamed, targets, Body(include_reasoning=False))
+@pytest.mark.parametrize(
+    ("feature", "why"),
+    [
+        ({"include_reasoning": False}, "include_reasoning off hides which tokens were said"),
+        ({"use_beam_search": True}, "beam search keeps more than what it has said"),
+        ({"thinking_token_budget": 64}, "thinking_token_budget: how much of it is spent"),
+        ({"thinking_token_budget": 0}, "thinking_token_budget: how much of it is spent"),
+        ({"echo": True, "prompt": "Once"}, "echo: what was said is not told from the prompt"),
+        ({"prompt": ["One", "Two"]}, "several prompts in one request"),
+    ],
+)
+def test_what_cannot_go_on_ends_with_an_error_event_that_says_why(feature, why):
+    untold = event(choices=[{"index": 0, "delta": {"content": "x"}}])
+    targets = Targets([role(), untold, ActorDiedError()])
+    events, counts = collect(streamed, targets, Body(**feature))
     *_, error, done = events
-    assert "include_reasoning" in json.loads(error[6:])["error"]["message"]
-    assert done == DONE
+    assert why in json.loads(error[6:])["error"]["message"]
+    assert (text_of(events), done) == ("x", DONE)
     assert counts == {"continued": 0, "restarted": 0, "given_up": 1}
+    assert len(targets.asked) == 1
+    assert not targets.asked[0].return_token_ids
+
+
+def test_such_a_request_begins_anew_as_long_as_nothing_was_said():
+    targets = Targets([role(), ActorDiedError()], [role(), plain("one"), DONE])
+    events, counts = collect(streamed, targets, Body(use_beam_search=True))
+    assert text_of(events) == "one"
+    assert counts == {"continued": 0, "restarted": 1, "given_up": 0}
+
+
+def test_why_the_next_target_cannot_take_a_stream_up_reaches_the_client():
+    refused = event(error={"message": "structured output behind reasoning cannot be taken up"})
+    targets = Targets([role(), said("one ", 1), ActorDiedError()], [refused, DONE])
+    events, _ = collect(streamed, targets)
+    assert text_of(events) == "one "
+    assert "structured output behind reasoning" in events[-2]
+    assert events[-1] == DONE
+
+
+def test_a_target_that_refuses_to_take_a_stream_up_ends_it():
+    refusal = SimpleNamespace(error=SimpleNamespace(message="its scheduler_cls is not ours"))
+    targets = Targets([role(), said("one ", 1), ActorDiedError()], [[refusal]])
+    events, counts = collect(streamed, targets)
+    assert text_of(events) == "one "
+    assert "its scheduler_cls is not ours" in events[-2]
+    assert events[-1] == DONE
+    assert len(targets.asked) == 2
+    assert counts == {"continued": 1, "restarted": 0, "given_up": 1}
 
 
 def test_a_request_is_tried_on_few_targets_as_it_may_be_what_they_die_of():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import pickle
 
 import httpx
@@ -105,6 +106,37 @@ def test_a_directory_that_cannot_be_written_costs_the_log_alone(tmp_path, caplog
     log({})
     log({})
     assert [record.getMessage()[:26] for record in caplog.records] == ["requests are not logged: ["]
+
+
+def test_a_full_disk_costs_lines_and_is_said_once(tmp_path, caplog, capsys):
+    path = tmp_path / f"requests-{os.getpid()}.jsonl"
+    path.symlink_to("/dev/full")
+    log = LogFile(str(tmp_path))
+    for _ in range(3):
+        log({"request_id": "lost"})
+    (said,) = caplog.records
+    assert said.getMessage() == "requests are not logged: [Errno 28] No space left on device"
+    assert capsys.readouterr().err == ""
+    path.unlink()
+    log._handler.stream = path.open("w")  # there is room again
+    log({"request_id": "kept"})
+    assert json.loads(path.read_text().splitlines()[-1])["request_id"] == "kept"
+    assert caplog.messages[1:] == ["requests are logged again; lost are at most 3"]
+    log._handler.close()
+
+
+def test_a_log_that_cannot_be_written_costs_no_answer(tmp_path):
+    (tmp_path / f"requests-{os.getpid()}.jsonl").symlink_to("/dev/full")
+
+    async def run():
+        app = RequestLog(Target(), LogFile(str(tmp_path)))
+        async with httpx.AsyncClient(
+            transport=httpx.ASGITransport(app=app), base_url="http://test"
+        ) as http:
+            return await http.post("/v1/completions", content=SECRET)
+
+    reply = asyncio.run(run())
+    assert (reply.status_code, reply.text) == (200, "answer!")
 
 
 @pytest.fixture(autouse=True)

@@ -98,6 +98,48 @@ def test_a_full_disk_costs_what_was_to_be_kept_and_not_the_capture(tmp_path, mon
     assert "2 captured answers are lost: [Errno 28]" in caplog.text
 
 
+def test_a_disk_that_takes_no_directory_lets_the_replica_start(tmp_path, caplog):
+    (tmp_path / "root").touch()
+    kept = capture(tmp_path / "root", rows_per_part=1)
+    kept.offer((1, 2), OUTPUT)
+    wait_until(lambda: kept.counts.lost == 1)
+    (tmp_path / "root").unlink()  # there is room again
+    kept.offer((3,), OUTPUT)
+    kept.close()
+    assert [row["prompt"] for _, row in read_answers(tmp_path)] == [[3]]
+
+
+def test_what_cannot_be_redacted_is_not_kept_and_ends_nothing(tmp_path, caplog):
+    def redact(prompt: Any, output: Any) -> Any:
+        if prompt == (1,):
+            raise ValueError("no such token")
+        return prompt, output
+
+    kept = capture(tmp_path, redact=redact)
+    for prompt in ((1,), (2,)):
+        kept.offer(prompt, OUTPUT)
+    kept.close()
+    assert [row["prompt"] for _, row in read_answers(tmp_path)] == [[2]]
+    assert "no such token" in caplog.text
+
+
+def test_a_disk_that_hangs_does_not_hold_up_the_end(tmp_path):
+    waiting, go_on = threading.Event(), threading.Event()
+
+    def stuck(prompt: Any, output: Any) -> Any:
+        waiting.set()
+        go_on.wait(30)
+        return prompt, output
+
+    kept = capture(tmp_path, redact=stuck)
+    for _ in range(300):
+        kept.offer((1,), OUTPUT)
+    waiting.wait(30)
+    kept.close(timeout_s=0.1)
+    assert not go_on.is_set()
+    go_on.set()
+
+
 class Words:
     """A vocabulary of words that begin with a space, as byte-level ones have them."""
 

@@ -347,3 +347,17 @@ def wait_until(condition, timeout_s=10):
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.01)
+
+
+def test_what_waits_for_its_turn_is_counted(drafter):
+    drafter.delay_s = 0.2
+    with running(drafter) as server, zmq.Context() as context, context.socket(zmq.DEALER) as target:
+        target.linger = 0
+        target.connect(server.address)
+        for seq in (1, 2, 3):
+            target.send_multipart(frames_of(batch(5), secret=SECRET, seq=seq, want_reply=False))
+            if seq == 1:
+                wait_until(lambda: server.stats.batches == 1)
+                assert server.stats.total_wait_s < drafter.delay_s / 4  # nobody was before it
+        wait_until(lambda: server.stats.batches == 3)
+        assert server.stats.total_wait_s > drafter.delay_s / 4  # the third, for the second
