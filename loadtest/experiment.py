@@ -175,6 +175,7 @@ def run_server(
     warm: set[tuple[str, LoadPoint]] = set()
     limit = model_limit(running.server)
     lengths: dict[LoadPoint, int] = {}
+    sitting = secrets.token_hex(4)
     for load in plan.loads:  # of several that are clipped to one length the first is measured
         clipped = replace(load, context_tokens=_clipped(load.context_tokens, plan, limit))
         if all(replace(one, context_tokens=n) != clipped for one, n in lengths.items()):
@@ -188,12 +189,14 @@ def run_server(
             warm.add((task.arm.name, task.load))
             _load(plan, running, replace(task, round=_WARM_UP_ROUND))
         began = time.monotonic()
-        run, requests = measure(plan, running, task)
+        run, requests = measure(plan, running, task, sitting)
         results.add(run, requests)
         progress.done(task, requests, time.monotonic() - began)
 
 
-def measure(plan: Plan, running: Running, task: Task) -> tuple[RunRow, list[RequestRow]]:
+def measure(
+    plan: Plan, running: Running, task: Task, sitting: str
+) -> tuple[RunRow, list[RequestRow]]:
     """One run between two readings of the server's counts and processor time."""
     server, load, arm = running.server, task.load, task.arm
     started_at = datetime.now(UTC).isoformat(timespec="seconds")
@@ -216,6 +219,7 @@ def measure(plan: Plan, running: Running, task: Task) -> tuple[RunRow, list[Requ
         context_tokens=task.context_tokens,
         round=task.round,
         visit=task.visit,
+        sitting=sitting,
         started_at=started_at,
         window_s=result.window_s,
         wall_s=result.wall_s,

@@ -12,11 +12,12 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
-from statistics import fmean, median, stdev
+from statistics import fmean
 from typing import NamedTuple, Protocol
 
 import numpy as np
 
+from profiles.estimates import Estimate, estimate, unpaired_ratio
 from profiles.load_records import OK, LoadRecords, RequestRow, RunRow
 
 _MICRO = 1e-6
@@ -154,38 +155,6 @@ def _percentile(values: Sequence[float], percent: float) -> float:
 
 def _ratio(above: float, below: float) -> float:
     return above / below if below > 0 else math.nan
-
-
-class Estimate(NamedTuple):
-    """A mean over runs and half the width of its 95 % interval (NaN for a single run), and the
-    median, which one disturbed run moves less."""
-
-    mean: float
-    half_width: float
-    median: float
-
-    @property
-    def relative(self) -> float:
-        """The half width over the mean."""
-        return _ratio(self.half_width, abs(self.mean))
-
-
-# Student's t for 97.5 %, by degrees of freedom; beyond these the last value is 4 % too wide.
-_T = (
-    *(math.nan, 12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228),
-    *(2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086),
-    *(2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042),
-)
-
-
-def estimate(values: Sequence[float]) -> Estimate:
-    """Of repetitions, the interval by Student's t; NaN among them is left out."""
-    known = [value for value in values if not math.isnan(value)]
-    if len(known) < 2:
-        return Estimate(_mean(known), math.nan, _mean(known))
-    freedom = len(known) - 1
-    half_width = _T[min(freedom, len(_T) - 1)] * stdev(known) / math.sqrt(len(known))
-    return Estimate(fmean(known), half_width, median(known))
 
 
 class _Loaded(Protocol):
@@ -336,24 +305,38 @@ def matched(arm: Sequence[Point], reference: Sequence[Point]) -> list[Matched]:
     return [pair for pair in pairs if not math.isnan(pair.user)]
 
 
-def paired_ratios(
+class Ratio(NamedTuple):
+    """A metric of an arm over the reference's. `is_paired` where it is the mean over rounds in
+    which both took turns on one server; else both stand for themselves, as of other minutes."""
+
+    estimate: Estimate
+    is_paired: bool
+
+
+def ratios(
     records: LoadRecords, metric: str, reference: str, slo: Slo
-) -> dict[tuple[str, str], Estimate]:
+) -> dict[tuple[str, str], Ratio]:
     """Per arm and load point (`Point.label`) an arm's metric over the reference's.
 
-    Runs of the same round are paired: interleaved, they share what the machine was doing, so
-    the mean of their ratios is steadier than the ratio of means.
+    Runs of the same round of one sitting at a server are paired: interleaved, they share what
+    the machine was doing, so the mean of their ratios is steadier than the ratio of means. With
+    fewer than two such rounds the runs of either side are taken for themselves.
     """
     requests = by_run(records)
-    values = {
-        (run.arm, load_label(run), run.visit, run.round): getattr(
-            run_metrics(run, requests[run.run_id], slo), metric
-        )
-        for run in records.runs
-    }
-    ratios: dict[tuple[str, str], list[float]] = defaultdict(list)
-    for (arm, load, visit, round_), value in values.items():
-        base = values.get((reference, load, visit, round_))
+    cells: dict[tuple[str, str], dict[tuple[str, int], float]] = defaultdict(dict)
+    for run in records.runs:
+        value = getattr(run_metrics(run, requests[run.run_id], slo), metric)
+        cells[run.arm, load_label(run)][run.sitting, run.round] = value
+    found = {}
+    for (arm, load), own in cells.items():
+        base = cells.get((reference, load))
         if base is not None:
-            ratios[arm, load].append(_ratio(value, base))
-    return {cell: estimate(pairs) for cell, pairs in ratios.items()}
+            pairs = [_ratio(own[one], base[one]) for one in own if one in base]
+            is_paired = len(pairs) > 1
+            found[arm, load] = Ratio(
+                estimate(pairs)
+                if is_paired
+                else unpaired_ratio(list(own.values()), list(base.values())),
+                is_paired,
+            )
+    return found

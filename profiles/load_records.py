@@ -29,7 +29,7 @@ OK, REFUSED, RESET, STALLED, TRUNCATED, MALFORMED = STATUSES = (
 """How a request ended: answered in full; an HTTP error; the connection failed or was reset;
 no byte for too long; the stream ended before its end was marked; bytes that are no answer."""
 
-_FORMAT_VERSION = 1
+_FORMAT_VERSION = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +66,8 @@ class RunRow:
 
     `load` is `closed`, `poisson`, ... and `load_value` its clients or requests per second.
     Until `window_s` the load was full; `wall_s` is when the last answer ended. `served_by` is
-    the command or address behind the arm. Counts are the server's own, -1 where it has none:
+    the command or address behind the arm, `sitting` one time of measuring it, in which its arms
+    took turns. Counts are the server's own, -1 where it has none:
     `committed_tokens`, `draft_tokens` verified and `accepted_tokens` of them in
     `verified_drafts` target steps per request. `cpu_s` is the processor time of the server's
     processes, `client_cpu_s` ours.
@@ -83,6 +84,7 @@ class RunRow:
     context_tokens: int
     round: int
     visit: int
+    sitting: str
     started_at: str
     window_s: float
     wall_s: float

@@ -33,6 +33,11 @@ _WORDS = (
     ("budget", "draft tokens verified per draft; wasted are those rejected"),
     ("errors", "requests without a whole answer, by reason in requests.parquet"),
     ("±", "half of the 95 % interval over runs, Student's t"),
+    (
+        "ratio",
+        "over rounds in which both took turns on one server; unpaired where they were served one "
+        "after the other: then all runs of either side, by Welch",
+    ),
 )
 
 

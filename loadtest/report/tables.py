@@ -7,16 +7,8 @@ from collections.abc import Sequence
 from statistics import fmean
 from typing import NamedTuple
 
-from profiles.frontier import (
-    Estimate,
-    Point,
-    Slo,
-    curves,
-    load_label,
-    matched,
-    paired_ratios,
-    points,
-)
+from profiles.estimates import Estimate
+from profiles.frontier import Point, Slo, curves, load_label, matched, points, ratios
 from profiles.load_records import LoadRecords
 
 USER, REPLICA = "tokens_per_s_per_user", "tokens_per_s_per_replica"
@@ -40,10 +32,10 @@ def reference_arm(records: LoadRecords) -> str:
 
 
 class Speed(NamedTuple):
-    """An arm at a load point: medians over its rounds, ratios of runs of the same round.
+    """An arm at a load point: medians over its rounds, and its ratio to the first arm.
 
     `tokens_per_s` is of a replica; `ratio` and half the width of its 95 % interval are None
-    where the first arm has no run beside it.
+    where the first arm has no run there; `is_paired` says whether both took turns on one server.
     """
 
     load: str
@@ -51,24 +43,26 @@ class Speed(NamedTuple):
     tokens_per_s: float
     ratio: float | None
     ratio_half_width: float | None
+    is_paired: bool
     error_rate: float
     rounds: int
 
 
 def speeds(records: LoadRecords, slo: Slo) -> list[Speed]:
     """Every arm at every load point, load by load."""
-    ratios = paired_ratios(records, REPLICA, reference_arm(records), slo)
+    to_first = ratios(records, REPLICA, reference_arm(records), slo)
     loads = list(dict.fromkeys(load_label(run) for run in records.runs))
     found = []
     for point in sorted(points(records, slo), key=lambda p: loads.index(p.label)):
-        ratio = ratios.get((point.arm, point.label))
+        ratio = to_first.get((point.arm, point.label))
         found.append(
             Speed(
                 point.label,
                 point.arm,
                 point.of(REPLICA).median,
-                _known(ratio.median) if ratio else None,
-                _known(ratio.half_width) if ratio else None,
+                _known(ratio.estimate.median) if ratio else None,
+                _known(ratio.estimate.half_width) if ratio else None,
+                ratio is not None and ratio.is_paired,
                 fmean(run.error_rate for run in point.runs),
                 len(point.runs),
             )
@@ -97,6 +91,8 @@ def _cell(one: Speed | None) -> str:
     if one is None:
         return ""
     ratio = ratio_text(one.ratio, one.ratio_half_width)
+    if one.ratio_half_width is not None and not one.is_paired:
+        ratio += " unpaired"
     return f"{number(one.tokens_per_s)} ({ratio}; errors {one.error_rate:.1%})"
 
 

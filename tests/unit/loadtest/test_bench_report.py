@@ -51,6 +51,16 @@ def test_a_row_per_load_and_a_column_per_arm_with_errors_in_every_cell():
     )
 
 
+def test_arms_of_servers_that_ran_one_after_the_other_are_not_shown_as_paired():
+    together = records()
+    apart = [replace(run, sitting=run.arm) for run in together.runs]
+    (light, _) = speed_table(speeds(together._replace(runs=tuple(apart)), SLO)).rows
+    assert light[1:] == (
+        "8 (1.00x ± 0.00; errors 0.0%)",
+        "22 (2.75x ± 0.00 unpaired; errors 50.0%)",
+    )
+
+
 def test_speed_at_matched_throughput_has_errors_too():
     (row,) = matched_table(records(), SLO).rows
     # Drafted: 22 tokens/s at 75 a user, 176 at 37.5; off gives 64 at 12.5.

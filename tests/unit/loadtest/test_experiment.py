@@ -55,6 +55,7 @@ def test_every_arm_gets_the_same_requests_in_the_same_order(tmp_path):
         said = measure(server_of(server.url, "one", "two"), tmp_path)
     records = load_load_records(tmp_path)
     assert len(records.runs) == len(said) == 2 * 2 * 2
+    assert len({run.sitting for run in records.runs}) == 1
     asked = {
         (run.arm, run.load, run.round): [row.prompt_id for row in records.requests_of(run)]
         for run in records.runs
@@ -85,7 +86,9 @@ def test_what_was_measured_is_not_measured_again(tmp_path):
         assert measure(one, tmp_path, replace(PLAN, rounds=1)) == []
         assert server.asked == []
         assert len(measure(one, tmp_path)) == 2
-    assert load_load_records(tmp_path).runs[:2] == first.runs
+    runs = load_load_records(tmp_path).runs
+    assert runs[:2] == first.runs
+    assert len({run.sitting for run in runs}) == 2
 
 
 def test_results_of_another_machine_are_not_added_to(tmp_path):

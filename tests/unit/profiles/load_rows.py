@@ -43,6 +43,7 @@ def run_row(run_id: str = "r", **changes: Any) -> RunRow:
         "context_tokens": 0,
         "round": 1,
         "visit": 1,
+        "sitting": "one",
         "started_at": "2026-11-25T12:00:00+00:00",
         "window_s": 1.0,
         "wall_s": 1.0,
