@@ -80,7 +80,7 @@ class Task:
     def run_id(self) -> str:
         load = self.load
         return (
-            f"{self.arm.name}|{load.kind}:{load.value:g}@{load.context_tokens}"
+            f"{self.arm.name}|{load.kind}:{load.trace or f'{load.value:g}'}@{load.context_tokens}"
             f"|visit {self.visit}|round {self.round}"
         )
 
@@ -216,6 +216,7 @@ def measure(
         num_replicas=replicas,
         load=load.kind,
         load_value=load.value,
+        trace=load.trace,
         context_tokens=task.context_tokens,
         round=task.round,
         visit=task.visit,

@@ -163,13 +163,15 @@ class _Loaded(Protocol):
     @property
     def load_value(self) -> float: ...
     @property
+    def trace(self) -> str: ...
+    @property
     def context_tokens(self) -> int: ...
 
 
 def load_label(one: _Loaded) -> str:
-    """`closed:8`, `poisson:2.5`; with prompts of a set length `closed:8@1024`."""
+    """`closed:8`, `poisson:2.5`, `trace:1a2b3c4d`; with prompts of a set length `closed:8@1024`."""
     context = f"@{one.context_tokens}" if one.context_tokens else ""
-    return f"{one.load}:{one.load_value:g}{context}"
+    return f"{one.load}:{one.trace or f'{one.load_value:g}'}{context}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,6 +181,7 @@ class Point:
     arm: str
     load: str
     load_value: float
+    trace: str
     context_tokens: int
     runs: tuple[RunMetrics, ...]
 
@@ -213,9 +216,9 @@ def by_run(records: LoadRecords) -> dict[str, list[RequestRow]]:
 def points(records: LoadRecords, slo: Slo) -> list[Point]:
     """Every arm at every load point, in the order in which they were first run."""
     requests = by_run(records)
-    cells: dict[tuple[str, str, float, int], list[RunMetrics]] = defaultdict(list)
+    cells: dict[tuple[str, str, float, str, int], list[RunMetrics]] = defaultdict(list)
     for run in records.runs:
-        key = (run.arm, run.load, run.load_value, run.context_tokens)
+        key = (run.arm, run.load, run.load_value, run.trace, run.context_tokens)
         cells[key].append(run_metrics(run, requests[run.run_id], slo))
     return [Point(*key, tuple(runs)) for key, runs in cells.items()]
 

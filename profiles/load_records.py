@@ -64,7 +64,8 @@ class RequestRow:
 class RunRow:
     """One arm under one load, once: repetition `round` of visit `visit` to its server.
 
-    `load` is `closed`, `poisson`, ... and `load_value` its clients or requests per second.
+    `load` is `closed`, `poisson`, ... and `load_value` its clients or requests per second;
+    `trace` is the digest of a recorded trace's file, empty without one.
     Until `window_s` the load was full; `wall_s` is when the last answer ended. `served_by` is
     the command or address behind the arm, `sitting` one time of measuring it, in which its arms
     took turns. Counts are the server's own, -1 where it has none:
@@ -81,6 +82,7 @@ class RunRow:
     num_replicas: int
     load: str
     load_value: float
+    trace: str
     context_tokens: int
     round: int
     visit: int

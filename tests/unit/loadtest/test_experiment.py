@@ -91,6 +91,20 @@ def test_what_was_measured_is_not_measured_again(tmp_path):
     assert len({run.sitting for run in runs}) == 2
 
 
+def test_another_trace_under_the_same_name_is_measured_again(tmp_path):
+    path = tmp_path / "trace.jsonl"
+    with scripted_endpoint() as server:
+        for middle_ms in (100, 120, 100):  # the same rate, and in the end the first one again
+            stamps = (0, middle_ms, 200)
+            path.write_text("\n".join(f'{{"timestamp": {stamp}}}' for stamp in stamps))
+            plan = replace(PLAN, rounds=1, loads=(parse_load(f"trace:{path}"),))
+            measure(server_of(server.url, "one"), tmp_path / "bench", plan)
+    first, second = load_load_records(tmp_path / "bench").runs
+    assert first.load_value == second.load_value
+    assert len({first.trace, second.trace, ""}) == 3
+    assert f"trace:{second.trace}@0" in second.run_id
+
+
 def test_results_of_another_machine_are_not_added_to(tmp_path):
     with scripted_endpoint() as server:
         measure(server_of(server.url, "one"), tmp_path, replace(PLAN, rounds=1))

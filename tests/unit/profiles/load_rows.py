@@ -40,6 +40,7 @@ def run_row(run_id: str = "r", **changes: Any) -> RunRow:
         "num_replicas": 1,
         "load": "closed",
         "load_value": 1.0,
+        "trace": "",
         "context_tokens": 0,
         "round": 1,
         "visit": 1,

@@ -30,7 +30,7 @@ def point(replica: float, user: float, arm: str = "a") -> Point:
     """A point of one run with these speeds."""
     metrics = dict.fromkeys(RunMetrics.__slots__, math.nan)
     metrics |= {"tokens_per_s_per_user": user, "tokens_per_s_per_replica": replica}
-    return Point(arm, "closed", 1.0, 0, (RunMetrics(**metrics),))
+    return Point(arm, "closed", 1.0, "", 0, (RunMetrics(**metrics),))
 
 
 def test_chunks_of_several_tokens_have_one_gap_and_count_in_full():
@@ -230,6 +230,12 @@ def test_runs_of_an_arm_at_a_load_are_one_point():
     assert (
         points(LoadRecords((run_row(context_tokens=512),), (), {}), SLO)[0].label == "closed:1@512"
     )
+
+
+def test_runs_of_another_trace_are_another_point_at_the_same_rate():
+    runs = [run_row(trace, load="trace", trace=trace) for trace in ("1a2b3c4d", "99999999")]
+    found = points(LoadRecords(tuple(runs), (), {}), SLO)
+    assert [p.label for p in found] == ["trace:1a2b3c4d", "trace:99999999"]
 
 
 def test_at_light_load_an_arm_is_what_was_measured_and_not_its_fastest_point():
