@@ -23,7 +23,7 @@ from loadtest.peers import endpoint_server, peer_server
 from loadtest.provenance import provenance, served_digest
 from loadtest.report.tables import matched_table, speed_table, speeds
 from loadtest.servers import Server, dspark_server, running, serve_document
-from profiles.frontier import Slo
+from profiles.frontier import Slo, points
 
 _API_KEY = "DSPARK_BENCH_API_KEY"
 _MUST_MATCH = ("hardware", "versions")
@@ -66,7 +66,9 @@ def bench(args: argparse.Namespace, argv: Sequence[str]) -> None:
 
 
 def report(directory: Path, slo: Slo, others: Path | None = None) -> None:
-    """Print the table of a result; write it as JSON too, and a page, beside `others` if given."""
+    """Print the table of a result; write it as JSON too, and a page. Beside `others`, an earlier
+    one, what became worse is named in both."""
+    from loadtest.report.comparison import compare
     from loadtest.report.page import write_page
     from profiles.load_records import load_load_records
 
@@ -77,7 +79,12 @@ def report(directory: Path, slo: Slo, others: Path | None = None) -> None:
     (directory / "speeds.json").write_text(table + "\n")
     print()
     print(matched_table(records, slo).markdown(), flush=True)
-    page = write_page(directory, records, slo, load_load_records(others) if others else None)
+    before = load_load_records(others) if others else None
+    if before is not None:
+        findings = compare(points(records, slo), points(before, slo)).findings()
+        for title, lines in findings.items():
+            print(f"\n{title}:", *lines, sep="\n- ", flush=True)
+    page = write_page(directory, records, slo, before)
     _say(f"report: {page}")
 
 

@@ -190,9 +190,13 @@ class Point:
         """See `load_label`."""
         return load_label(self)
 
+    def values(self, metric: str) -> list[float]:
+        """One of `METRICS` in every run."""
+        return [getattr(run, metric) for run in self.runs]
+
     def of(self, metric: str) -> Estimate:
         """The estimate of one of `METRICS`."""
-        return estimate([getattr(run, metric) for run in self.runs])
+        return estimate(self.values(metric))
 
     @property
     def user(self) -> float:

@@ -8,13 +8,13 @@ from html import escape
 from pathlib import Path
 
 from loadtest.report.charts import DARK, LIGHT, THEMES, Chart, charts
+from loadtest.report.comparison import compare
 from loadtest.report.tables import (
     WIDEST,
     Table,
     matched_table,
     metrics_table,
     reference_arm,
-    regressions,
     speed_table,
     speeds,
     unsteady,
@@ -40,13 +40,18 @@ _WORDS = (
     ),
 )
 
+_COMPARED_SETTINGS = (
+    *("hardware", "python", "versions", "served", "prompts", "mix"),
+    *("max_tokens", "temperature", "seed", "duration_s"),
+)
+
 
 def write_page(
     directory: Path, records: LoadRecords, slo: Slo, before: LoadRecords | None = None
 ) -> Path:
     """Write `report.html` and `figures/*.png` into `directory`; the page's path.
 
-    With `before`, an earlier result of the same arms, the page names what became slower.
+    With `before`, an earlier result of the same arms, the page names what became worse.
     """
     found = points(records, slo)
     arms = list(by_arm(found))
@@ -135,15 +140,19 @@ def _table(name: str, table: Table) -> str:
 def _comparison(records: LoadRecords, before: LoadRecords | None, slo: Slo) -> list[str]:
     if before is None:
         return []
-    worse = regressions(points(records, slo), points(before, slo))
+    compared = compare(points(records, slo), points(before, slo))
     differing = [
         f"{key}: {before.metadata.get(key)} then, {records.metadata.get(key)} now"
-        for key in ("hardware", "versions", "max_tokens", "temperature", "prompts")
+        for key in _COMPARED_SETTINGS
         if before.metadata.get(key) != records.metadata.get(key)
     ]
+    lists = compared.findings() | ({"Measured differently": differing} if differing else {})
     parts = [
-        _list(worse) if worse else "<p>No arm became slower beyond both intervals.</p>",
-        "<p>Measured differently:</p>" + _list(differing) if differing else "",
+        *(f"<p>{escape(title)}:</p>{_list(lines)}" for title, lines in lists.items()),
+        "<p>Judged by the 95 % interval of the difference (Welch): of equal results one metric in "
+        "forty looks worse by chance.</p>",
+        _table("Before and now", compared.table()),
+        "<p>The earlier result:</p>",
         _table("Before", speed_table(speeds(before, slo))),
     ]
     return [_section("Against the earlier result", "\n".join(parts))]

@@ -132,41 +132,52 @@ def matched_table(records: LoadRecords, slo: Slo) -> Table:
     return Table(header, tuple(rows))
 
 
-_COLUMNS = (
-    ("tokens/s/user", USER, 1.0),
-    ("tokens/s/replica", REPLICA, 1.0),
-    ("TTFT ms", "ttft_s", 1e3),
-    ("TTFT p99 ms", "ttft_p99_s", 1e3),
-    ("TPOT ms", "tpot_s", 1e3),
-    ("ITL p50 ms", "itl_p50_s", 1e3),
-    ("ITL p99 ms", "itl_p99_s", 1e3),
-    ("goodput/s", "goodput_per_s", 1.0),
-    ("errors %", "error_rate", 1e2),
-    ("acceptance length", "acceptance_length", 1.0),
-    ("budget", "budget_tokens", 1.0),
-    ("verified", "verified_tokens", 1.0),
-    ("wasted", "wasted_tokens", 1.0),
-    ("CPU s per million tokens", "cpu_s_per_million_tokens", 1.0),
-    ("client CPU %", "client_cpu_share", 1e2),
+class Column(NamedTuple):
+    """A metric as tables show it, times `scale`; `better` is 1 where more of it is, -1 where
+    less is, 0 where it is neither."""
+
+    name: str
+    metric: str
+    scale: float
+    better: int
+
+
+COLUMNS = (
+    Column("tokens/s/user", USER, 1.0, 1),
+    Column("tokens/s/replica", REPLICA, 1.0, 1),
+    Column("TTFT ms", "ttft_s", 1e3, -1),
+    Column("TTFT p99 ms", "ttft_p99_s", 1e3, -1),
+    Column("TPOT ms", "tpot_s", 1e3, -1),
+    Column("ITL p50 ms", "itl_p50_s", 1e3, -1),
+    Column("ITL p99 ms", "itl_p99_s", 1e3, -1),
+    Column("goodput/s", "goodput_per_s", 1.0, 1),
+    Column("errors %", "error_rate", 1e2, -1),
+    Column("acceptance length", "acceptance_length", 1.0, 0),
+    Column("budget", "budget_tokens", 1.0, 0),
+    Column("verified", "verified_tokens", 1.0, 0),
+    Column("wasted", "wasted_tokens", 1.0, 0),
+    Column("CPU s per million tokens", "cpu_s_per_million_tokens", 1.0, 0),
+    Column("client CPU %", "client_cpu_share", 1e2, 0),
 )
 
 
 def metrics_table(some: Sequence[Point]) -> Table:
     """Every metric of every point, with its interval where there is one."""
     return Table(
-        ("arm at load", "runs", *(name for name, _, _ in _COLUMNS)),
+        ("arm at load", "runs", *(one.name for one in COLUMNS)),
         tuple(
             (
                 f"{point.arm} at {point.label}",
                 str(len(point.runs)),
-                *(_estimate_text(point.of(metric), scale) for _, metric, scale in _COLUMNS),
+                *(estimate_text(point.of(one.metric), one.scale) for one in COLUMNS),
             )
             for point in some
         ),
     )
 
 
-def _estimate_text(one: Estimate, scale: float) -> str:
+def estimate_text(one: Estimate, scale: float) -> str:
+    """The mean and half of its interval, both times `scale`."""
     interval = one.half_width * scale
     return number(one.mean * scale) + ("" if math.isnan(interval) else f" ± {number(interval)}")
 
@@ -191,25 +202,3 @@ def unsteady(some: Sequence[Point]) -> list[str]:
 
 def _spread(one: Estimate) -> str:
     return "from one run" if math.isnan(one.half_width) else f"within {one.relative:.0%}"
-
-
-def regressions(after: Sequence[Point], before: Sequence[Point]) -> list[str]:
-    """Points whose speed fell by more than both intervals together, the worst first."""
-    then = {(point.arm, point.label): point for point in before}
-    fallen = [
-        (now.of(metric).mean / old.of(metric).mean, now, metric, old)
-        for now in after
-        if (old := then.get((now.arm, now.label))) is not None
-        for metric in _SPEEDS
-        if _fell(old.of(metric), now.of(metric))
-    ]
-    return [
-        f"{now.arm} at {now.label}: {_SPEEDS[metric]} {number(old.of(metric).mean)} -> "
-        f"{number(now.of(metric).mean)} ({ratio:.2f}x)"
-        for ratio, now, metric, old in sorted(fallen, key=lambda one: one[0])
-    ]
-
-
-def _fell(old: Estimate, new: Estimate) -> bool:
-    widths = [one.half_width for one in (old, new) if not math.isnan(one.half_width)]
-    return new.mean < old.mean - sum(widths)

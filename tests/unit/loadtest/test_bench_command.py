@@ -53,7 +53,9 @@ def test_two_results_are_compared_without_a_server(tmp_path, capsys):
     for directory in (before, after):
         with scripted_endpoint() as server:
             measure(directory, f"one={server.url}#demo")
+    capsys.readouterr()
     assert dspark("--compare", str(before), str(after)) == 0
+    assert "\nBecame worse:\n- " in capsys.readouterr().out
     assert "Against the earlier result" in (after / "report.html").read_text()
 
 
