@@ -113,13 +113,14 @@ def _loads(texts: Sequence[str], contexts: Sequence[int]) -> Iterator[LoadPoint]
             yield parse_load(text, context_tokens)
 
 
-def _target(models: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
-    """What peers are given. Raises ValueError where every engine is attached."""
+def _target(models: Sequence[Mapping[str, Any]], chosen: Sequence[str]) -> Mapping[str, Any]:
+    """What peers are given: of the first model that is measured beside them. Raises ValueError
+    where every engine is attached."""
     for model in models:
-        if "target" in model:
+        if "target" in model and model["id"] in chosen:
             target: Mapping[str, Any] = model["target"]
             return target
-    raise ValueError("--peers are given the target of the Serve file, which has none of its own")
+    raise ValueError("--peers are given the target of a chosen model; none has one of its own")
 
 
 def _servers(args: argparse.Namespace, stack: ExitStack) -> list[Server]:
@@ -133,7 +134,7 @@ def _servers(args: argparse.Namespace, stack: ExitStack) -> list[Server]:
         for group in ([] if args.without_dspark else groups)
     ]
     contexts += [
-        peer_server(name, _target(models), args.port + number)
+        peer_server(name, _target(models, chosen), args.port + number)
         for number, name in enumerate(args.peers, 1)
     ]
     servers = [stack.enter_context(context) for context in contexts]

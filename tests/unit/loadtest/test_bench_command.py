@@ -77,6 +77,18 @@ def test_what_cannot_be_is_refused_before_anything_starts(tmp_path, capsys, argu
     assert message in capsys.readouterr().err
 
 
+def test_peers_are_given_the_target_of_a_model_that_is_measured(tmp_path, capsys):
+    """Not the first of the file, which stands for another checkpoint."""
+    config = tmp_path / "serve.yaml"
+    config.write_text(
+        "applications: [{args: {models: [{id: other, target: {source: x}}, {id: there, attach: {}}"
+        "]}}]"
+    )
+    chosen = ("--config", str(config), "--models", "there", "--peers", "vllm")
+    assert dspark("--output", str(tmp_path / "bench"), *chosen) == 1
+    assert "--peers are given the target of a chosen model" in capsys.readouterr().err
+
+
 def test_an_arm_needs_a_name_of_its_own(tmp_path, capsys):
     with scripted_endpoint() as server:
         assert measure(tmp_path, *[f"one={server.url}#demo"] * 2) == 1
