@@ -5,6 +5,7 @@ import sys
 import pytest
 
 from loadtest.commands import register
+from profiles.load_records import load_load_records
 from tests.unit.loadtest.scripted_endpoint import scripted_endpoint
 
 
@@ -36,6 +37,42 @@ def test_endpoints_side_by_side_end_in_a_table_and_a_page(tmp_path, capsys):
         ("one", 2, 0.0),
         ("two", 2, 0.0),
     ]
+
+
+def test_quick_changes_nothing_that_is_given(tmp_path):
+    few = ("--concurrency", "2", "--rounds", "1", "--without-dspark")
+    with scripted_endpoint() as server:
+        endpoint = ("--endpoint", f"one={server.url}#demo", "--output", str(tmp_path))
+        assert dspark("--quick", *few, *endpoint) == 0
+        assert {request["max_tokens"] for request in server.asked} == {64}
+    (run,) = load_load_records(tmp_path).runs
+    assert (run.load, run.load_value, run.round) == ("closed", 2.0, 1)
+
+
+QUICK = {
+    "models": ["off", "colocated"],
+    "policies": ["causal"],
+    "concurrency": [1, 4, 16],
+    "rounds": 2,
+    "max_tokens": 64,
+}
+
+
+@pytest.mark.parametrize(("arguments", "changed"), [
+    ([], {}),
+    (["--models", "split"], {"models": ["split"]}),
+    (["--policies", "fixed:3", "causal"], {"policies": ["fixed:3", "causal"]}),
+    (["--concurrency"], {"concurrency": []}),
+    (["--max-tokens", "128"], {"max_tokens": 128}),
+    (["--rounds", "3"], {"rounds": 3}),
+    (["--config", "deployments/configs/frontier-gpu.yaml"], {"models": []}),
+])  # fmt: skip
+def test_quick_sets_only_what_is_left_open(monkeypatch, arguments, changed):
+    taken = []
+    monkeypatch.setattr("loadtest.bench_command.bench", lambda args, _: taken.append(vars(args)))
+    assert dspark("--quick", *arguments) == 0
+    (args,) = taken
+    assert {name: args[name] for name in QUICK} == QUICK | changed
 
 
 def test_a_second_call_measures_nothing_and_reports_again(tmp_path, capsys):
