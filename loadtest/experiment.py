@@ -15,7 +15,7 @@ from typing import Any
 from loadtest.arms import LLAMA_CPP, VLLM, Arm, switch_to
 from loadtest.arrivals import LoadPoint, arrival_offsets_s
 from loadtest.conversations import Conversation, filled, mixed
-from loadtest.counters import num_replicas, read_counts
+from loadtest.counters import Pools, pools, read_counts
 from loadtest.drive import RunResult, Terms, run_closed, run_open, tree_cpu_s
 from loadtest.servers import Running, model_limit
 from profiles.load_records import (
@@ -200,7 +200,7 @@ def measure(
     """One run between two readings of the server's counts and processor time."""
     server, load, arm = running.server, task.load, task.arm
     started_at = datetime.now(UTC).isoformat(timespec="seconds")
-    replicas = num_replicas(server, arm.model)
+    replicas = pools(server, arm.model)
     counts = read_counts(server, arm.model)
     cpu_s = tree_cpu_s(running.pid) if running.pid else -1.0
     result = _load(plan, running, task)
@@ -213,7 +213,7 @@ def measure(
         model=arm.model,
         policy=json.dumps(dict(arm.policy)) if arm.policy else "",
         served_by=server.description,
-        num_replicas=replicas,
+        num_replicas=replicas.targets,
         load=load.kind,
         load_value=load.value,
         trace=load.trace,
@@ -226,9 +226,16 @@ def measure(
         wall_s=result.wall_s,
         cpu_s=cpu_s,
         client_cpu_s=result.client_cpu_s,
+        num_gpus=_num_gpus(arm, replicas),
         **counted._asdict(),
     )
     return run, result.rows(task.run_id)
+
+
+def _num_gpus(arm: Arm, replicas: Pools) -> float:
+    if arm.gpus is None:
+        return -1.0
+    return replicas.targets * arm.gpus.target + replicas.drafters * arm.gpus.drafter
 
 
 def _load(plan: Plan, running: Running, task: Task) -> RunResult:

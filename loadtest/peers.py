@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from loadtest.arms import LLAMA_CPP, OPENAI, Arm
+from loadtest.arms import LLAMA_CPP, OPENAI, Arm, Gpus
 from loadtest.servers import Server
 
 _MIB = 1 << 20
@@ -60,7 +60,7 @@ def endpoint_server(text: str) -> Server:
     if not (name and model and url.startswith(("http://", "https://"))):
         raise ValueError(f"{text!r}: write NAME=URL#MODEL, as in other=http://10.0.0.7:8000#qwen3")
     url = url.rstrip("/").removesuffix("/v1")
-    return Server(url, url, (Arm(model, label=name, dialect=OPENAI),))
+    return Server(url, url, (Arm(model, label=name, dialect=OPENAI, gpus=None),))
 
 
 def _vllm(name: str, target: Mapping[str, Any], port: int) -> Server:
@@ -76,7 +76,7 @@ def _vllm(name: str, target: Mapping[str, Any], port: int) -> Server:
     return Server(
         description=" ".join(["vllm serve", *arguments]),
         url=f"http://127.0.0.1:{port}",
-        arms=(Arm(name),),
+        arms=(Arm(name, gpus=_gpus(target)),),
         command=(sys.executable, "-m", "vllm.entrypoints.openai.api_server", *arguments),
         env=_env(target),
     )
@@ -108,7 +108,7 @@ def _ray_serve_llm(name: str, target: Mapping[str, Any], port: int, path: Path) 
     return Server(
         description=f"serve run ray.serve.llm:build_openai_app {told}",
         url=f"http://127.0.0.1:{port}",
-        arms=(Arm(name),),
+        arms=(Arm(name, gpus=_gpus(target)),),
         command=(str(Path(sys.executable).with_name("serve")), "run", str(path)),
         env=_env(target),
     )
@@ -189,13 +189,19 @@ def _engine_kwargs(target: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in kwargs.items() if value is not None}
 
 
+def _gpus(target: Mapping[str, Any]) -> Gpus:
+    """One for every rank: peers share none."""
+    ranks = _engine_kwargs(target).get("tensor_parallel_size", 1)
+    return Gpus(float(ranks) if target.get("device", "cpu") == "cuda" else 0.0)
+
+
 def _env(target: Mapping[str, Any]) -> dict[str, str]:
     """As many threads as our target's (bound to cores, vLLM would choose their number itself),
     and the environment that the Serve file gives it."""
     env = {}
     if "threads" in target:
         env = {"OMP_NUM_THREADS": str(target["threads"]), "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
-    return env | target.get("env", {})
+    return {**env, **target.get("env", {})}
 
 
 def _flags(key: str, value: Any) -> list[str]:

@@ -70,7 +70,8 @@ class RunMetrics:
     together; `tokens_per_s_per_replica` all tokens. Both look at the time of full load alone:
     what comes after is another, falling load. `acceptance_length` is tokens committed per
     verified draft, the bonus token included; `budget_tokens` draft tokens verified per verified
-    draft, `wasted_tokens` those of the run that were rejected.
+    draft, `wasted_tokens` those of the run that were rejected. GPU-seconds are of GPUs that the
+    arm held, busy or not, from the run's start to its last answer.
     """
 
     num_requests: int
@@ -88,6 +89,7 @@ class RunMetrics:
     wasted_tokens: float
     budget_tokens: float
     cpu_s_per_million_tokens: float
+    gpu_s_per_million_tokens: float
     client_cpu_share: float
 
 
@@ -123,6 +125,9 @@ def run_metrics(run: RunRow, requests: Sequence[RequestRow], slo: Slo) -> RunMet
         budget_tokens=run.draft_tokens / run.verified_drafts if counted else math.nan,
         cpu_s_per_million_tokens=_ratio(run.cpu_s * 1e6, all_tokens)
         if run.cpu_s >= 0
+        else math.nan,
+        gpu_s_per_million_tokens=_ratio(run.num_gpus * run.wall_s * 1e6, all_tokens)
+        if run.num_gpus > 0
         else math.nan,
         client_cpu_share=_ratio(run.client_cpu_s, run.wall_s),
     )

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from pathlib import Path
 
+from loadtest.report.calibration import calibration_table, survivals
 from loadtest.report.charts import DARK, LIGHT, THEMES, Chart, charts
 from loadtest.report.comparison import compare
 from loadtest.report.tables import (
@@ -31,6 +32,7 @@ _WORDS = (
     ("goodput", "answered requests per second that kept both promises of the SLO"),
     ("acceptance length", "tokens committed per verified draft, the bonus token included"),
     ("budget", "draft tokens verified per draft; wasted are those rejected"),
+    ("GPU s", "seconds of a run times the GPUs that the arm held, busy or not"),
     ("errors", "requests without a whole answer, by reason in requests.parquet"),
     ("±", "half of the 95 % interval over runs, Student's t"),
     (
@@ -74,6 +76,7 @@ def write_page(
             + _table("At matched throughput", matched_table(records, slo)),
         ),
         _section("Every metric", _table("Every metric", metrics_table(found))),
+        *_calibration(records),
         _section("How steady it is", _steadiness(found)),
         _section("How it was measured", _provenance(records, slo)),
     ]
@@ -156,6 +159,13 @@ def _comparison(records: LoadRecords, before: LoadRecords | None, slo: Slo) -> l
         _table("Before", speed_table(speeds(before, slo))),
     ]
     return [_section("Against the earlier result", "\n".join(parts))]
+
+
+def _calibration(records: LoadRecords) -> list[str]:
+    found = survivals(records)
+    if not found:
+        return []
+    return [_section("Calibration", _table("Calibration", calibration_table(found)))]
 
 
 def _steadiness(found: Sequence[Point]) -> str:

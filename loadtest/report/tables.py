@@ -157,6 +157,7 @@ COLUMNS = (
     Column("verified", "verified_tokens", 1.0, 0),
     Column("wasted", "wasted_tokens", 1.0, 0),
     Column("CPU s per million tokens", "cpu_s_per_million_tokens", 1.0, 0),
+    Column("GPU s per million tokens", "gpu_s_per_million_tokens", 1.0, 0),
     Column("client CPU %", "client_cpu_share", 1e2, 0),
 )
 

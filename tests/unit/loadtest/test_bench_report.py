@@ -20,6 +20,10 @@ from tests.unit.profiles.load_rows import request_row, run_row
 SLO = Slo(1.0, 0.05)
 METADATA = {"hardware": "two <cores>", "commands": "dspark bench --quick", "versions": "ray 2"}
 
+UNCOUNTED = {"verified_drafts": -1, "draft_tokens": -1, "accepted_tokens": -1} | dict.fromkeys(
+    ("admitted_by_position", "accepted_by_position", "expected_by_position"), ()
+)
+
 
 def records(speed: float = 1.0) -> LoadRecords:
     """Two arms at two loads, twice; `drafted` has three tokens in a chunk and an error."""
@@ -28,7 +32,7 @@ def records(speed: float = 1.0) -> LoadRecords:
         for round_ in (1, 2):
             for arm, tokens in (("off", 1), ("drafted", 3)):
                 run_id = f"{arm} {load} {round_}"
-                counts = {} if arm == "drafted" else {"verified_drafts": -1, "draft_tokens": -1}
+                counts = {} if arm == "drafted" else UNCOUNTED
                 runs.append(run_row(run_id, arm=arm, load_value=load, round=round_, **counts))
                 gap_us = round(
                     (40_000 if load == 1 else 80_000) / (speed if arm == "drafted" else 1)
@@ -133,9 +137,16 @@ def test_the_page_needs_nothing_else_and_says_everything_in_words(tmp_path):
 def test_every_picture_is_there_light_and_dark(tmp_path):
     write_page(tmp_path, records(), SLO)
     names = sorted(path.name for path in (tmp_path / "figures").iterdir())
-    kinds = ("acceptance", "budget", "frontier", "itl", "throughput")
+    kinds = ("acceptance", "budget", "calibration", "frontier", "itl", "throughput")
     kinds += ("tokens-per-chunk-context", "tokens-per-chunk-domain", "ttft")
     assert names == sorted(f"{kind}-{theme}.png" for kind in kinds for theme in ("light", "dark"))
+
+
+def test_where_nobody_says_what_was_expected_there_is_no_calibration(tmp_path):
+    off = [run for run in records().runs if run.arm == "off"]
+    text = write_page(tmp_path, records()._replace(runs=tuple(off)), SLO).read_text()
+    assert "Calibration" not in text
+    assert not (tmp_path / "figures" / "calibration-light.png").exists()
 
 
 def test_a_comparison_names_what_differs_and_what_fell(tmp_path):

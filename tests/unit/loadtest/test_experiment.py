@@ -56,6 +56,7 @@ def test_every_arm_gets_the_same_requests_in_the_same_order(tmp_path):
     records = load_load_records(tmp_path)
     assert len(records.runs) == len(said) == 2 * 2 * 2
     assert len({run.sitting for run in records.runs}) == 1
+    assert {run.num_gpus for run in records.runs} == {0.0}
     asked = {
         (run.arm, run.load, run.round): [row.prompt_id for row in records.requests_of(run)]
         for run in records.runs
@@ -151,6 +152,7 @@ def test_other_servers_get_no_fields_of_vllms(tmp_path):
         server.token_ids = False
         measure(endpoint_server(f"other={server.url}#demo"), tmp_path, replace(PLAN, rounds=1))
     assert not {"ignore_eos", "return_token_ids", "cache_salt"} & server.asked[0].keys()
+    assert {run.num_gpus for run in load_load_records(tmp_path).runs} == {-1.0}  # nobody says
     rows = load_load_records(tmp_path).requests
     assert {(row.counted_by, row.output_tokens) for row in rows} == {("spread", sum(CHUNKS))}
 

@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from loadtest.arms import Gpus
 from loadtest.peers import peer_server
 
 TARGET = {
@@ -64,6 +65,7 @@ def test_a_gpu_target_is_left_to_ray():
     with peer_server("ray-serve-llm", target, 9002) as server:
         document = yaml.safe_load(Path(server.command[-1]).read_text())
     config = document["applications"][0]["args"]["llm_configs"][0]
+    assert server.arms[0].gpus == Gpus(2.0)
     assert "accelerator_config" not in config
     assert config["engine_kwargs"] == LIMITS | {"tensor_parallel_size": 2}
     assert config["model_loading_config"]["model_source"] == "Qwen/Qwen3-4B"

@@ -50,9 +50,13 @@ def run_row(run_id: str = "r", **changes: Any) -> RunRow:
         "wall_s": 1.0,
         "cpu_s": 3.0,
         "client_cpu_s": 0.1,
+        "num_gpus": 0.0,
         "committed_tokens": 6,
         "verified_drafts": 2,
         "draft_tokens": 6,
         "accepted_tokens": 3,
+        "admitted_by_position": (2, 2, 2),
+        "accepted_by_position": (2, 1, 0),
+        "expected_by_position": (1.8, 1.2, 0.5),
     } | changes
     return RunRow(**fields)

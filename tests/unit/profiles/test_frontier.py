@@ -79,6 +79,14 @@ def test_replicas_share_the_throughput_and_not_the_users_speed():
     assert two.tokens_per_s_per_user == one.tokens_per_s_per_user
 
 
+def test_gpu_seconds_are_of_gpus_that_are_held_for_the_whole_run():
+    held = run_metrics(run_row(num_gpus=2.5, wall_s=4.0), [request_row()], SLO)
+    assert held.gpu_s_per_million_tokens == pytest.approx(2.5 * 4.0 * 1e6 / 6)
+    for none in (0.0, -1.0):
+        metrics = run_metrics(run_row(num_gpus=none), [request_row()], SLO)
+        assert math.isnan(metrics.gpu_s_per_million_tokens)
+
+
 def test_what_a_server_does_not_count_is_unknown():
     run = run_row(verified_drafts=-1, draft_tokens=-1, accepted_tokens=-1, cpu_s=-1.0)
     metrics = run_metrics(run, [request_row()], SLO)
