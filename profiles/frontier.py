@@ -232,6 +232,14 @@ def points(records: LoadRecords, slo: Slo) -> list[Point]:
     return [Point(*key, tuple(runs)) for key, runs in cells.items()]
 
 
+def points_by_round(records: LoadRecords, slo: Slo) -> list[list[Point]]:
+    """The points of every round by itself, of one run each."""
+    rounds: dict[tuple[int, int], list[RunRow]] = defaultdict(list)
+    for run in records.runs:
+        rounds[run.visit, run.round].append(run)
+    return [points(records._replace(runs=tuple(runs)), slo) for runs in rounds.values()]
+
+
 def by_arm(some: Iterable[Point]) -> dict[str, list[Point]]:
     """Points grouped by arm, in order."""
     arms: dict[str, list[Point]] = defaultdict(list)
@@ -264,7 +272,7 @@ def pareto(some: Iterable[Point]) -> list[Point]:
 
     Points without either speed are left out.
     """
-    known = _known(some)
+    known = known_speeds(some)
     best: list[Point] = []
     for point in sorted(known, key=lambda p: (-p.replica, -p.user)):
         if not best or point.user > best[-1].user:
@@ -272,49 +280,9 @@ def pareto(some: Iterable[Point]) -> list[Point]:
     return best[::-1]
 
 
-def measured(some: Iterable[Point]) -> list[Point]:
-    """A curve's frontier, and what was measured at lighter loads than its fastest user's, by
-    rising replica speed: there an arm is beaten by itself, and is what it is."""
-    known = _known(some)
-    frontier = pareto(known)
-    lighter = [p for p in known if p.replica < frontier[0].replica] if frontier else []
-    return sorted(lighter, key=lambda p: p.replica) + frontier
-
-
-def _known(some: Iterable[Point]) -> list[Point]:
+def known_speeds(some: Iterable[Point]) -> list[Point]:
+    """Points that have both speeds."""
     return [p for p in some if not (math.isnan(p.user) or math.isnan(p.replica))]
-
-
-def user_speed_at(some: Iterable[Point], tokens_per_s_per_replica: float) -> float:
-    """A user's speed where a replica gives that many tokens per second, along what was measured.
-
-    Linear between neighbours; NaN outside of what was measured: nothing is extrapolated.
-    """
-    curve = measured(some)
-    if not curve:
-        return math.nan
-    x = [point.replica for point in curve]
-    if not x[0] <= tokens_per_s_per_replica <= x[-1]:
-        return math.nan
-    return float(np.interp(tokens_per_s_per_replica, x, [point.user for point in curve]))
-
-
-class Matched(NamedTuple):
-    """User speed of an arm over the reference's where both replicas give as much."""
-
-    tokens_per_s_per_replica: float
-    user: float
-    reference_user: float
-
-    @property
-    def ratio(self) -> float:
-        return self.user / self.reference_user
-
-
-def matched(arm: Sequence[Point], reference: Sequence[Point]) -> list[Matched]:
-    """At every throughput that was measured of the reference and that the arm spans too."""
-    pairs = [Matched(p.replica, user_speed_at(arm, p.replica), p.user) for p in measured(reference)]
-    return [pair for pair in pairs if not math.isnan(pair.user)]
 
 
 class Ratio(NamedTuple):

@@ -38,7 +38,8 @@ _WORDS = (
     (
         "ratio",
         "over rounds in which both took turns on one server; unpaired where they were served one "
-        "after the other: then all runs of either side, by Welch",
+        "after the other: then all runs of either side, by Welch; at matched throughput over "
+        "rounds, each with its own curves",
     ),
 )
 

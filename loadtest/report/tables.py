@@ -8,8 +8,9 @@ from statistics import fmean
 from typing import NamedTuple
 
 from profiles.estimates import Estimate
-from profiles.frontier import Point, Slo, curves, load_label, matched, points, ratios
+from profiles.frontier import Point, Slo, curves, load_label, points, ratios
 from profiles.load_records import LoadRecords
+from profiles.matched_throughput import matched, matched_by_round
 
 USER, REPLICA = "tokens_per_s_per_user", "tokens_per_s_per_replica"
 _SPEEDS = {USER: "tokens/s/user", REPLICA: "tokens/s/replica"}
@@ -112,16 +113,17 @@ def number(value: float) -> str:
 
 def matched_table(records: LoadRecords, slo: Slo) -> Table:
     """Per arm, its user speed over the first arm's where both replicas give as much, prompts of
-    the same length."""
+    the same length; the interval is over rounds, each with curves of its own."""
     found = curves(points(records, slo))
     reference = reference_arm(records)
+    by_round = matched_by_round(records, reference, slo)
     rows = [
         (
             str(key),
             number(pair.tokens_per_s_per_replica),
             number(pair.user),
             number(pair.reference_user),
-            f"{pair.ratio:.2f}x",
+            ratio_text(pair.ratio, _half_width(by_round.get((key, pair.load)))),
             f"{max(run.error_rate for point in own for run in point.runs):.1%}",
         )
         for key, own in found.items()
@@ -130,6 +132,10 @@ def matched_table(records: LoadRecords, slo: Slo) -> Table:
     ]
     header = ("arm", "tokens/s/replica", "tokens/s/user", reference, "ratio", "most errors")
     return Table(header, tuple(rows))
+
+
+def _half_width(one: Estimate | None) -> float | None:
+    return None if one is None else _known(one.half_width)
 
 
 class Column(NamedTuple):

@@ -67,7 +67,7 @@ def test_arms_of_servers_that_ran_one_after_the_other_are_not_shown_as_paired():
 def test_speed_at_matched_throughput_has_errors_too():
     (row,) = matched_table(records(), SLO).rows
     # Drafted: 22 tokens/s at 75 a user, 176 at 37.5; off gives 64 at 12.5.
-    assert row == ("drafted", "64", "64.8", "12.5", "5.18x", "50.0%")
+    assert row == ("drafted", "64", "64.8", "12.5", "5.18x ± 0.00", "50.0%")
 
 
 def test_every_metric_has_a_column():

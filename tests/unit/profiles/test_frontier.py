@@ -13,12 +13,10 @@ from profiles.frontier import (
     Slo,
     curves,
     latency,
-    matched,
     pareto,
     points,
     ratios,
     run_metrics,
-    user_speed_at,
 )
 from profiles.load_records import LoadRecords
 from tests.unit.profiles.load_rows import request_row, run_row
@@ -166,22 +164,6 @@ def test_an_unknown_speed_is_on_no_frontier():
     assert pareto([point(math.nan, 5), point(5, math.nan)]) == []
 
 
-def test_between_points_is_a_line_and_beyond_them_nothing():
-    arm = [point(10, 100), point(20, 60)]
-    assert user_speed_at(arm, 15) == 80
-    assert user_speed_at(arm, 10) == 100
-    assert math.isnan(user_speed_at(arm, 9.9))
-    assert math.isnan(user_speed_at(arm, 20.1))
-    assert math.isnan(user_speed_at([], 1))
-
-
-def test_speeds_are_matched_only_where_both_were_measured():
-    reference = [point(5, 50), point(15, 40), point(30, 20)]
-    pairs = matched([point(10, 100), point(20, 60)], reference)
-    assert [(p.tokens_per_s_per_replica, p.user, p.reference_user) for p in pairs] == [(15, 80, 40)]
-    assert pairs[0].ratio == 2
-
-
 def speeds_of(rounds: dict[str, tuple[int | None, ...]], **sittings: str) -> LoadRecords:
     """Runs of one request with as many tokens as each round says, all within their window."""
     runs, requests = [], []
@@ -244,14 +226,6 @@ def test_runs_of_another_trace_are_another_point_at_the_same_rate():
     runs = [run_row(trace, load="trace", trace=trace) for trace in ("1a2b3c4d", "99999999")]
     found = points(LoadRecords(tuple(runs), (), {}), SLO)
     assert [p.label for p in found] == ["trace:1a2b3c4d", "trace:99999999"]
-
-
-def test_at_light_load_an_arm_is_what_was_measured_and_not_its_fastest_point():
-    arm = [point(32, 98.0), point(98, 108.0), point(230, 70.0), point(432, 32.0)]
-    assert user_speed_at(arm, 65) == 103.0
-    assert math.isnan(user_speed_at(arm, 31))
-    (pair,) = matched(arm, [point(73, 50.0)])
-    assert pair.user == pytest.approx(98 + 10 * (73 - 32) / (98 - 32))
 
 
 def test_prompts_of_another_length_are_another_curve():
