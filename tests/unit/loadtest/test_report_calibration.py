@@ -2,7 +2,7 @@ import pytest
 
 from loadtest.report.calibration import calibration_table, survivals
 from profiles.load_records import LoadRecords
-from tests.unit.profiles.load_rows import run_row
+from tests.unit.profiles.load_rows import request_row, run_row
 
 
 def records(*runs) -> LoadRecords:
@@ -31,5 +31,7 @@ def test_positions_nobody_verified_and_servers_that_do_not_say_are_left_out():
 
 
 def test_the_table_says_it_in_words():
-    (row, *_) = calibration_table(survivals(records(run_row(arm="on")))).rows
-    assert row == ("on, 1", "2", "0.900", "1.000 ± 0.329")
+    requests = (request_row(), request_row(number=1, status="reset"))
+    found = survivals(records(run_row(arm="on"))._replace(requests=requests))
+    (row, *_) = calibration_table(found).rows
+    assert row == ("on, 1", "2", "0.900", "1.000 ± 0.329", "50.0%")
