@@ -19,6 +19,7 @@ from loadtest.arms import parse_policy
 from loadtest.arrivals import LoadPoint, parse_load
 from loadtest.conversations import bundled, parse_mix, read_conversations
 from loadtest.experiment import Plan, Progress, Results, run_server, tasks
+from loadtest.outputs import Outputs, divergences
 from loadtest.peers import endpoint_server, peer_server
 from loadtest.provenance import provenance, served_digest
 from loadtest.report.tables import matched_table, speed_table, speeds
@@ -44,18 +45,24 @@ def bench(args: argparse.Namespace, argv: Sequence[str]) -> None:
             for server in servers
             for task in tasks(plan, server.arms, visit)
         )
+        outputs = Outputs(
+            args.output, servers[0].arms[0].name, args.divergence, max_tokens=plan.max_tokens
+        )
         progress = Progress(left, _say)
         failed: list[str] = []
         for visit in range(1, args.visits + 1):
             for number, server in enumerate(servers):
                 todo = tasks(plan, server.arms, visit)
-                if all(results.has(task.run_id) for task in todo):
+                is_measured = all(results.has(task.run_id) for task in todo)
+                if is_measured and not outputs.lacks(server.arms):
                     continue
                 _say(f"starting {server.description} (visit {visit} of {args.visits})")
                 try:
                     with running(server, args.output / "logs" / f"{number}.log") as one:
                         run_server(plan, one, visit, results, progress)
-                except (RuntimeError, httpx.HTTPError) as error:  # what others gave is kept
+                        outputs.ask(one.server)
+                except (RuntimeError, ValueError, httpx.HTTPError) as error:
+                    # What the others gave is kept.
                     failed.append(f"{server.description}: {error}")
                     _say(failed[-1])
     results.close()
@@ -84,7 +91,7 @@ def report(directory: Path, slo: Slo, others: Path | None = None) -> None:
         findings = compare(points(records, slo), points(before, slo)).findings()
         for title, lines in findings.items():
             print(f"\n{title}:", *lines, sep="\n- ", flush=True)
-    page = write_page(directory, records, slo, before)
+    page = write_page(directory, records, slo, before, divergences(directory))
     _say(f"report: {page}")
 
 

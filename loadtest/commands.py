@@ -185,6 +185,14 @@ def _add_bench(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         help="a look within five minutes: fewer models, policies, loads, rounds and tokens, but "
         "for those that are given",
     )
+    how.add_argument(
+        "--divergence",
+        type=int,
+        default=0,
+        metavar="PROMPTS",
+        help="after an arm's runs also ask so many prompts greedily and report where its outputs "
+        "part from the first arm's; default: none",
+    )
     how.add_argument("--port", type=int, default=8123, help="peers take the ones that follow")
     how.add_argument(
         "--output",

@@ -7,12 +7,14 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from pathlib import Path
 
+from loadtest.divergence import DivergenceReport
 from loadtest.report.calibration import calibration_table, survivals
 from loadtest.report.charts import DARK, LIGHT, THEMES, Chart, charts
 from loadtest.report.comparison import compare
 from loadtest.report.tables import (
     WIDEST,
     Table,
+    divergence_table,
     matched_table,
     metrics_table,
     reference_arm,
@@ -50,7 +52,11 @@ _COMPARED_SETTINGS = (
 
 
 def write_page(
-    directory: Path, records: LoadRecords, slo: Slo, before: LoadRecords | None = None
+    directory: Path,
+    records: LoadRecords,
+    slo: Slo,
+    before: LoadRecords | None = None,
+    divergences: Sequence[DivergenceReport] = (),
 ) -> Path:
     """Write `report.html` and `figures/*.png` into `directory`; the page's path.
 
@@ -78,6 +84,7 @@ def write_page(
         ),
         _section("Every metric", _table("Every metric", metrics_table(found))),
         *_calibration(records),
+        *_divergences(divergences),
         _section("How steady it is", _steadiness(found)),
         _section("How it was measured", _provenance(records, slo)),
     ]
@@ -167,6 +174,18 @@ def _calibration(records: LoadRecords) -> list[str]:
     if not found:
         return []
     return [_section("Calibration", _table("Calibration", calibration_table(found)))]
+
+
+def _divergences(reports: Sequence[DivergenceReport]) -> list[str]:
+    if not reports:
+        return []
+    words = (
+        "<p>Against the first arm's outputs; the control is that arm again at another "
+        "concurrency. In float32 on a processor nothing parts; elsewhere a batch's shape turns "
+        "near-ties, and a part at a wide margin is a defect.</p>"
+    )
+    table = _table("Greedy outputs", divergence_table(reports))
+    return [_section("Greedy outputs", words + table)]
 
 
 def _steadiness(found: Sequence[Point]) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from statistics import fmean
 from typing import NamedTuple
 
+from loadtest.divergence import DivergenceReport
 from profiles.estimates import Estimate
 from profiles.frontier import Point, Slo, curves, load_label, points, ratios
 from profiles.load_records import LoadRecords
@@ -187,6 +188,23 @@ def estimate_text(one: Estimate, scale: float) -> str:
     """The mean and half of its interval, both times `scale`."""
     interval = one.half_width * scale
     return number(one.mean * scale) + ("" if math.isnan(interval) else f" ± {number(interval)}")
+
+
+def divergence_table(reports: Sequence[DivergenceReport]) -> Table:
+    """A row per arm: how many greedy outputs part from the reference's, and at what margin."""
+    return Table(
+        ("arm", "prompts", "parted", "tokens equal until then", "widest top-2 margin, nats"),
+        tuple(
+            (
+                one.arm,
+                str(one.num_prompts),
+                str(len(one.divergences)),
+                f"{one.num_tokens:,}",
+                f"{one.widest_margin:.4f}",
+            )
+            for one in reports
+        ),
+    )
 
 
 WIDEST = 0.05

@@ -4,7 +4,10 @@ import sys
 
 import pytest
 
+from loadtest.arms import Arm
 from loadtest.commands import register
+from loadtest.divergence import Trace
+from loadtest.servers import Server
 from profiles.load_records import load_load_records
 from tests.unit.loadtest.scripted_endpoint import scripted_endpoint
 
@@ -73,6 +76,42 @@ def test_quick_sets_only_what_is_left_open(monkeypatch, arguments, changed):
     assert dspark("--quick", *arguments) == 0
     (args,) = taken
     assert {name: args[name] for name in QUICK} == QUICK | changed
+
+
+def test_outputs_are_asked_after_an_arm_was_measured_and_once(tmp_path, monkeypatch, capsys):
+    """Also of a server whose runs are there already; one that fails there fails alone."""
+    arms = (Arm("demo", label="first"),)
+    asked = []
+
+    def answer(url, model, prompts, **_):
+        asked.append((model, len(prompts), len(load_load_records(tmp_path).runs)))
+        return [Trace((1,), (0.5,))] * len(prompts)
+
+    def refuse(*_, **__):
+        raise ValueError("no token_ids here")
+
+    flags = (
+        "--concurrency",
+        "1",
+        "--rounds",
+        "1",
+        "--without-dspark",
+        "--endpoint",
+        "x=http://x#m",
+    )
+    flags += ("--output", str(tmp_path))
+    with scripted_endpoint() as server:
+        ours = Server("ours", server.url, arms)
+        monkeypatch.setattr("loadtest.bench_command.endpoint_server", lambda _: ours)
+        assert dspark(*flags) == 0
+        monkeypatch.setattr("loadtest.outputs.greedy_traces", refuse)
+        assert dspark(*flags, "--divergence", "2") == 1
+        assert "no token_ids here" in capsys.readouterr().err
+        monkeypatch.setattr("loadtest.outputs.greedy_traces", answer)
+        for _ in range(2):
+            assert dspark(*flags, "--divergence", "2") == 0
+    assert asked == [("demo", 2, 1)] * 2  # as it is and as its own control
+    assert "Greedy outputs" in (tmp_path / "report.html").read_text()
 
 
 def test_a_second_call_measures_nothing_and_reports_again(tmp_path, capsys):
