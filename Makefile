@@ -68,7 +68,7 @@ frontier: setup ## the demo's throughput-latency frontiers, hours; the same comm
 frontier-gpu: setup ## the same of Qwen3 4B, with EXTRA=cuda on two Hopper GPUs (not run yet)
 	$(BIN)/dspark bench --config deployments/configs/frontier-gpu.yaml --apart \
 		--policies fixed:7 causal --peers vllm vllm-ngram --concurrency 1 2 4 8 16 \
-		--max-tokens 256 --rounds $(ROUNDS) --output profiles/gpu-frontier
+		--max-tokens 256 --divergence 60 --rounds $(ROUNDS) --output profiles/gpu-frontier
 
 clean: ## remove the environment and every cache
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

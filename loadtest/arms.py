@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import httpx
 
@@ -15,18 +15,39 @@ VLLM, LLAMA_CPP, OPENAI = "vllm", "llama.cpp", "openai"
 _SWITCH_TIMEOUT_S = 30.0
 
 
+class Gpus(NamedTuple):
+    """What a replica of the target holds, and each drafter beside it; fractions of shared ones."""
+
+    target: float = 0.0
+    drafter: float = 0.0
+
+    @classmethod
+    def of_model(cls, model: Mapping[str, Any]) -> Gpus:
+        """By a model's settings in a Serve file."""
+        target, drafter = model.get("target", {}), model.get("drafter", {})
+        ranks = target.get("tensor_parallel", 1) * target.get("gpus_per_rank", 1.0)
+        return cls(
+            float(ranks) if target.get("device", "cpu") == "cuda" else 0.0,
+            float(drafter.get("num_gpus", 0.0)),
+        )
+
+
+NO_GPUS = Gpus()
+
+
 @dataclass(frozen=True, slots=True)
 class Arm:
     """A model id and a policy; None where the model does not draft, or by a policy of its own.
 
     `label` names it where the model's id does not. `dialect` is one of `VLLM`, `LLAMA_CPP` and
-    `OPENAI`, which has nothing of its own.
+    `OPENAI`, which has nothing of its own. `gpus` is None where nobody says what it holds.
     """
 
     model: str
     policy: Mapping[str, Any] | None = None
     label: str = ""
     dialect: str = VLLM
+    gpus: Gpus | None = NO_GPUS
 
     @property
     def name(self) -> str:
@@ -41,10 +62,11 @@ class Arm:
         that are attached draft by themselves."""
         for model in models:
             placement = "attached" if "attach" in model else model.get("placement", "split")
+            gpus = Gpus.of_model(model) if placement != "attached" else None
             if placement in ("split", "colocated"):
-                yield from (cls(model["id"], policy) for policy in policies)
+                yield from (cls(model["id"], policy, gpus=gpus) for policy in policies)
             else:
-                yield cls(model["id"])
+                yield cls(model["id"], gpus=gpus)
 
 
 def parse_policy(text: str) -> dict[str, Any]:

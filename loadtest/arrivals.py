@@ -7,6 +7,7 @@ A load point is written `closed:8` (clients), `poisson:2.5` (requests per second
 
 from __future__ import annotations
 
+import hashlib
 import json
 import random
 from dataclasses import dataclass
@@ -21,13 +22,15 @@ _MS = 1e-3
 class LoadPoint:
     """Clients of a closed loop, or requests per second; a trace's own offsets in seconds.
 
-    `context_tokens` is the length that prompts are filled up to, 0 for as they are.
+    `context_tokens` is the length that prompts are filled up to, 0 for as they are. `trace` is
+    the digest of a trace's file, eight hexadecimal digits: another file is another load.
     """
 
     kind: str
     value: float
     context_tokens: int = 0
     offsets_s: tuple[float, ...] = ()
+    trace: str = ""
 
     @property
     def clients(self) -> int | None:
@@ -47,9 +50,11 @@ def parse_load(text: str, context_tokens: int = 0) -> LoadPoint:
     if kind not in KINDS or not value:
         raise ValueError(f"{text!r} is no load; write one of {', '.join(KINDS)}, a colon, a value")
     if kind == TRACE:
-        offsets_s = read_trace(Path(value))
-        span_s = offsets_s[-1] or 1.0
-        return LoadPoint(TRACE, len(offsets_s) / span_s, context_tokens, offsets_s)
+        path = Path(value)
+        offsets_s = read_trace(path)
+        rate = len(offsets_s) / (offsets_s[-1] or 1.0)
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()[:8]
+        return LoadPoint(TRACE, rate, context_tokens, offsets_s, digest)
     try:
         number = float(value)
     except ValueError:

@@ -19,11 +19,12 @@ from loadtest.arms import parse_policy
 from loadtest.arrivals import LoadPoint, parse_load
 from loadtest.conversations import bundled, parse_mix, read_conversations
 from loadtest.experiment import Plan, Progress, Results, run_server, tasks
+from loadtest.outputs import Outputs, divergences
 from loadtest.peers import endpoint_server, peer_server
 from loadtest.provenance import provenance, served_digest
 from loadtest.report.tables import matched_table, speed_table, speeds
 from loadtest.servers import Server, dspark_server, running, serve_document
-from profiles.frontier import Slo
+from profiles.frontier import Slo, points
 
 _API_KEY = "DSPARK_BENCH_API_KEY"
 _MUST_MATCH = ("hardware", "versions")
@@ -44,18 +45,24 @@ def bench(args: argparse.Namespace, argv: Sequence[str]) -> None:
             for server in servers
             for task in tasks(plan, server.arms, visit)
         )
+        outputs = Outputs(
+            args.output, servers[0].arms[0].name, args.divergence, max_tokens=plan.max_tokens
+        )
         progress = Progress(left, _say)
         failed: list[str] = []
         for visit in range(1, args.visits + 1):
             for number, server in enumerate(servers):
                 todo = tasks(plan, server.arms, visit)
-                if all(results.has(task.run_id) for task in todo):
+                is_measured = all(results.has(task.run_id) for task in todo)
+                if is_measured and not outputs.lacks(server.arms):
                     continue
                 _say(f"starting {server.description} (visit {visit} of {args.visits})")
                 try:
                     with running(server, args.output / "logs" / f"{number}.log") as one:
                         run_server(plan, one, visit, results, progress)
-                except (RuntimeError, httpx.HTTPError) as error:  # what others gave is kept
+                        outputs.ask(one.server)
+                except (RuntimeError, ValueError, httpx.HTTPError) as error:
+                    # What the others gave is kept.
                     failed.append(f"{server.description}: {error}")
                     _say(failed[-1])
     results.close()
@@ -66,7 +73,9 @@ def bench(args: argparse.Namespace, argv: Sequence[str]) -> None:
 
 
 def report(directory: Path, slo: Slo, others: Path | None = None) -> None:
-    """Print the table of a result; write it as JSON too, and a page, beside `others` if given."""
+    """Print the table of a result; write it as JSON too, and a page. Beside `others`, an earlier
+    one, what became worse is named in both."""
+    from loadtest.report.comparison import compare
     from loadtest.report.page import write_page
     from profiles.load_records import load_load_records
 
@@ -77,7 +86,12 @@ def report(directory: Path, slo: Slo, others: Path | None = None) -> None:
     (directory / "speeds.json").write_text(table + "\n")
     print()
     print(matched_table(records, slo).markdown(), flush=True)
-    page = write_page(directory, records, slo, load_load_records(others) if others else None)
+    before = load_load_records(others) if others else None
+    if before is not None:
+        findings = compare(points(records, slo), points(before, slo)).findings()
+        for title, lines in findings.items():
+            print(f"\n{title}:", *lines, sep="\n- ", flush=True)
+    page = write_page(directory, records, slo, before, divergences(directory))
     _say(f"report: {page}")
 
 
@@ -106,13 +120,14 @@ def _loads(texts: Sequence[str], contexts: Sequence[int]) -> Iterator[LoadPoint]
             yield parse_load(text, context_tokens)
 
 
-def _target(models: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
-    """What peers are given. Raises ValueError where every engine is attached."""
+def _target(models: Sequence[Mapping[str, Any]], chosen: Sequence[str]) -> Mapping[str, Any]:
+    """What peers are given: of the first model that is measured beside them. Raises ValueError
+    where every engine is attached."""
     for model in models:
-        if "target" in model:
+        if "target" in model and model["id"] in chosen:
             target: Mapping[str, Any] = model["target"]
             return target
-    raise ValueError("--peers are given the target of the Serve file, which has none of its own")
+    raise ValueError("--peers are given the target of a chosen model; none has one of its own")
 
 
 def _servers(args: argparse.Namespace, stack: ExitStack) -> list[Server]:
@@ -126,7 +141,7 @@ def _servers(args: argparse.Namespace, stack: ExitStack) -> list[Server]:
         for group in ([] if args.without_dspark else groups)
     ]
     contexts += [
-        peer_server(name, _target(models), args.port + number)
+        peer_server(name, _target(models, chosen), args.port + number)
         for number, name in enumerate(args.peers, 1)
     ]
     servers = [stack.enter_context(context) for context in contexts]

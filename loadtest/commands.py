@@ -14,6 +14,21 @@ from loadtest.scenarios import SCENARIOS
 from profiles.frontier import Slo
 
 _CONFIGS = Path(__file__).parent / "configs"
+_BENCH_CONFIG = Path("deployments/configs/bench.yaml")
+_DEFAULTS: dict[str, Any] = {
+    "models": [],
+    "policies": ["fixed:3", "fixed:7", "causal"],
+    "concurrency": [1, 2, 4, 8, 16, 32],
+    "rounds": 3,
+    "max_tokens": 128,
+}
+_QUICK: dict[str, Any] = {
+    "models": ["off", "colocated"],
+    "policies": ["causal"],
+    "concurrency": [1, 4, 16],
+    "rounds": 2,
+    "max_tokens": 64,
+}
 
 
 def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -86,6 +101,15 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     first.set_defaults(run=_first_token)
 
 
+def _default(name: str) -> str:
+    """What `dspark bench` takes where nothing is given, with and without `--quick`."""
+    usual, quick = (
+        " ".join(map(str, value)) if isinstance(value, list) else str(value)
+        for value in (_DEFAULTS[name], _QUICK[name])
+    )
+    return f"; default: {usual} (--quick: {quick})"
+
+
 def _add_bench(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     bench = subparsers.add_parser(
         "bench", help="throughput against latency: arms, load points, frontiers, a report"
@@ -93,16 +117,15 @@ def _add_bench(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     bench.add_argument(
         "--config",
         type=Path,
-        default=Path("deployments/configs/bench.yaml"),
+        default=_BENCH_CONFIG,
         help="a Serve file; its first model is compared with",
     )
     what = bench.add_argument_group("arms")
-    what.add_argument("--models", nargs="+", default=[], help="of the file; default: all")
+    what.add_argument("--models", nargs="+", help="of the file; default: all")
     what.add_argument(
         "--policies",
         nargs="+",
-        default=["fixed:3", "fixed:7", "causal"],
-        help="every model that drafts is an arm with each of these",
+        help=f"every model that drafts is an arm with each of these{_default('policies')}",
     )
     what.add_argument(
         "--peers", nargs="+", default=[], help="vllm, vllm-ngram, ray-serve-llm, llama-cpp"
@@ -125,8 +148,7 @@ def _add_bench(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "--concurrency",
         type=int,
         nargs="*",
-        default=[1, 2, 4, 8, 16, 32],
-        help="clients of closed loops",
+        help=f"clients of closed loops{_default('concurrency')}",
     )
     load.add_argument(
         "--open",
@@ -146,14 +168,31 @@ def _add_bench(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         default=[],
         help="fill prompts up to about this length, clipped to the model's",
     )
-    load.add_argument("--max-tokens", type=int, default=128)
+    load.add_argument("--max-tokens", type=int, help=f"of an answer{_default('max_tokens')}")
     load.add_argument("--temperature", type=float, default=0.0)
     load.add_argument("--seed", type=int, default=0, help="of the prompts' order and of arrivals")
     load.add_argument("--stall-s", type=float, default=60.0, help="without a byte: a failure")
     how = bench.add_argument_group("how")
-    how.add_argument("--rounds", type=int, default=3, help="runs per arm and load, taking turns")
+    how.add_argument(
+        "--rounds",
+        type=int,
+        help=f"runs per arm and load, taking turns{_default('rounds')}",
+    )
     how.add_argument("--visits", type=int, default=1, help="times that every server is started")
-    how.add_argument("--quick", action="store_true", help="a look within five minutes")
+    how.add_argument(
+        "--quick",
+        action="store_true",
+        help="a look within five minutes: fewer models, policies, loads, rounds and tokens, but "
+        "for those that are given",
+    )
+    how.add_argument(
+        "--divergence",
+        type=int,
+        default=0,
+        metavar="PROMPTS",
+        help="after an arm's runs also ask so many prompts greedily and report where its outputs "
+        "part from the first arm's; default: none",
+    )
     how.add_argument("--port", type=int, default=8123, help="peers take the ones that follow")
     how.add_argument(
         "--output",
@@ -182,13 +221,14 @@ def _slo(text: str) -> Slo:
     return Slo(ttft_ms / 1000, tpot_ms / 1000)
 
 
-_QUICK: dict[str, Any] = {
-    "models": ["off", "colocated"],
-    "policies": ["causal"],
-    "concurrency": [1, 4, 16],
-    "rounds": 2,
-    "max_tokens": 64,
-}
+def _fill_in(args: argparse.Namespace) -> None:
+    """What the user left open, so that `--quick` changes nothing that was said."""
+    defaults = _DEFAULTS | (_QUICK if args.quick else {})
+    if args.config != _BENCH_CONFIG:
+        defaults |= {"models": []}  # another file has other ones
+    for name, value in defaults.items():
+        if getattr(args, name) is None:
+            setattr(args, name, value)
 
 
 def _bench(args: argparse.Namespace) -> int:
@@ -197,8 +237,7 @@ def _bench(args: argparse.Namespace) -> int:
 
     from loadtest.bench_command import bench, report
 
-    if args.quick:
-        vars(args).update(_QUICK)
+    _fill_in(args)
     try:
         if args.compare:
             before, after = args.compare

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import httpx
 
 from loadtest.servers import Server
 
+_TOTALS = ("committed_tokens", "verified_drafts", "draft_tokens", "accepted_tokens")
+_BY_POSITION = ("admitted_by_position", "accepted_by_position", "expected_by_position")
 _NO_KEY: Mapping[str, str] = {}
 SETTLE_S = 1.5  # three exchanges, until `GET /fleet` has counted a run
 # vLLM's Prometheus names.
@@ -23,19 +25,24 @@ _VLLM = {
 
 
 class Counts(NamedTuple):
-    """Totals of a model, -1 each where its server counts nothing: see `RunRow`."""
+    """Totals of a model, -1 each where its server counts nothing, and by position, empty where
+    it does not count those: see `RunRow`."""
 
     committed_tokens: int = -1
     verified_drafts: int = -1
     draft_tokens: int = -1
     accepted_tokens: int = -1
+    admitted_by_position: tuple[int, ...] = ()
+    accepted_by_position: tuple[int, ...] = ()
+    expected_by_position: tuple[float, ...] = ()
 
     def since(self, before: Counts) -> Counts:
         """What was counted between two readings; nothing where a restart lost count."""
-        differences = [now - then for now, then in zip(self, before, strict=True)]
-        if -1 in self or -1 in before or min(differences) < 0:
+        totals = [getattr(self, name) - getattr(before, name) for name in _TOTALS]
+        if -1 in self or -1 in before or min(totals) < 0:
             return Counts()
-        return Counts(*differences)
+        positions = [_less(getattr(self, name), getattr(before, name)) for name in _BY_POSITION]
+        return Counts(*totals, *positions)
 
 
 def read_counts(server: Server, model: str) -> Counts:
@@ -49,11 +56,19 @@ def read_counts(server: Server, model: str) -> Counts:
         return Counts()
 
 
-def num_replicas(server: Server, model: str) -> int:
-    """Targets of a model; 1 where its server does not say."""
+class Pools(NamedTuple):
+    """Replicas of a model's target, and of its drafter."""
+
+    targets: int
+    drafters: int
+
+
+def pools(server: Server, model: str) -> Pools:
+    """One target where its server does not say."""
     if not server.has_fleet:
-        return 1
-    return len(fleet_models(server.url, server.headers)[model]["targets"])
+        return Pools(1, 0)
+    fleet = fleet_models(server.url, server.headers)[model]
+    return Pools(len(fleet["targets"]), len(fleet.get("drafters", ())))
 
 
 def fleet_models(url: str, headers: Mapping[str, str] = _NO_KEY) -> dict[str, Any]:
@@ -66,12 +81,28 @@ def of_fleet(model: Mapping[str, Any]) -> Counts:
     stats = [target["stats"] for target in model.get("targets", ()) if target["stats"]]
     if not stats:
         return Counts()
-    return Counts(*(sum(one.get(name, 0) for one in stats) for name in Counts._fields))
+    totals = [sum(one.get(name, 0) for one in stats) for name in _TOTALS]
+    return Counts(
+        *totals, *(_summed([one.get(name, ()) for one in stats]) for name in _BY_POSITION)
+    )
+
+
+def _summed(rows: Sequence[Sequence[float]]) -> tuple[Any, ...]:
+    """By position over targets; nothing where one of them counts otherwise."""
+    if len({len(row) for row in rows}) != 1:
+        return ()
+    return tuple(map(sum, zip(*rows, strict=True)))
+
+
+def _less(now: Sequence[float], before: Sequence[float]) -> tuple[Any, ...]:
+    if len(now) != len(before):
+        return ()
+    return tuple(one - then for one, then in zip(now, before, strict=True))
 
 
 def of_prometheus(text: str) -> Counts:
     """From `GET /metrics` of vLLM, summed over engines; its other series are left alone."""
-    totals = {}
+    totals: dict[str, Any] = {}
     for name, series in _VLLM.items():
         values = re.findall(rf"^{series}(?:\{{.*\}})? (\S+)$", text, re.MULTILINE)
         totals[name] = sum(int(float(value)) for value in values) if values else -1

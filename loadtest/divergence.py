@@ -9,7 +9,7 @@ likeliest tokens was where an output first differs: a difference at a wide gap i
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import httpx
@@ -95,6 +95,7 @@ def greedy_traces(
     max_tokens: int,
     concurrency: int,
     with_margins: bool,
+    headers: Mapping[str, str] | None = None,
 ) -> list[Trace]:
     """Greedy outputs of an OpenAI endpoint of vLLM's kind, `concurrency` at a time.
 
@@ -104,7 +105,7 @@ def greedy_traces(
 
     async def run() -> list[Trace]:
         seats = asyncio.Semaphore(concurrency)
-        async with httpx.AsyncClient(base_url=url, timeout=_TIMEOUT_S) as http:
+        async with httpx.AsyncClient(base_url=url, timeout=_TIMEOUT_S, headers=headers) as http:
 
             async def one(prompt: str) -> Trace:
                 async with seats:

@@ -15,7 +15,7 @@ from typing import Any
 from loadtest.arms import LLAMA_CPP, VLLM, Arm, switch_to
 from loadtest.arrivals import LoadPoint, arrival_offsets_s
 from loadtest.conversations import Conversation, filled, mixed
-from loadtest.counters import num_replicas, read_counts
+from loadtest.counters import Pools, pools, read_counts
 from loadtest.drive import RunResult, Terms, run_closed, run_open, tree_cpu_s
 from loadtest.servers import Running, model_limit
 from profiles.load_records import (
@@ -80,7 +80,7 @@ class Task:
     def run_id(self) -> str:
         load = self.load
         return (
-            f"{self.arm.name}|{load.kind}:{load.value:g}@{load.context_tokens}"
+            f"{self.arm.name}|{load.kind}:{load.trace or f'{load.value:g}'}@{load.context_tokens}"
             f"|visit {self.visit}|round {self.round}"
         )
 
@@ -175,6 +175,7 @@ def run_server(
     warm: set[tuple[str, LoadPoint]] = set()
     limit = model_limit(running.server)
     lengths: dict[LoadPoint, int] = {}
+    sitting = secrets.token_hex(4)
     for load in plan.loads:  # of several that are clipped to one length the first is measured
         clipped = replace(load, context_tokens=_clipped(load.context_tokens, plan, limit))
         if all(replace(one, context_tokens=n) != clipped for one, n in lengths.items()):
@@ -188,16 +189,18 @@ def run_server(
             warm.add((task.arm.name, task.load))
             _load(plan, running, replace(task, round=_WARM_UP_ROUND))
         began = time.monotonic()
-        run, requests = measure(plan, running, task)
+        run, requests = measure(plan, running, task, sitting)
         results.add(run, requests)
         progress.done(task, requests, time.monotonic() - began)
 
 
-def measure(plan: Plan, running: Running, task: Task) -> tuple[RunRow, list[RequestRow]]:
+def measure(
+    plan: Plan, running: Running, task: Task, sitting: str
+) -> tuple[RunRow, list[RequestRow]]:
     """One run between two readings of the server's counts and processor time."""
     server, load, arm = running.server, task.load, task.arm
     started_at = datetime.now(UTC).isoformat(timespec="seconds")
-    replicas = num_replicas(server, arm.model)
+    replicas = pools(server, arm.model)
     counts = read_counts(server, arm.model)
     cpu_s = tree_cpu_s(running.pid) if running.pid else -1.0
     result = _load(plan, running, task)
@@ -210,20 +213,29 @@ def measure(plan: Plan, running: Running, task: Task) -> tuple[RunRow, list[Requ
         model=arm.model,
         policy=json.dumps(dict(arm.policy)) if arm.policy else "",
         served_by=server.description,
-        num_replicas=replicas,
+        num_replicas=replicas.targets,
         load=load.kind,
         load_value=load.value,
+        trace=load.trace,
         context_tokens=task.context_tokens,
         round=task.round,
         visit=task.visit,
+        sitting=sitting,
         started_at=started_at,
         window_s=result.window_s,
         wall_s=result.wall_s,
         cpu_s=cpu_s,
         client_cpu_s=result.client_cpu_s,
+        num_gpus=_num_gpus(arm, replicas),
         **counted._asdict(),
     )
     return run, result.rows(task.run_id)
+
+
+def _num_gpus(arm: Arm, replicas: Pools) -> float:
+    if arm.gpus is None:
+        return -1.0
+    return replicas.targets * arm.gpus.target + replicas.drafters * arm.gpus.drafter
 
 
 def _load(plan: Plan, running: Running, task: Task) -> RunResult:

@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from loadtest.arms import LLAMA_CPP, OPENAI, Arm
+from loadtest.arms import LLAMA_CPP, OPENAI, Arm, Gpus
 from loadtest.servers import Server
 
 _MIB = 1 << 20
@@ -27,12 +27,17 @@ _SPECULATION: dict[str, dict[str, Any] | None] = {"vllm": None, "vllm-ngram": _N
 PEERS = (*_SPECULATION, "ray-serve-llm", "llama-cpp")
 """`vllm`: `vllm serve` as it is; `vllm-ngram`: with its n-gram speculation; `ray-serve-llm`:
 the stock application, unmodified; `llama-cpp`: its Python package's server, one request at a
-time. All with their own defaults but for the target's limits."""
+time. All with the target's checkpoint and settings, for the rest with their own defaults."""
 
 
 @contextmanager
 def peer_server(name: str, target: Mapping[str, Any], port: int) -> Iterator[Server]:
-    """One of `PEERS` with the `target` of a Serve file. Raises ValueError for another name."""
+    """One of `PEERS` with the `target` of a Serve file.
+
+    Raises ValueError for another name, and for a target that it could only serve otherwise.
+    """
+    if name in PEERS:
+        _check_can_serve(name, target)
     if name in _SPECULATION:
         yield _vllm(name, target, port)
     elif name == "llama-cpp":
@@ -55,7 +60,7 @@ def endpoint_server(text: str) -> Server:
     if not (name and model and url.startswith(("http://", "https://"))):
         raise ValueError(f"{text!r}: write NAME=URL#MODEL, as in other=http://10.0.0.7:8000#qwen3")
     url = url.rstrip("/").removesuffix("/v1")
-    return Server(url, url, (Arm(model, label=name, dialect=OPENAI),))
+    return Server(url, url, (Arm(model, label=name, dialect=OPENAI, gpus=None),))
 
 
 def _vllm(name: str, target: Mapping[str, Any], port: int) -> Server:
@@ -63,7 +68,7 @@ def _vllm(name: str, target: Mapping[str, Any], port: int) -> Server:
     arguments = [
         *("--model", str(target["source"]), "--served-model-name", name),
         *("--host", "127.0.0.1", "--port", str(port)),
-        *(part for key, value in _limits(target).items() for part in (_flag(key), str(value))),
+        *(part for key, value in _engine_kwargs(target).items() for part in _flags(key, value)),
     ]
     speculation = _SPECULATION[name]
     if speculation is not None:
@@ -71,7 +76,7 @@ def _vllm(name: str, target: Mapping[str, Any], port: int) -> Server:
     return Server(
         description=" ".join(["vllm serve", *arguments]),
         url=f"http://127.0.0.1:{port}",
-        arms=(Arm(name),),
+        arms=(Arm(name, gpus=_gpus(target)),),
         command=(sys.executable, "-m", "vllm.entrypoints.openai.api_server", *arguments),
         env=_env(target),
     )
@@ -81,7 +86,7 @@ def _ray_serve_llm(name: str, target: Mapping[str, Any], port: int, path: Path) 
     config: dict[str, Any] = {
         "model_loading_config": {"model_id": name, "model_source": str(_source(target))},
         "deployment_config": {"num_replicas": 1},
-        "engine_kwargs": _limits(target),
+        "engine_kwargs": _engine_kwargs(target),
         "runtime_env": {"env_vars": _env(target)},
     }
     if target.get("device", "cpu") == "cpu":
@@ -98,11 +103,12 @@ def _ray_serve_llm(name: str, target: Mapping[str, Any], port: int, path: Path) 
         "args": {"llm_configs": [config]},
     }
     http = {"host": "127.0.0.1", "port": port}
+    told = json.dumps(config["engine_kwargs"])
     path.write_text(yaml.safe_dump({"http_options": http, "applications": [application]}))
     return Server(
-        description=f"serve run ray.serve.llm:build_openai_app {json.dumps(_limits(target))}",
+        description=f"serve run ray.serve.llm:build_openai_app {told}",
         url=f"http://127.0.0.1:{port}",
-        arms=(Arm(name),),
+        arms=(Arm(name, gpus=_gpus(target)),),
         command=(str(Path(sys.executable).with_name("serve")), "run", str(path)),
         env=_env(target),
     )
@@ -140,26 +146,69 @@ def _source(target: Mapping[str, Any]) -> str:
     return str(source.resolve()) if source.exists() else str(source)
 
 
-def _limits(target: Mapping[str, Any]) -> dict[str, Any]:
-    """What a target's settings bound in every server alike."""
-    limits = {
-        "dtype": target.get("dtype", "auto"),
-        "max_model_len": target.get("max_model_len"),
-        "max_num_seqs": target.get("max_num_seqs"),
-        "kv_cache_memory_bytes": target["kv_cache_mib"] * _MIB
-        if "kv_cache_mib" in target
-        else None,
+_STATED = ("dtype", "max_model_len", "max_num_seqs", "kv_cache_mib")
+_NOT_OF_LLAMA_CPP = ("revision", "engine_kwargs")
+
+
+def _check_can_serve(name: str, target: Mapping[str, Any]) -> None:
+    """Raises ValueError where a peer would serve something else than our arms."""
+    device = target.get("device", "cpu")
+    stated = (*_STATED, "threads") if device == "cpu" else _STATED
+    if left_out := [key for key in stated if key not in target]:
+        raise ValueError(
+            f"peer {name}: state target.{', target.'.join(left_out)} in the Serve file; where it "
+            "is left out, a peer's default is another than ours"
+        )
+    if target.get("nodes", 1) > 1:
+        raise ValueError(f"peer {name} serves on one node, not on target.nodes {target['nodes']}")
+    if name != "llama-cpp":
+        return
+    for key, only in (("device", "cpu"), ("dtype", "float32"), ("tensor_parallel", 1)):
+        if target.get(key, only) != only:
+            raise ValueError(
+                f"peer {name} serves {key} {only} alone, not target.{key} {target[key]}"
+            )
+    if other := [key for key in _NOT_OF_LLAMA_CPP if target.get(key)]:
+        raise ValueError(f"peer {name} has no target.{', target.'.join(other)}")
+
+
+def _engine_kwargs(target: Mapping[str, Any]) -> dict[str, Any]:
+    """What vLLM is told of a target in every server alike; as in ours, its own `engine_kwargs`
+    win. Everything else is the peer's default."""
+    revision = target.get("revision")
+    kwargs = {
+        "dtype": target["dtype"],
+        "max_model_len": target["max_model_len"],
+        "max_num_seqs": target["max_num_seqs"],
+        "kv_cache_memory_bytes": target["kv_cache_mib"] * _MIB,
         "tensor_parallel_size": target.get("tensor_parallel"),
+        "revision": revision,
+        "tokenizer_revision": revision,
+        **target.get("engine_kwargs", {}),
     }
-    return {key: value for key, value in limits.items() if value is not None}
+    return {key: value for key, value in kwargs.items() if value is not None}
+
+
+def _gpus(target: Mapping[str, Any]) -> Gpus:
+    """One for every rank: peers share none."""
+    ranks = _engine_kwargs(target).get("tensor_parallel_size", 1)
+    return Gpus(float(ranks) if target.get("device", "cpu") == "cuda" else 0.0)
 
 
 def _env(target: Mapping[str, Any]) -> dict[str, str]:
-    """As many threads as our target's; bound to cores, vLLM would choose their number itself."""
-    if "threads" not in target:
-        return {}
-    return {"OMP_NUM_THREADS": str(target["threads"]), "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
+    """As many threads as our target's (bound to cores, vLLM would choose their number itself),
+    and the environment that the Serve file gives it."""
+    env = {}
+    if "threads" in target:
+        env = {"OMP_NUM_THREADS": str(target["threads"]), "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
+    return {**env, **target.get("env", {})}
 
 
-def _flag(key: str) -> str:
-    return "--" + key.replace("_", "-")
+def _flags(key: str, value: Any) -> list[str]:
+    """One engine argument as vLLM's command line takes it."""
+    name = key.replace("_", "-")
+    if isinstance(value, bool):
+        return [f"--{name}" if value else f"--no-{name}"]
+    if isinstance(value, Mapping):
+        return [f"--{name}", json.dumps(value)]
+    return [f"--{name}", *map(str, value if isinstance(value, list) else [value])]

@@ -12,11 +12,12 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
-from statistics import fmean, median, stdev
+from statistics import fmean
 from typing import NamedTuple, Protocol
 
 import numpy as np
 
+from profiles.estimates import Estimate, estimate, unpaired_ratio
 from profiles.load_records import OK, LoadRecords, RequestRow, RunRow
 
 _MICRO = 1e-6
@@ -69,7 +70,8 @@ class RunMetrics:
     together; `tokens_per_s_per_replica` all tokens. Both look at the time of full load alone:
     what comes after is another, falling load. `acceptance_length` is tokens committed per
     verified draft, the bonus token included; `budget_tokens` draft tokens verified per verified
-    draft, `wasted_tokens` those of the run that were rejected.
+    draft, `wasted_tokens` those of the run that were rejected. GPU-seconds are of GPUs that the
+    arm held, busy or not, from the run's start to its last answer.
     """
 
     num_requests: int
@@ -87,6 +89,7 @@ class RunMetrics:
     wasted_tokens: float
     budget_tokens: float
     cpu_s_per_million_tokens: float
+    gpu_s_per_million_tokens: float
     client_cpu_share: float
 
 
@@ -123,6 +126,9 @@ def run_metrics(run: RunRow, requests: Sequence[RequestRow], slo: Slo) -> RunMet
         cpu_s_per_million_tokens=_ratio(run.cpu_s * 1e6, all_tokens)
         if run.cpu_s >= 0
         else math.nan,
+        gpu_s_per_million_tokens=_ratio(run.num_gpus * run.wall_s * 1e6, all_tokens)
+        if run.num_gpus > 0
+        else math.nan,
         client_cpu_share=_ratio(run.client_cpu_s, run.wall_s),
     )
 
@@ -156,51 +162,21 @@ def _ratio(above: float, below: float) -> float:
     return above / below if below > 0 else math.nan
 
 
-class Estimate(NamedTuple):
-    """A mean over runs and half the width of its 95 % interval (NaN for a single run), and the
-    median, which one disturbed run moves less."""
-
-    mean: float
-    half_width: float
-    median: float
-
-    @property
-    def relative(self) -> float:
-        """The half width over the mean."""
-        return _ratio(self.half_width, abs(self.mean))
-
-
-# Student's t for 97.5 %, by degrees of freedom; beyond these the last value is 4 % too wide.
-_T = (
-    *(math.nan, 12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228),
-    *(2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086),
-    *(2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042),
-)
-
-
-def estimate(values: Sequence[float]) -> Estimate:
-    """Of repetitions, the interval by Student's t; NaN among them is left out."""
-    known = [value for value in values if not math.isnan(value)]
-    if len(known) < 2:
-        return Estimate(_mean(known), math.nan, _mean(known))
-    freedom = len(known) - 1
-    half_width = _T[min(freedom, len(_T) - 1)] * stdev(known) / math.sqrt(len(known))
-    return Estimate(fmean(known), half_width, median(known))
-
-
 class _Loaded(Protocol):
     @property
     def load(self) -> str: ...
     @property
     def load_value(self) -> float: ...
     @property
+    def trace(self) -> str: ...
+    @property
     def context_tokens(self) -> int: ...
 
 
 def load_label(one: _Loaded) -> str:
-    """`closed:8`, `poisson:2.5`; with prompts of a set length `closed:8@1024`."""
+    """`closed:8`, `poisson:2.5`, `trace:1a2b3c4d`; with prompts of a set length `closed:8@1024`."""
     context = f"@{one.context_tokens}" if one.context_tokens else ""
-    return f"{one.load}:{one.load_value:g}{context}"
+    return f"{one.load}:{one.trace or f'{one.load_value:g}'}{context}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,6 +186,7 @@ class Point:
     arm: str
     load: str
     load_value: float
+    trace: str
     context_tokens: int
     runs: tuple[RunMetrics, ...]
 
@@ -218,9 +195,13 @@ class Point:
         """See `load_label`."""
         return load_label(self)
 
+    def values(self, metric: str) -> list[float]:
+        """One of `METRICS` in every run."""
+        return [getattr(run, metric) for run in self.runs]
+
     def of(self, metric: str) -> Estimate:
         """The estimate of one of `METRICS`."""
-        return estimate([getattr(run, metric) for run in self.runs])
+        return estimate(self.values(metric))
 
     @property
     def user(self) -> float:
@@ -244,11 +225,19 @@ def by_run(records: LoadRecords) -> dict[str, list[RequestRow]]:
 def points(records: LoadRecords, slo: Slo) -> list[Point]:
     """Every arm at every load point, in the order in which they were first run."""
     requests = by_run(records)
-    cells: dict[tuple[str, str, float, int], list[RunMetrics]] = defaultdict(list)
+    cells: dict[tuple[str, str, float, str, int], list[RunMetrics]] = defaultdict(list)
     for run in records.runs:
-        key = (run.arm, run.load, run.load_value, run.context_tokens)
+        key = (run.arm, run.load, run.load_value, run.trace, run.context_tokens)
         cells[key].append(run_metrics(run, requests[run.run_id], slo))
     return [Point(*key, tuple(runs)) for key, runs in cells.items()]
+
+
+def points_by_round(records: LoadRecords, slo: Slo) -> list[list[Point]]:
+    """The points of every round by itself, of one run each."""
+    rounds: dict[tuple[int, int], list[RunRow]] = defaultdict(list)
+    for run in records.runs:
+        rounds[run.visit, run.round].append(run)
+    return [points(records._replace(runs=tuple(runs)), slo) for runs in rounds.values()]
 
 
 def by_arm(some: Iterable[Point]) -> dict[str, list[Point]]:
@@ -283,7 +272,7 @@ def pareto(some: Iterable[Point]) -> list[Point]:
 
     Points without either speed are left out.
     """
-    known = _known(some)
+    known = known_speeds(some)
     best: list[Point] = []
     for point in sorted(known, key=lambda p: (-p.replica, -p.user)):
         if not best or point.user > best[-1].user:
@@ -291,69 +280,43 @@ def pareto(some: Iterable[Point]) -> list[Point]:
     return best[::-1]
 
 
-def measured(some: Iterable[Point]) -> list[Point]:
-    """A curve's frontier, and what was measured at lighter loads than its fastest user's, by
-    rising replica speed: there an arm is beaten by itself, and is what it is."""
-    known = _known(some)
-    frontier = pareto(known)
-    lighter = [p for p in known if p.replica < frontier[0].replica] if frontier else []
-    return sorted(lighter, key=lambda p: p.replica) + frontier
-
-
-def _known(some: Iterable[Point]) -> list[Point]:
+def known_speeds(some: Iterable[Point]) -> list[Point]:
+    """Points that have both speeds."""
     return [p for p in some if not (math.isnan(p.user) or math.isnan(p.replica))]
 
 
-def user_speed_at(some: Iterable[Point], tokens_per_s_per_replica: float) -> float:
-    """A user's speed where a replica gives that many tokens per second, along what was measured.
+class Ratio(NamedTuple):
+    """A metric of an arm over the reference's. `is_paired` where it is the mean over rounds in
+    which both took turns on one server; else both stand for themselves, as of other minutes."""
 
-    Linear between neighbours; NaN outside of what was measured: nothing is extrapolated.
-    """
-    curve = measured(some)
-    if not curve:
-        return math.nan
-    x = [point.replica for point in curve]
-    if not x[0] <= tokens_per_s_per_replica <= x[-1]:
-        return math.nan
-    return float(np.interp(tokens_per_s_per_replica, x, [point.user for point in curve]))
+    estimate: Estimate
+    is_paired: bool
 
 
-class Matched(NamedTuple):
-    """User speed of an arm over the reference's where both replicas give as much."""
-
-    tokens_per_s_per_replica: float
-    user: float
-    reference_user: float
-
-    @property
-    def ratio(self) -> float:
-        return self.user / self.reference_user
-
-
-def matched(arm: Sequence[Point], reference: Sequence[Point]) -> list[Matched]:
-    """At every throughput that was measured of the reference and that the arm spans too."""
-    pairs = [Matched(p.replica, user_speed_at(arm, p.replica), p.user) for p in measured(reference)]
-    return [pair for pair in pairs if not math.isnan(pair.user)]
-
-
-def paired_ratios(
+def ratios(
     records: LoadRecords, metric: str, reference: str, slo: Slo
-) -> dict[tuple[str, str], Estimate]:
+) -> dict[tuple[str, str], Ratio]:
     """Per arm and load point (`Point.label`) an arm's metric over the reference's.
 
-    Runs of the same round are paired: interleaved, they share what the machine was doing, so
-    the mean of their ratios is steadier than the ratio of means.
+    Runs of the same round of one sitting at a server are paired: interleaved, they share what
+    the machine was doing, so the mean of their ratios is steadier than the ratio of means. With
+    fewer than two such rounds the runs of either side are taken for themselves.
     """
     requests = by_run(records)
-    values = {
-        (run.arm, load_label(run), run.visit, run.round): getattr(
-            run_metrics(run, requests[run.run_id], slo), metric
-        )
-        for run in records.runs
-    }
-    ratios: dict[tuple[str, str], list[float]] = defaultdict(list)
-    for (arm, load, visit, round_), value in values.items():
-        base = values.get((reference, load, visit, round_))
+    cells: dict[tuple[str, str], dict[tuple[str, int], float]] = defaultdict(dict)
+    for run in records.runs:
+        value = getattr(run_metrics(run, requests[run.run_id], slo), metric)
+        cells[run.arm, load_label(run)][run.sitting, run.round] = value
+    found = {}
+    for (arm, load), own in cells.items():
+        base = cells.get((reference, load))
         if base is not None:
-            ratios[arm, load].append(_ratio(value, base))
-    return {cell: estimate(pairs) for cell, pairs in ratios.items()}
+            pairs = [_ratio(own[one], base[one]) for one in own if one in base]
+            is_paired = len(pairs) > 1
+            found[arm, load] = Ratio(
+                estimate(pairs)
+                if is_paired
+                else unpaired_ratio(list(own.values()), list(base.values())),
+                is_paired,
+            )
+    return found

@@ -29,7 +29,7 @@ OK, REFUSED, RESET, STALLED, TRUNCATED, MALFORMED = STATUSES = (
 """How a request ended: answered in full; an HTTP error; the connection failed or was reset;
 no byte for too long; the stream ended before its end was marked; bytes that are no answer."""
 
-_FORMAT_VERSION = 1
+_FORMAT_VERSION = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,12 +64,17 @@ class RequestRow:
 class RunRow:
     """One arm under one load, once: repetition `round` of visit `visit` to its server.
 
-    `load` is `closed`, `poisson`, ... and `load_value` its clients or requests per second.
+    `load` is `closed`, `poisson`, ... and `load_value` its clients or requests per second;
+    `trace` is the digest of a recorded trace's file, empty without one.
     Until `window_s` the load was full; `wall_s` is when the last answer ended. `served_by` is
-    the command or address behind the arm. Counts are the server's own, -1 where it has none:
+    the command or address behind the arm, `sitting` one time of measuring it, in which its arms
+    took turns. Counts are the server's own, -1 where it has none:
     `committed_tokens`, `draft_tokens` verified and `accepted_tokens` of them in
-    `verified_drafts` target steps per request. `cpu_s` is the processor time of the server's
-    processes, `client_cpu_s` ours.
+    `verified_drafts` target steps per request. By position, empty where nobody counts them:
+    draft tokens `admitted` to verification, those `accepted`, and how many were `expected` to be
+    by their calibrated confidences. `cpu_s` is the processor time of the server's processes,
+    `client_cpu_s` ours. `num_gpus` is what the arm's replicas and drafters held, -1 where it is
+    not known.
     """
 
     run_id: str
@@ -80,18 +85,24 @@ class RunRow:
     num_replicas: int
     load: str
     load_value: float
+    trace: str
     context_tokens: int
     round: int
     visit: int
+    sitting: str
     started_at: str
     window_s: float
     wall_s: float
     cpu_s: float
     client_cpu_s: float
+    num_gpus: float
     committed_tokens: int
     verified_drafts: int
     draft_tokens: int
     accepted_tokens: int
+    admitted_by_position: tuple[int, ...]
+    accepted_by_position: tuple[int, ...]
+    expected_by_position: tuple[float, ...]
 
 
 _TYPES = {
@@ -99,6 +110,7 @@ _TYPES = {
     "int": pa.int64(),
     "float": pa.float64(),
     "tuple[int, ...]": pa.list_(pa.int32()),
+    "tuple[float, ...]": pa.list_(pa.float64()),
 }
 
 
@@ -150,14 +162,14 @@ def load_load_records(directory: Path) -> LoadRecords:
     runs, metadata = _read(directory / "runs.parquet", "runs", RUN_SCHEMA)
     requests, _ = _requests(directory, runs["run_id"])
     return LoadRecords(
-        tuple(RunRow(**row) for row in runs.to_pylist()),
-        tuple(_request(**row) for row in requests.to_pylist()),
+        tuple(RunRow(**_with_tuples(row)) for row in runs.to_pylist()),
+        tuple(RequestRow(**_with_tuples(row)) for row in requests.to_pylist()),
         metadata,
     )
 
 
-def _request(gap_us: list[int], chunk_tokens: list[int], **others: Any) -> RequestRow:
-    return RequestRow(**others, gap_us=tuple(gap_us), chunk_tokens=tuple(chunk_tokens))
+def _with_tuples(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: tuple(one) if isinstance(one, list) else one for key, one in row.items()}
 
 
 def _parts(directory: Path) -> list[Path]:

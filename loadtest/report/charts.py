@@ -15,6 +15,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from loadtest.report.calibration import Survival, survivals
 from profiles.acceptance import bucket_name, context_buckets
 from profiles.frontier import Point, curves, latency, pareto
 from profiles.load_records import OK, LoadRecords, RequestRow, RunRow
@@ -109,6 +110,8 @@ def charts(records: LoadRecords, points: Sequence[Point]) -> list[Chart]:
         ),
         *_distributions(records),
     ]
+    if survived := survivals(records):
+        found.append(_calibration(survived))
     return found
 
 
@@ -206,6 +209,42 @@ def _tokens_per_chunk(
         f"Tokens per chunk {title}",
         f"Mean tokens that arrive together, {title}, at the lightest load: what a target step "
         "committed.",
+        draw,
+    )
+
+
+def _calibration(some: Sequence[Survival]) -> Chart:
+    def draw(axes: Axes, looks: Mapping[str, Mapping[str, Any]]) -> None:
+        axes.plot([0, 1], [0, 1], "--", color=mpl.rcParams["text.color"], linewidth=0.8)
+        for arm, look in looks.items():
+            own = [one for one in some if one.arm == arm]
+            if own:
+                axes.errorbar(
+                    [one.predicted for one in own],
+                    [one.accepted for one in own],
+                    [one.half_width for one in own],
+                    **look,
+                    capsize=2,
+                    markersize=4,
+                    linewidth=0.8,
+                )
+            for one in own:
+                axes.annotate(
+                    str(one.position),
+                    (one.predicted, one.accepted),
+                    xytext=(4, 3),
+                    textcoords="offset points",
+                    fontsize=6,
+                    color=look["color"],
+                )
+        axes.set(xlabel="predicted to survive", ylabel="accepted", xlim=(0, 1), ylim=(0, 1))
+
+    return Chart(
+        "calibration",
+        "Calibration by position",
+        "Share of verified draft tokens that was accepted over the mean survival probability that "
+        "the scheduler went by, all runs of an arm together. Numbers at points are positions in "
+        "the draft, bars 95 % intervals; on the dashed line predictions are right.",
         draw,
     )
 

@@ -7,14 +7,17 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from pathlib import Path
 
+from loadtest.divergence import DivergenceReport
+from loadtest.report.calibration import calibration_table, survivals
 from loadtest.report.charts import DARK, LIGHT, THEMES, Chart, charts
+from loadtest.report.comparison import compare
 from loadtest.report.tables import (
     WIDEST,
     Table,
+    divergence_table,
     matched_table,
     metrics_table,
     reference_arm,
-    regressions,
     speed_table,
     speeds,
     unsteady,
@@ -31,17 +34,33 @@ _WORDS = (
     ("goodput", "answered requests per second that kept both promises of the SLO"),
     ("acceptance length", "tokens committed per verified draft, the bonus token included"),
     ("budget", "draft tokens verified per draft; wasted are those rejected"),
+    ("GPU s", "seconds of a run times the GPUs that the arm held, busy or not"),
     ("errors", "requests without a whole answer, by reason in requests.parquet"),
     ("±", "half of the 95 % interval over runs, Student's t"),
+    (
+        "ratio",
+        "over rounds in which both took turns on one server; unpaired where they were served one "
+        "after the other: then all runs of either side, by Welch; at matched throughput over "
+        "rounds, each with its own curves",
+    ),
+)
+
+_COMPARED_SETTINGS = (
+    *("hardware", "python", "versions", "served", "prompts", "mix"),
+    *("max_tokens", "temperature", "seed", "duration_s"),
 )
 
 
 def write_page(
-    directory: Path, records: LoadRecords, slo: Slo, before: LoadRecords | None = None
+    directory: Path,
+    records: LoadRecords,
+    slo: Slo,
+    before: LoadRecords | None = None,
+    divergences: Sequence[DivergenceReport] = (),
 ) -> Path:
     """Write `report.html` and `figures/*.png` into `directory`; the page's path.
 
-    With `before`, an earlier result of the same arms, the page names what became slower.
+    With `before`, an earlier result of the same arms, the page names what became worse.
     """
     found = points(records, slo)
     arms = list(by_arm(found))
@@ -64,6 +83,8 @@ def write_page(
             + _table("At matched throughput", matched_table(records, slo)),
         ),
         _section("Every metric", _table("Every metric", metrics_table(found))),
+        *_calibration(records),
+        *_divergences(divergences),
         _section("How steady it is", _steadiness(found)),
         _section("How it was measured", _provenance(records, slo)),
     ]
@@ -130,18 +151,41 @@ def _table(name: str, table: Table) -> str:
 def _comparison(records: LoadRecords, before: LoadRecords | None, slo: Slo) -> list[str]:
     if before is None:
         return []
-    worse = regressions(points(records, slo), points(before, slo))
+    compared = compare(points(records, slo), points(before, slo))
     differing = [
         f"{key}: {before.metadata.get(key)} then, {records.metadata.get(key)} now"
-        for key in ("hardware", "versions", "max_tokens", "temperature", "prompts")
+        for key in _COMPARED_SETTINGS
         if before.metadata.get(key) != records.metadata.get(key)
     ]
+    lists = compared.findings() | ({"Measured differently": differing} if differing else {})
     parts = [
-        _list(worse) if worse else "<p>No arm became slower beyond both intervals.</p>",
-        "<p>Measured differently:</p>" + _list(differing) if differing else "",
+        *(f"<p>{escape(title)}:</p>{_list(lines)}" for title, lines in lists.items()),
+        "<p>Judged by the 95 % interval of the difference (Welch): of equal results one metric in "
+        "forty looks worse by chance.</p>",
+        _table("Before and now", compared.table()),
+        "<p>The earlier result:</p>",
         _table("Before", speed_table(speeds(before, slo))),
     ]
     return [_section("Against the earlier result", "\n".join(parts))]
+
+
+def _calibration(records: LoadRecords) -> list[str]:
+    found = survivals(records)
+    if not found:
+        return []
+    return [_section("Calibration", _table("Calibration", calibration_table(found)))]
+
+
+def _divergences(reports: Sequence[DivergenceReport]) -> list[str]:
+    if not reports:
+        return []
+    words = (
+        "<p>Against the first arm's outputs; the control is that arm again at another "
+        "concurrency. In float32 on a processor nothing parts; elsewhere a batch's shape turns "
+        "near-ties, and a part at a wide margin is a defect.</p>"
+    )
+    table = _table("Greedy outputs", divergence_table(reports))
+    return [_section("Greedy outputs", words + table)]
 
 
 def _steadiness(found: Sequence[Point]) -> str:

@@ -7,17 +7,11 @@ from collections.abc import Sequence
 from statistics import fmean
 from typing import NamedTuple
 
-from profiles.frontier import (
-    Estimate,
-    Point,
-    Slo,
-    curves,
-    load_label,
-    matched,
-    paired_ratios,
-    points,
-)
+from loadtest.divergence import DivergenceReport
+from profiles.estimates import Estimate
+from profiles.frontier import Point, Slo, curves, load_label, points, ratios
 from profiles.load_records import LoadRecords
+from profiles.matched_throughput import matched, matched_by_round
 
 USER, REPLICA = "tokens_per_s_per_user", "tokens_per_s_per_replica"
 _SPEEDS = {USER: "tokens/s/user", REPLICA: "tokens/s/replica"}
@@ -40,10 +34,10 @@ def reference_arm(records: LoadRecords) -> str:
 
 
 class Speed(NamedTuple):
-    """An arm at a load point: medians over its rounds, ratios of runs of the same round.
+    """An arm at a load point: medians over its rounds, and its ratio to the first arm.
 
     `tokens_per_s` is of a replica; `ratio` and half the width of its 95 % interval are None
-    where the first arm has no run beside it.
+    where the first arm has no run there; `is_paired` says whether both took turns on one server.
     """
 
     load: str
@@ -51,24 +45,26 @@ class Speed(NamedTuple):
     tokens_per_s: float
     ratio: float | None
     ratio_half_width: float | None
+    is_paired: bool
     error_rate: float
     rounds: int
 
 
 def speeds(records: LoadRecords, slo: Slo) -> list[Speed]:
     """Every arm at every load point, load by load."""
-    ratios = paired_ratios(records, REPLICA, reference_arm(records), slo)
+    to_first = ratios(records, REPLICA, reference_arm(records), slo)
     loads = list(dict.fromkeys(load_label(run) for run in records.runs))
     found = []
     for point in sorted(points(records, slo), key=lambda p: loads.index(p.label)):
-        ratio = ratios.get((point.arm, point.label))
+        ratio = to_first.get((point.arm, point.label))
         found.append(
             Speed(
                 point.label,
                 point.arm,
                 point.of(REPLICA).median,
-                _known(ratio.median) if ratio else None,
-                _known(ratio.half_width) if ratio else None,
+                _known(ratio.estimate.median) if ratio else None,
+                _known(ratio.estimate.half_width) if ratio else None,
+                ratio is not None and ratio.is_paired,
                 fmean(run.error_rate for run in point.runs),
                 len(point.runs),
             )
@@ -97,6 +93,8 @@ def _cell(one: Speed | None) -> str:
     if one is None:
         return ""
     ratio = ratio_text(one.ratio, one.ratio_half_width)
+    if one.ratio_half_width is not None and not one.is_paired:
+        ratio += " unpaired"
     return f"{number(one.tokens_per_s)} ({ratio}; errors {one.error_rate:.1%})"
 
 
@@ -116,16 +114,17 @@ def number(value: float) -> str:
 
 def matched_table(records: LoadRecords, slo: Slo) -> Table:
     """Per arm, its user speed over the first arm's where both replicas give as much, prompts of
-    the same length."""
+    the same length; the interval is over rounds, each with curves of its own."""
     found = curves(points(records, slo))
     reference = reference_arm(records)
+    by_round = matched_by_round(records, reference, slo)
     rows = [
         (
             str(key),
             number(pair.tokens_per_s_per_replica),
             number(pair.user),
             number(pair.reference_user),
-            f"{pair.ratio:.2f}x",
+            ratio_text(pair.ratio, _half_width(by_round.get((key, pair.load)))),
             f"{max(run.error_rate for point in own for run in point.runs):.1%}",
         )
         for key, own in found.items()
@@ -136,43 +135,76 @@ def matched_table(records: LoadRecords, slo: Slo) -> Table:
     return Table(header, tuple(rows))
 
 
-_COLUMNS = (
-    ("tokens/s/user", USER, 1.0),
-    ("tokens/s/replica", REPLICA, 1.0),
-    ("TTFT ms", "ttft_s", 1e3),
-    ("TTFT p99 ms", "ttft_p99_s", 1e3),
-    ("TPOT ms", "tpot_s", 1e3),
-    ("ITL p50 ms", "itl_p50_s", 1e3),
-    ("ITL p99 ms", "itl_p99_s", 1e3),
-    ("goodput/s", "goodput_per_s", 1.0),
-    ("errors %", "error_rate", 1e2),
-    ("acceptance length", "acceptance_length", 1.0),
-    ("budget", "budget_tokens", 1.0),
-    ("verified", "verified_tokens", 1.0),
-    ("wasted", "wasted_tokens", 1.0),
-    ("CPU s per million tokens", "cpu_s_per_million_tokens", 1.0),
-    ("client CPU %", "client_cpu_share", 1e2),
+def _half_width(one: Estimate | None) -> float | None:
+    return None if one is None else _known(one.half_width)
+
+
+class Column(NamedTuple):
+    """A metric as tables show it, times `scale`; `better` is 1 where more of it is, -1 where
+    less is, 0 where it is neither."""
+
+    name: str
+    metric: str
+    scale: float
+    better: int
+
+
+COLUMNS = (
+    Column("tokens/s/user", USER, 1.0, 1),
+    Column("tokens/s/replica", REPLICA, 1.0, 1),
+    Column("TTFT ms", "ttft_s", 1e3, -1),
+    Column("TTFT p99 ms", "ttft_p99_s", 1e3, -1),
+    Column("TPOT ms", "tpot_s", 1e3, -1),
+    Column("ITL p50 ms", "itl_p50_s", 1e3, -1),
+    Column("ITL p99 ms", "itl_p99_s", 1e3, -1),
+    Column("goodput/s", "goodput_per_s", 1.0, 1),
+    Column("errors %", "error_rate", 1e2, -1),
+    Column("acceptance length", "acceptance_length", 1.0, 0),
+    Column("budget", "budget_tokens", 1.0, 0),
+    Column("verified", "verified_tokens", 1.0, 0),
+    Column("wasted", "wasted_tokens", 1.0, 0),
+    Column("CPU s per million tokens", "cpu_s_per_million_tokens", 1.0, 0),
+    Column("GPU s per million tokens", "gpu_s_per_million_tokens", 1.0, 0),
+    Column("client CPU %", "client_cpu_share", 1e2, 0),
 )
 
 
 def metrics_table(some: Sequence[Point]) -> Table:
     """Every metric of every point, with its interval where there is one."""
     return Table(
-        ("arm at load", "runs", *(name for name, _, _ in _COLUMNS)),
+        ("arm at load", "runs", *(one.name for one in COLUMNS)),
         tuple(
             (
                 f"{point.arm} at {point.label}",
                 str(len(point.runs)),
-                *(_estimate_text(point.of(metric), scale) for _, metric, scale in _COLUMNS),
+                *(estimate_text(point.of(one.metric), one.scale) for one in COLUMNS),
             )
             for point in some
         ),
     )
 
 
-def _estimate_text(one: Estimate, scale: float) -> str:
+def estimate_text(one: Estimate, scale: float) -> str:
+    """The mean and half of its interval, both times `scale`."""
     interval = one.half_width * scale
     return number(one.mean * scale) + ("" if math.isnan(interval) else f" ± {number(interval)}")
+
+
+def divergence_table(reports: Sequence[DivergenceReport]) -> Table:
+    """A row per arm: how many greedy outputs part from the reference's, and at what margin."""
+    return Table(
+        ("arm", "prompts", "parted", "tokens equal until then", "widest top-2 margin, nats"),
+        tuple(
+            (
+                one.arm,
+                str(one.num_prompts),
+                str(len(one.divergences)),
+                f"{one.num_tokens:,}",
+                f"{one.widest_margin:.4f}",
+            )
+            for one in reports
+        ),
+    )
 
 
 WIDEST = 0.05
@@ -195,25 +227,3 @@ def unsteady(some: Sequence[Point]) -> list[str]:
 
 def _spread(one: Estimate) -> str:
     return "from one run" if math.isnan(one.half_width) else f"within {one.relative:.0%}"
-
-
-def regressions(after: Sequence[Point], before: Sequence[Point]) -> list[str]:
-    """Points whose speed fell by more than both intervals together, the worst first."""
-    then = {(point.arm, point.label): point for point in before}
-    fallen = [
-        (now.of(metric).mean / old.of(metric).mean, now, metric, old)
-        for now in after
-        if (old := then.get((now.arm, now.label))) is not None
-        for metric in _SPEEDS
-        if _fell(old.of(metric), now.of(metric))
-    ]
-    return [
-        f"{now.arm} at {now.label}: {_SPEEDS[metric]} {number(old.of(metric).mean)} -> "
-        f"{number(now.of(metric).mean)} ({ratio:.2f}x)"
-        for ratio, now, metric, old in sorted(fallen, key=lambda one: one[0])
-    ]
-
-
-def _fell(old: Estimate, new: Estimate) -> bool:
-    widths = [one.half_width for one in (old, new) if not math.isnan(one.half_width)]
-    return new.mean < old.mean - sum(widths)

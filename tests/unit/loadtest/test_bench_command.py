@@ -4,7 +4,11 @@ import sys
 
 import pytest
 
+from loadtest.arms import Arm
 from loadtest.commands import register
+from loadtest.divergence import Trace
+from loadtest.servers import Server
+from profiles.load_records import load_load_records
 from tests.unit.loadtest.scripted_endpoint import scripted_endpoint
 
 
@@ -38,6 +42,78 @@ def test_endpoints_side_by_side_end_in_a_table_and_a_page(tmp_path, capsys):
     ]
 
 
+def test_quick_changes_nothing_that_is_given(tmp_path):
+    few = ("--concurrency", "2", "--rounds", "1", "--without-dspark")
+    with scripted_endpoint() as server:
+        endpoint = ("--endpoint", f"one={server.url}#demo", "--output", str(tmp_path))
+        assert dspark("--quick", *few, *endpoint) == 0
+        assert {request["max_tokens"] for request in server.asked} == {64}
+    (run,) = load_load_records(tmp_path).runs
+    assert (run.load, run.load_value, run.round) == ("closed", 2.0, 1)
+
+
+QUICK = {
+    "models": ["off", "colocated"],
+    "policies": ["causal"],
+    "concurrency": [1, 4, 16],
+    "rounds": 2,
+    "max_tokens": 64,
+}
+
+
+@pytest.mark.parametrize(("arguments", "changed"), [
+    ([], {}),
+    (["--models", "split"], {"models": ["split"]}),
+    (["--policies", "fixed:3", "causal"], {"policies": ["fixed:3", "causal"]}),
+    (["--concurrency"], {"concurrency": []}),
+    (["--max-tokens", "128"], {"max_tokens": 128}),
+    (["--rounds", "3"], {"rounds": 3}),
+    (["--config", "deployments/configs/frontier-gpu.yaml"], {"models": []}),
+])  # fmt: skip
+def test_quick_sets_only_what_is_left_open(monkeypatch, arguments, changed):
+    taken = []
+    monkeypatch.setattr("loadtest.bench_command.bench", lambda args, _: taken.append(vars(args)))
+    assert dspark("--quick", *arguments) == 0
+    (args,) = taken
+    assert {name: args[name] for name in QUICK} == QUICK | changed
+
+
+def test_outputs_are_asked_after_an_arm_was_measured_and_once(tmp_path, monkeypatch, capsys):
+    """Also of a server whose runs are there already; one that fails there fails alone."""
+    arms = (Arm("demo", label="first"),)
+    asked = []
+
+    def answer(url, model, prompts, **_):
+        asked.append((model, len(prompts), len(load_load_records(tmp_path).runs)))
+        return [Trace((1,), (0.5,))] * len(prompts)
+
+    def refuse(*_, **__):
+        raise ValueError("no token_ids here")
+
+    flags = (
+        "--concurrency",
+        "1",
+        "--rounds",
+        "1",
+        "--without-dspark",
+        "--endpoint",
+        "x=http://x#m",
+    )
+    flags += ("--output", str(tmp_path))
+    with scripted_endpoint() as server:
+        ours = Server("ours", server.url, arms)
+        monkeypatch.setattr("loadtest.bench_command.endpoint_server", lambda _: ours)
+        assert dspark(*flags) == 0
+        monkeypatch.setattr("loadtest.outputs.greedy_traces", refuse)
+        assert dspark(*flags, "--divergence", "2") == 1
+        assert "no token_ids here" in capsys.readouterr().err
+        monkeypatch.setattr("loadtest.outputs.greedy_traces", answer)
+        for _ in range(2):
+            assert dspark(*flags, "--divergence", "2") == 0
+    assert asked == [("demo", 2, 1)] * 2  # as it is and as its own control
+    assert "Greedy outputs" in (tmp_path / "report.html").read_text()
+
+
 def test_a_second_call_measures_nothing_and_reports_again(tmp_path, capsys):
     with scripted_endpoint() as server:
         assert measure(tmp_path, f"one={server.url}#demo") == 0
@@ -53,7 +129,9 @@ def test_two_results_are_compared_without_a_server(tmp_path, capsys):
     for directory in (before, after):
         with scripted_endpoint() as server:
             measure(directory, f"one={server.url}#demo")
+    capsys.readouterr()
     assert dspark("--compare", str(before), str(after)) == 0
+    assert "\nBecame worse:\n- " in capsys.readouterr().out
     assert "Against the earlier result" in (after / "report.html").read_text()
 
 
@@ -73,6 +151,18 @@ def test_two_results_are_compared_without_a_server(tmp_path, capsys):
 def test_what_cannot_be_is_refused_before_anything_starts(tmp_path, capsys, arguments, message):
     assert dspark("--output", str(tmp_path), *arguments) == 1
     assert message in capsys.readouterr().err
+
+
+def test_peers_are_given_the_target_of_a_model_that_is_measured(tmp_path, capsys):
+    """Not the first of the file, which stands for another checkpoint."""
+    config = tmp_path / "serve.yaml"
+    config.write_text(
+        "applications: [{args: {models: [{id: other, target: {source: x}}, {id: there, attach: {}}"
+        "]}}]"
+    )
+    chosen = ("--config", str(config), "--models", "there", "--peers", "vllm")
+    assert dspark("--output", str(tmp_path / "bench"), *chosen) == 1
+    assert "--peers are given the target of a chosen model" in capsys.readouterr().err
 
 
 def test_an_arm_needs_a_name_of_its_own(tmp_path, capsys):

@@ -55,6 +55,8 @@ def test_every_arm_gets_the_same_requests_in_the_same_order(tmp_path):
         said = measure(server_of(server.url, "one", "two"), tmp_path)
     records = load_load_records(tmp_path)
     assert len(records.runs) == len(said) == 2 * 2 * 2
+    assert len({run.sitting for run in records.runs}) == 1
+    assert {run.num_gpus for run in records.runs} == {0.0}
     asked = {
         (run.arm, run.load, run.round): [row.prompt_id for row in records.requests_of(run)]
         for run in records.runs
@@ -85,7 +87,23 @@ def test_what_was_measured_is_not_measured_again(tmp_path):
         assert measure(one, tmp_path, replace(PLAN, rounds=1)) == []
         assert server.asked == []
         assert len(measure(one, tmp_path)) == 2
-    assert load_load_records(tmp_path).runs[:2] == first.runs
+    runs = load_load_records(tmp_path).runs
+    assert runs[:2] == first.runs
+    assert len({run.sitting for run in runs}) == 2
+
+
+def test_another_trace_under_the_same_name_is_measured_again(tmp_path):
+    path = tmp_path / "trace.jsonl"
+    with scripted_endpoint() as server:
+        for middle_ms in (100, 120, 100):  # the same rate, and in the end the first one again
+            stamps = (0, middle_ms, 200)
+            path.write_text("\n".join(f'{{"timestamp": {stamp}}}' for stamp in stamps))
+            plan = replace(PLAN, rounds=1, loads=(parse_load(f"trace:{path}"),))
+            measure(server_of(server.url, "one"), tmp_path / "bench", plan)
+    first, second = load_load_records(tmp_path / "bench").runs
+    assert first.load_value == second.load_value
+    assert len({first.trace, second.trace, ""}) == 3
+    assert f"trace:{second.trace}@0" in second.run_id
 
 
 def test_results_of_another_machine_are_not_added_to(tmp_path):
@@ -134,6 +152,7 @@ def test_other_servers_get_no_fields_of_vllms(tmp_path):
         server.token_ids = False
         measure(endpoint_server(f"other={server.url}#demo"), tmp_path, replace(PLAN, rounds=1))
     assert not {"ignore_eos", "return_token_ids", "cache_salt"} & server.asked[0].keys()
+    assert {run.num_gpus for run in load_load_records(tmp_path).runs} == {-1.0}  # nobody says
     rows = load_load_records(tmp_path).requests
     assert {(row.counted_by, row.output_tokens) for row in rows} == {("spread", sum(CHUNKS))}
 

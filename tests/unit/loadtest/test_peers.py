@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from loadtest.arms import Gpus
 from loadtest.peers import peer_server
 
 TARGET = {
@@ -20,6 +21,9 @@ LIMITS = {
     "max_num_seqs": 32,
     "kv_cache_memory_bytes": 512 << 20,
 }
+
+
+STATED = {key: TARGET[key] for key in ("dtype", "max_model_len", "max_num_seqs", "kv_cache_mib")}
 
 
 def after(command: tuple[str, ...], flag: str) -> str:
@@ -57,10 +61,74 @@ def test_the_stock_application_is_rays_own():
 
 
 def test_a_gpu_target_is_left_to_ray():
-    target = {"source": "Qwen/Qwen3-4B", "device": "cuda", "tensor_parallel": 2}
+    target = STATED | {"source": "Qwen/Qwen3-4B", "device": "cuda", "tensor_parallel": 2}
     with peer_server("ray-serve-llm", target, 9002) as server:
         document = yaml.safe_load(Path(server.command[-1]).read_text())
     config = document["applications"][0]["args"]["llm_configs"][0]
+    assert server.arms[0].gpus == Gpus(2.0)
     assert "accelerator_config" not in config
-    assert config["engine_kwargs"] == {"dtype": "auto", "tensor_parallel_size": 2}
+    assert config["engine_kwargs"] == LIMITS | {"tensor_parallel_size": 2}
     assert config["model_loading_config"]["model_source"] == "Qwen/Qwen3-4B"
+
+
+COMMIT = "1cfa9a7208912126459214e8b04321603b3df60c"
+OF_THE_HUB = TARGET | {
+    "source": "Qwen/Qwen3-4B",
+    "revision": COMMIT,
+    "env": {"VLLM_ATTENTION_BACKEND": "FLASH_ATTN"},
+    "engine_kwargs": {
+        "quantization": "fp8",
+        "max_model_len": 1024,
+        "gpu_memory_utilization": 0.8,
+        "enforce_eager": False,
+        "enable_chunked_prefill": True,
+        "hf_overrides": {"rope_theta": 1.0},
+        "cudagraph_capture_sizes": [1, 8],
+        "seed": None,
+    },
+}
+
+
+@pytest.mark.parametrize("name", ["vllm", "vllm-ngram"])
+def test_vllm_serves_the_same_revision_with_the_same_engine_settings(name: str):
+    with peer_server(name, OF_THE_HUB, 9001) as server:
+        pass
+    command = server.command
+    assert after(command, "--revision") == after(command, "--tokenizer-revision") == COMMIT
+    assert after(command, "--quantization") == "fp8"
+    assert (command.count("--max-model-len"), after(command, "--max-model-len")) == (1, "1024")
+    assert after(command, "--gpu-memory-utilization") == "0.8"
+    assert {"--no-enforce-eager", "--enable-chunked-prefill"} <= set(command)
+    assert json.loads(after(command, "--hf-overrides")) == {"rope_theta": 1.0}
+    sizes = command.index("--cudagraph-capture-sizes")
+    assert command[sizes + 1 : sizes + 3] == ("1", "8")
+    assert "--seed" not in command
+    assert server.env["VLLM_ATTENTION_BACKEND"] == "FLASH_ATTN"
+    assert f"--revision {COMMIT}" in server.description
+
+
+def test_so_does_the_stock_application():
+    with peer_server("ray-serve-llm", OF_THE_HUB, 9002) as server:
+        document = yaml.safe_load(Path(server.command[-1]).read_text())
+    (config,) = document["applications"][0]["args"]["llm_configs"]
+    kwargs = config["engine_kwargs"]
+    assert kwargs["revision"] == kwargs["tokenizer_revision"] == COMMIT
+    assert (kwargs["quantization"], kwargs["max_model_len"]) == ("fp8", 1024)
+    assert config["runtime_env"]["env_vars"]["VLLM_ATTENTION_BACKEND"] == "FLASH_ATTN"
+
+
+def without(*keys: str) -> dict:
+    return {key: value for key, value in TARGET.items() if key not in keys}
+
+
+@pytest.mark.parametrize(("name", "target", "message"), [
+    ("vllm", without("dtype", "threads"), "state target.dtype, target.threads in the Serve file"),
+    ("ray-serve-llm", without("kv_cache_mib"), "state target.kv_cache_mib"),
+    ("vllm", TARGET | {"nodes": 2}, "on one node, not on target.nodes 2"),
+    ("llama-cpp", TARGET | {"dtype": "bfloat16"}, "dtype float32 alone, not target.dtype bfloat16"),
+    ("llama-cpp", TARGET | {"tensor_parallel": 2}, "not target.tensor_parallel 2"),
+    ("llama-cpp", OF_THE_HUB, "has no target.revision, target.engine_kwargs"),
+])  # fmt: skip
+def test_a_target_that_a_peer_would_serve_otherwise_is_refused(name, target, message):
+    with pytest.raises(ValueError, match=message), peer_server(name, target, 9001):
+        pass

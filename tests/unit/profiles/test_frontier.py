@@ -8,19 +8,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from profiles.frontier import (
-    Estimate,
     Point,
     RunMetrics,
     Slo,
     curves,
-    estimate,
     latency,
-    matched,
-    paired_ratios,
     pareto,
     points,
+    ratios,
     run_metrics,
-    user_speed_at,
 )
 from profiles.load_records import LoadRecords
 from tests.unit.profiles.load_rows import request_row, run_row
@@ -32,7 +28,7 @@ def point(replica: float, user: float, arm: str = "a") -> Point:
     """A point of one run with these speeds."""
     metrics = dict.fromkeys(RunMetrics.__slots__, math.nan)
     metrics |= {"tokens_per_s_per_user": user, "tokens_per_s_per_replica": replica}
-    return Point(arm, "closed", 1.0, 0, (RunMetrics(**metrics),))
+    return Point(arm, "closed", 1.0, "", 0, (RunMetrics(**metrics),))
 
 
 def test_chunks_of_several_tokens_have_one_gap_and_count_in_full():
@@ -79,6 +75,14 @@ def test_replicas_share_the_throughput_and_not_the_users_speed():
     one, two = (run_metrics(run_row(num_replicas=n), [request_row()], SLO) for n in (1, 2))
     assert two.tokens_per_s_per_replica == one.tokens_per_s_per_replica / 2
     assert two.tokens_per_s_per_user == one.tokens_per_s_per_user
+
+
+def test_gpu_seconds_are_of_gpus_that_are_held_for_the_whole_run():
+    held = run_metrics(run_row(num_gpus=2.5, wall_s=4.0), [request_row()], SLO)
+    assert held.gpu_s_per_million_tokens == pytest.approx(2.5 * 4.0 * 1e6 / 6)
+    for none in (0.0, -1.0):
+        metrics = run_metrics(run_row(num_gpus=none), [request_row()], SLO)
+        assert math.isnan(metrics.gpu_s_per_million_tokens)
 
 
 def test_what_a_server_does_not_count_is_unknown():
@@ -146,16 +150,6 @@ def test_metrics_agree_with_tokens_laid_out_one_by_one(requests, window_s):
         assert metrics.itl_p50_s == pytest.approx(np.median(itl), abs=1e-9)
 
 
-def test_an_interval_is_students():
-    assert estimate([1.0, 2.0, 3.0]) == Estimate(2.0, pytest.approx(4.303 / math.sqrt(3)), 2.0)
-    assert (estimate([1.0, 2.0, 9.0]).mean, estimate([1.0, 2.0, 9.0]).median) == (4.0, 2.0)
-    assert estimate([1.0, 3.0]).half_width == pytest.approx(12.706)
-    assert estimate([2.0, math.nan]).mean == 2.0
-    assert math.isnan(estimate([2.0]).half_width)
-    assert math.isnan(estimate([]).mean)
-    assert estimate([2.0, 2.0]).relative == 0
-
-
 def test_a_frontier_keeps_what_nobody_beats_in_both():
     best = [point(10, 9), point(20, 7), point(30, 1)]
     beaten = [point(9, 9), point(20, 6), point(15, 7)]
@@ -170,38 +164,52 @@ def test_an_unknown_speed_is_on_no_frontier():
     assert pareto([point(math.nan, 5), point(5, math.nan)]) == []
 
 
-def test_between_points_is_a_line_and_beyond_them_nothing():
-    arm = [point(10, 100), point(20, 60)]
-    assert user_speed_at(arm, 15) == 80
-    assert user_speed_at(arm, 10) == 100
-    assert math.isnan(user_speed_at(arm, 9.9))
-    assert math.isnan(user_speed_at(arm, 20.1))
-    assert math.isnan(user_speed_at([], 1))
-
-
-def test_speeds_are_matched_only_where_both_were_measured():
-    reference = [point(5, 50), point(15, 40), point(30, 20)]
-    pairs = matched([point(10, 100), point(20, 60)], reference)
-    assert [(p.tokens_per_s_per_replica, p.user, p.reference_user) for p in pairs] == [(15, 80, 40)]
-    assert pairs[0].ratio == 2
-
-
-def test_rounds_are_paired_by_their_number_and_not_by_their_place():
-    """The arm's third round failed: its ratio is not taken to another round's."""
-    speeds = {"off": (10, 20, 40), "on": (11, 22, None)}
+def speeds_of(rounds: dict[str, tuple[int | None, ...]], **sittings: str) -> LoadRecords:
+    """Runs of one request with as many tokens as each round says, all within their window."""
     runs, requests = [], []
-    for arm, tokens in speeds.items():
+    for arm, tokens in rounds.items():
         for round_, n in enumerate(tokens, 1):
             if n is None:
                 continue
             run_id = f"{arm}{round_}"
-            runs.append(run_row(run_id, arm=arm, round=round_))
+            runs.append(run_row(run_id, arm=arm, round=round_, sitting=sittings.get(arm, "one")))
             requests.append(request_row(run_id, gap_us=(1, 1), chunk_tokens=(1, n - 1)))
-    records = LoadRecords(tuple(reversed(runs)), tuple(requests), {})
-    ratios = paired_ratios(records, "tokens_per_s_per_replica", "off", SLO)
-    assert ratios["on", "closed:1"].mean == pytest.approx(1.1)
-    assert ratios["on", "closed:1"].half_width == pytest.approx(0, abs=1e-9)
-    assert ratios["off", "closed:1"].mean == 1
+    return LoadRecords(tuple(reversed(runs)), tuple(requests), {})
+
+
+def ratio_to_off(records: LoadRecords):
+    return ratios(records, "tokens_per_s_per_replica", "off", SLO)["on", "closed:1"]
+
+
+def test_rounds_are_paired_by_their_number_and_not_by_their_place():
+    """The arm's third round failed: its ratio is not taken to another round's."""
+    records = speeds_of({"off": (10, 20, 40), "on": (11, 22, None)})
+    ratio = ratio_to_off(records)
+    assert ratio.is_paired
+    assert ratio.estimate.mean == pytest.approx(1.1)
+    assert ratio.estimate.half_width == pytest.approx(0, abs=1e-9)
+    own = ratios(records, "tokens_per_s_per_replica", "off", SLO)["off", "closed:1"]
+    assert own.estimate.mean == 1
+
+
+def test_runs_of_another_sitting_are_not_paired():
+    """The same rounds in the same order, but the servers ran one after the other."""
+    rounds = {"off": (10, 20, 30), "on": (11, 22, 33)}
+    together, apart = (ratio_to_off(speeds_of(rounds, on=where)) for where in ("one", "two"))
+    assert together.estimate.half_width == pytest.approx(0, abs=1e-9)
+    assert not apart.is_paired
+    # Both sides vary by 10 of 20: relative errors of 1 / (2 sqrt(3)) each.
+    assert apart.estimate.mean == pytest.approx(1.1)
+    assert apart.estimate.half_width == pytest.approx(2.776 * 1.1 * (2 / 12) ** 0.5)
+
+
+def test_a_single_round_in_common_is_no_pairing():
+    records = speeds_of({"off": (10, 20, 30), "on": (30, 20, 10)})
+    (first,) = (run for run in records.runs if run.run_id == "on1")
+    elsewhere = [run if run == first or run.arm == "off" else replace(run, sitting="two")
+                 for run in records.runs]  # fmt: skip
+    ratio = ratio_to_off(records._replace(runs=tuple(elsewhere)))
+    assert (ratio.is_paired, ratio.estimate.mean) == (False, 1.0)
 
 
 def test_runs_of_an_arm_at_a_load_are_one_point():
@@ -214,12 +222,10 @@ def test_runs_of_an_arm_at_a_load_are_one_point():
     )
 
 
-def test_at_light_load_an_arm_is_what_was_measured_and_not_its_fastest_point():
-    arm = [point(32, 98.0), point(98, 108.0), point(230, 70.0), point(432, 32.0)]
-    assert user_speed_at(arm, 65) == 103.0
-    assert math.isnan(user_speed_at(arm, 31))
-    (pair,) = matched(arm, [point(73, 50.0)])
-    assert pair.user == pytest.approx(98 + 10 * (73 - 32) / (98 - 32))
+def test_runs_of_another_trace_are_another_point_at_the_same_rate():
+    runs = [run_row(trace, load="trace", trace=trace) for trace in ("1a2b3c4d", "99999999")]
+    found = points(LoadRecords(tuple(runs), (), {}), SLO)
+    assert [p.label for p in found] == ["trace:1a2b3c4d", "trace:99999999"]
 
 
 def test_prompts_of_another_length_are_another_curve():
