@@ -223,7 +223,7 @@ class SimulatedReplica:
     def _commit(self, now_s: float, n_tokens: int, step_s: float, only_decodes: bool) -> None:
         rows = self._rows
         lengths = self._lengths
-        would = self._texts.would_accept[rows.text, rows.position]
+        would = self._texts.would_accept_at(rows.text, rows.position)
         accepted = np.minimum(lengths, would)
         num_requests = len(rows)
         verified = []
@@ -299,7 +299,7 @@ class SimulatedReplica:
         rows = self._rows
         every = len(asked) == num_requests
         some = slice(None) if every else np.array(asked)
-        confidences = self._texts.confidences[rows.text[some], rows.position[some]]
+        confidences = self._texts.confidences_at(rows.text[some], rows.position[some])
         lengths = self.policy.admit(confidences, room[some], num_requests, self._terms(some))
         self._asked = asked
         if every:
