@@ -14,9 +14,6 @@ _SEATS_IN_USE = 0.8  # of those that keep promises, so that chance finds the res
 _DRAFTER_BUSY = 0.6
 _DRAFTER_SATURATED = 0.85  # beyond which demand may be any
 _SATURATED_GROWTH = 1.5
-_HORIZON_S = 60.0  # about what a replica takes to come up
-_MOST_GROWTH = 2.0  # by trend
-_TREND_MEMORY_S = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,30 +46,6 @@ class DrafterPool:
     current: int
     bounds: Bounds
     busy: float
-
-
-@dataclass(frozen=True, slots=True)
-class Trend:
-    """Demand as it was, smoothed, with its slope in seats per second."""
-
-    demand_seats: float
-    per_s: float
-    at_s: float
-
-    def followed(self, demand_seats: float, now_s: float) -> Trend:
-        elapsed_s = now_s - self.at_s
-        if not elapsed_s > 0:
-            return self
-        weight = 1 - math.exp(-elapsed_s / _TREND_MEMORY_S)
-        smoothed = self.demand_seats + weight * (demand_seats - self.demand_seats)
-        per_s = (smoothed - self.demand_seats) / elapsed_s
-        return Trend(smoothed, self.per_s + weight * (per_s - self.per_s), now_s)
-
-
-def expected_demand(demand_seats: float, trend: Trend) -> float:
-    """Demand when a replica that is asked for now will be there; a fall is not expected."""
-    growth = max(trend.per_s, 0.0) * _HORIZON_S
-    return min(demand_seats + growth, _MOST_GROWTH * demand_seats)
 
 
 def target_replicas(pool: TargetPool, demand_seats: float) -> int:

@@ -7,6 +7,7 @@ import logging
 import os
 import secrets
 import time
+from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
 from typing import Any
@@ -28,6 +29,24 @@ from drafters.server import DraftServer
 
 SERVICE = "dspark-drafter"  # in traces
 logger = logging.getLogger(__name__)
+
+
+class BusyShare:
+    """The share of time that a drafter drafts, from its seconds of drafting so far.
+
+    `clock` is in seconds.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._since = (clock(), 0.0)  # and seconds of drafting until then
+
+    def take(self, drafted_s: float) -> float:
+        """Since the last call."""
+        since_s, drafted_before_s = self._since
+        now_s = self._clock()
+        self._since = (now_s, drafted_s)
+        return (drafted_s - drafted_before_s) / max(now_s - since_s, 1e-3)
 
 
 class DrafterServer:
@@ -67,7 +86,7 @@ class DrafterServer:
             on_traced=partial(record_step, tracing_of(tracing, SERVICE)),
         )
         self._server.start()
-        self._busy_since = (time.monotonic(), 0.0)  # and seconds of drafting until then
+        self._busy_of_policy, self._busy_of_reports = BusyShare(), BusyShare()
         self._reports = asyncio.get_running_loop().create_task(self._report_forever())
 
     async def _report_forever(self) -> None:
@@ -85,24 +104,23 @@ class DrafterServer:
             await asyncio.sleep(INTERVAL_S)
 
     def _report(self) -> DrafterReport:
+        stats = self._server.stats
         return DrafterReport(
             replica_id=self._replica_id,
             model_id=self._model_id,
             address=self._server.address,
             pid=os.getpid(),
-            stats=asdict(self._server.stats) | {"engine": asdict(self._engine.stats)},
+            stats=asdict(stats) | {"engine": asdict(self._engine.stats)},
             public_key=self._server.public_key,
             secret=self._server.secret,
             canary=self._canary,
             drafter=self._version,
+            busy=self._busy_of_reports.take(stats.total_step_s),
         )
 
     async def record_autoscaling_stats(self) -> dict[str, float]:
         """The share of the time since the last call that it drafted."""
-        drafted_s, now_s = self._server.stats.total_step_s, time.monotonic()
-        since_s, drafted_before_s = self._busy_since
-        self._busy_since = (now_s, drafted_s)
-        return {BUSY: (drafted_s - drafted_before_s) / max(now_s - since_s, 1e-3)}
+        return {BUSY: self._busy_of_policy.take(self._server.stats.total_step_s)}
 
     async def check_health(self) -> None:
         """Raises when the draft loop or the reporting stopped; Serve replaces the replica."""

@@ -30,6 +30,15 @@ _OF_ACCEPTANCE = {
 }
 
 
+_OF_FLEET_LOAD = {
+    "dspark_fleet_arrivals_per_second": "arrivals_per_s",
+    "dspark_fleet_expected_arrivals_per_second": "expected_arrivals_per_s",
+    "dspark_fleet_drafter_busy": "drafter_busy",
+    "dspark_fleet_draft_wait_seconds": "draft_wait_s",
+    "dspark_fleet_accepted_per_draft": "accepted_per_draft",
+}
+
+
 class Sample(NamedTuple):
     """Of a gauge its value, of a counter its total, of a histogram one observation."""
 
@@ -125,6 +134,7 @@ def fleet_samples(
         yield Sample("dspark_fleet_targets", len(model["targets"]), tags)
         yield Sample("dspark_fleet_drafters", len(model["drafters"]), tags)
         yield Sample("dspark_fleet_undrafted_targets", without, tags)
+        yield from _known(_OF_FLEET_LOAD, model.get("load", {}), tags)
 
 
 def learning_samples(pair: DraftingPair, snapshot: Mapping[str, Any]) -> Iterator[Sample]:

@@ -45,6 +45,12 @@ def test_loads_add_up():
     assert fleet.outcomes == {"latency": ClassOutcomes(40, 38)}
 
 
+def test_the_wait_for_drafts_is_of_those_that_draft():
+    plain, slow = replace(LOAD, num_drafts=0, draft_wait_s=0.0), replace(LOAD, draft_wait_s=0.03)
+    assert fleet_load([LOAD, slow, plain]).draft_wait_s == pytest.approx(0.02)
+    assert fleet_load([plain]).draft_wait_s == 0.0
+
+
 @pytest.mark.parametrize(
     ("outcomes", "weights"),
     [

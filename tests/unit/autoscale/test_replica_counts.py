@@ -11,11 +11,10 @@ from autoscale.replica_counts import (
     Bounds,
     DrafterPool,
     TargetPool,
-    Trend,
     drafter_replicas,
-    expected_demand,
     target_replicas,
 )
+from autoscale.trend import Trend, expected_level
 
 
 def targets(
@@ -73,7 +72,7 @@ def test_whatever_the_numbers_are_it_stays_within_bounds(
     bounds = Bounds(least, least + more)
     pool = TargetPool(current, bounds, demand, seats)
     trend = Trend(demand, per_s, 0.0).followed(demand, elapsed_s)
-    wanted = target_replicas(pool, expected_demand(demand, trend))
+    wanted = target_replicas(pool, expected_level(demand, trend))
     assert bounds.least <= wanted <= bounds.most
     drafters = drafter_replicas(DrafterPool(current, bounds, busy), pool, wanted)
     assert bounds.least <= drafters <= bounds.most
@@ -84,9 +83,9 @@ def test_a_rise_is_expected_to_go_on_and_a_fall_is_not():
     for second in range(1, 121):
         trend = trend.followed(100.0 + second, float(second))
     assert trend.per_s == pytest.approx(1.0, abs=0.1)
-    assert expected_demand(220.0, trend) == pytest.approx(220 + 60 * trend.per_s)
-    assert expected_demand(220.0, Trend(220.0, -1.0, 0.0)) == 220.0
-    assert expected_demand(10.0, Trend(10.0, 5.0, 0.0)) == 20.0  # no more than twice
+    assert expected_level(220.0, trend) == pytest.approx(220 + 60 * trend.per_s)
+    assert expected_level(220.0, Trend(220.0, -1.0, 0.0)) == 220.0
+    assert expected_level(10.0, Trend(10.0, 5.0, 0.0)) == 20.0  # no more than twice
 
 
 def test_demand_counts_whoever_came_whether_served_or_not():

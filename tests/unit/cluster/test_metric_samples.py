@@ -107,13 +107,20 @@ def test_one_token_has_a_first_and_no_pace():
 
 def test_a_model_that_nobody_reports_for_has_no_targets():
     split = {"placement": "split", "drafter": None}
-    fleet = {"models": {"m": {"targets": [split, split | {"drafter": "d"}], "drafters": [{}]}}}
+    load = {"arrivals_per_s": 2.0, "expected_arrivals_per_s": 3.0, "drafter_busy": None}
+    load |= {"draft_wait_s": 0.004, "accepted_per_draft": 2.5}
+    targets = [split, split | {"drafter": "d"}]
+    fleet = {"models": {"m": {"targets": targets, "drafters": [{}], "load": load}}}
     told = named(fleet_samples(fleet, ("m", "gone"), {"flood": 4}))
     assert told == {
         ("dspark_controller_dropped_reports", "flood"): 4,
         ("dspark_fleet_targets", "m"): 2,
         ("dspark_fleet_drafters", "m"): 1,
         ("dspark_fleet_undrafted_targets", "m"): 1,
+        ("dspark_fleet_arrivals_per_second", "m"): 2.0,
+        ("dspark_fleet_expected_arrivals_per_second", "m"): 3.0,
+        ("dspark_fleet_draft_wait_seconds", "m"): 0.004,
+        ("dspark_fleet_accepted_per_draft", "m"): 2.5,
         ("dspark_fleet_targets", "gone"): 0,
         ("dspark_fleet_drafters", "gone"): 0,
         ("dspark_fleet_undrafted_targets", "gone"): 0,
