@@ -6,7 +6,6 @@ nothing, and bounded ones always: a replica that follows a bad plan is slower, n
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -17,9 +16,6 @@ _WEIGHT_GAIN = 8.0
 _MAX_WEIGHT = 1.5
 _MIN_OUTCOMES = 20.0  # requests of a class that ended lately, before its attainment counts
 _MAX_RELATIVE_COST = 8.0
-# Of the promised time to the first token, that a request may wait for a seat: what comes before
-# the gate, and behind the first token, is not seen there and takes its time on busy machines.
-SHED_SHARE = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,17 +23,16 @@ class ReplicaPlan:
     """The fleet's advice to a replica.
 
     `expected_requests` and `expected_prefill_tokens` are per step over the next interval,
-    `class_weights` by service class (missing: 1), `shed_after_s` by class how long a request may
-    wait for a seat. None and empty where local rules are to decide. They decide always how many
-    seats there are (counts by step cost and the tightest promise lost 7 to 22 % of goodput in
-    simulation), how long drafts are waited for, and how requests are routed by speed (what a
-    plan added to either brought nothing there).
+    `class_weights` by service class (missing: 1). None and empty where local rules are to
+    decide. They decide always how many seats there are (counts by step cost and the tightest
+    promise lost 7 to 22 % of goodput in simulation), how long a request may wait for one (its
+    promise says that), how long drafts are waited for, and how requests are routed by speed
+    (what a plan added to either brought nothing there).
     """
 
     expected_requests: float | None = None
     expected_prefill_tokens: float | None = None
     class_weights: Mapping[str, float] = field(default_factory=dict)
-    shed_after_s: Mapping[str, float] = field(default_factory=dict)
 
 
 NO_PLAN = ReplicaPlan()
@@ -47,14 +42,12 @@ def make_plans(loads: Sequence[ReplicaLoad], classes: Sequence[ServiceClass]) ->
     """A plan per replica, in their order."""
     fleet = fleet_load(loads)
     weights = class_weights(fleet, classes)
-    shed_after = shed_after_s(classes)
     shares = speed_shares(loads)
     return [
         ReplicaPlan(
             expected_requests=expected_requests(fleet, load, share),
             expected_prefill_tokens=expected_prefill_tokens(fleet, load, share),
             class_weights=weights,
-            shed_after_s=shed_after,
         )
         for load, share in zip(loads, shares, strict=True)
     ]
@@ -104,8 +97,3 @@ def expected_prefill_tokens(fleet: FleetLoad, load: ReplicaLoad, share: float) -
 
 def _bounded_cost(load: ReplicaLoad) -> float:
     return min(max(load.relative_step_cost, 1e-3), _MAX_RELATIVE_COST)
-
-
-def shed_after_s(classes: Sequence[ServiceClass]) -> dict[str, float]:
-    """How long a request may wait for a seat before its promise is past keeping."""
-    return {one.name: SHED_SHARE * one.ttft_s for one in classes if math.isfinite(one.ttft_s)}

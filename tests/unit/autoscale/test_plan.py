@@ -12,7 +12,6 @@ from autoscale.plan import (
     expected_prefill_tokens,
     expected_requests,
     make_plans,
-    shed_after_s,
     speed_shares,
 )
 from autoscale.service_class import ServiceClass
@@ -91,15 +90,8 @@ def test_expected_prefill_is_traffic_times_prompts():
     assert expected_prefill_tokens(fleet, LOAD, 1.0) == pytest.approx(600.0 * 0.1)
 
 
-def test_who_was_promised_no_first_token_is_never_shed():
-    assert shed_after_s([*CLASSES, ServiceClass("any", float("inf"), 1.0)]).keys() == {
-        "latency",
-        "batch",
-    }
-
-
 def test_every_replica_gets_a_plan_and_none_gets_none():
     assert make_plans([], CLASSES) == []
     plans = make_plans([LOAD] * 3, CLASSES)
     assert len(plans) == 3
-    assert plans[0].shed_after_s == {"latency": 0.5, "batch": 5.0}
+    assert plans[0].class_weights == {"latency": 1.0, "batch": 1.0}

@@ -263,7 +263,7 @@ def test_a_plan_follows_from_the_loads_of_all_replicas(clock):
     advice = fleet.report_target(loaded("t2", running=0)).advice
     assert advice.expected_requests == 4  # half of what an even share of 16 would be
     assert advice.expected_prefill_tokens == 2.0
-    assert advice.shed_after_s == {"latency": 0.5}
+    assert advice.class_weights == {"latency": 1.0}
     assert fleet.snapshot()["models"]["m"]["load"]["running"] == 8
 
 
