@@ -12,10 +12,20 @@ from dataclasses import dataclass, field
 from autoscale.fleet_load import ClassOutcomes, FleetLoad, ReplicaLoad, fleet_load
 from autoscale.service_class import ServiceClass
 
-_WEIGHT_GAIN = 8.0
-_MAX_WEIGHT = 1.5
 _MIN_OUTCOMES = 20.0  # requests of a class that ended lately, before its attainment counts
 _MAX_RELATIVE_COST = 8.0
+
+
+@dataclass(frozen=True, slots=True)
+class WeightLaw:
+    """How much more a class weighs by the share of its promises that should be kept and are not:
+    1 + `gain` times that share, up to `most`."""
+
+    gain: float = 8.0
+    most: float = 1.5
+
+
+USUAL_LAW = WeightLaw()
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,10 +48,12 @@ class ReplicaPlan:
 NO_PLAN = ReplicaPlan()
 
 
-def make_plans(loads: Sequence[ReplicaLoad], classes: Sequence[ServiceClass]) -> list[ReplicaPlan]:
+def make_plans(
+    loads: Sequence[ReplicaLoad], classes: Sequence[ServiceClass], law: WeightLaw = USUAL_LAW
+) -> list[ReplicaPlan]:
     """A plan per replica, in their order."""
     fleet = fleet_load(loads)
-    weights = class_weights(fleet, classes)
+    weights = class_weights(fleet, classes, law)
     shares = speed_shares(loads)
     return [
         ReplicaPlan(
@@ -53,7 +65,9 @@ def make_plans(loads: Sequence[ReplicaLoad], classes: Sequence[ServiceClass]) ->
     ]
 
 
-def class_weights(fleet: FleetLoad, classes: Sequence[ServiceClass]) -> dict[str, float]:
+def class_weights(
+    fleet: FleetLoad, classes: Sequence[ServiceClass], law: WeightLaw = USUAL_LAW
+) -> dict[str, float]:
     """More weight to classes whose promise is kept less often than it should be.
 
     The class that falls short least has weight 1, the others up to 1.5; all have 1 while every
@@ -63,7 +77,7 @@ def class_weights(fleet: FleetLoad, classes: Sequence[ServiceClass]) -> dict[str
     """
     deficits = {one.name: _deficit(one, fleet.outcomes.get(one.name)) for one in classes}
     least = min(deficits.values(), default=0.0)
-    return {n: min(1 + _WEIGHT_GAIN * (d - least), _MAX_WEIGHT) for n, d in deficits.items()}
+    return {n: min(1 + law.gain * (d - least), law.most) for n, d in deficits.items()}
 
 
 def _deficit(promised: ServiceClass, outcomes: ClassOutcomes | None) -> float:

@@ -24,7 +24,7 @@ from autoscale.simulation.traces import Arrival, draw_trace
 from profiles.step_cost import StepCostProfile
 
 DEFAULT = "fleet"
-_CAUSAL = partial(make_policy, {"kind": "causal"})
+CAUSAL = partial(make_policy, {"kind": "causal"})
 _NO_PROMISES = (ServiceClass(LATENCY, 1e9, 1e9), ServiceClass(BATCH, 1e9, 1e9))
 _GAMMA = 7
 _SATURATED = 3.0  # times a first guess of the capacity
@@ -54,12 +54,12 @@ def arms_of() -> list[Arm]:
     ]
     learning = [("local", {"kind": "causal"}), ("lookahead", {"kind": "lookahead"})]
     arms = [Arm(name, partial(make_policy, settings)) for name, settings in fixed + learning]
-    return [*arms, Arm(DEFAULT, _CAUSAL, PLAN_FIELDS)]
+    return [*arms, Arm(DEFAULT, CAUSAL, PLAN_FIELDS)]
 
 
 def ablations() -> list[Arm]:
     """The default without each field of the plan."""
-    return [Arm(f"without {name}", _CAUSAL, PLAN_FIELDS - {name}) for name in sorted(PLAN_FIELDS)]
+    return [Arm(f"without {name}", CAUSAL, PLAN_FIELDS - {name}) for name in sorted(PLAN_FIELDS)]
 
 
 class Experiment:
@@ -76,17 +76,16 @@ class Experiment:
     def run(
         self,
         regimes: Sequence[Regime],
-        *,
-        with_ablations: bool,
+        arms: Sequence[Arm],
         progress: Callable[[str], None],
     ) -> list[Result]:
-        """All arms in all regimes, over `workers` processes."""
+        """The arms in all regimes, over `workers` processes."""
         for regime in regimes:  # before processes part
             self.capacity_per_s(regime)
             self.classes(regime)
         jobs = [(regime, seed) for regime in regimes for seed in range(self.settings.seeds)]
         results: list[Result] = []
-        for some in self._map(partial(_run_job, self, with_ablations), jobs):
+        for some in self._map(partial(_run_job, self, arms), jobs):
             results += some
             if some[0].seed == self.settings.seeds - 1:
                 progress(f"{some[0].regime}: done")
@@ -145,7 +144,7 @@ class Experiment:
         plain = Regime("pilot", 1.0, shape=regime.shape, padded_tokens=regime.padded_tokens)
         costs = self.costs(plain)
         trace = self.trace(plain, 0, rate_per_s, self.duration_s)
-        arm = Arm("local", _CAUSAL)
+        arm = Arm("local", CAUSAL)
         fleet = SimulatedFleet(arm, self._shape(plain), costs, _texts(plain), classes, 0)
         fleet.start(trace, self.duration_s)
         return fleet
@@ -178,8 +177,8 @@ class Experiment:
             confidences_err=regime.overconfidence > 0,
         )
 
-    def run_seed(self, regime: Regime, seed: int, *, with_ablations: bool) -> list[Result]:
-        """Every arm on one trace, on the same texts."""
+    def run_seed(self, regime: Regime, seed: int, arms: Sequence[Arm]) -> list[Result]:
+        """The arms on one trace, on the same texts."""
         costs, classes = self.costs(regime), self.classes(regime)
         rate_per_s = regime.load * self.capacity_per_s(regime)
         duration_s = self.duration_s
@@ -187,7 +186,6 @@ class Experiment:
             duration_s += regime.trace[-1].arrival_s
         trace = self.trace(regime, seed, rate_per_s, duration_s)
         texts = _texts(regime)
-        arms = arms_of() + (ablations() if with_ablations else [])
         results = []
         for arm in arms:
             began = time.perf_counter()
@@ -206,8 +204,8 @@ def _run_inherited(i: int) -> list[Result]:
     return work(jobs[i])
 
 
-def _run_job(experiment: Experiment, with_ablations: bool, job: Job) -> list[Result]:
-    return experiment.run_seed(*job, with_ablations=with_ablations)
+def _run_job(experiment: Experiment, arms: Sequence[Arm], job: Job) -> list[Result]:
+    return experiment.run_seed(*job, arms)
 
 
 def _texts(regime: Regime) -> Texts:

@@ -67,7 +67,7 @@ def verdicts(results: Sequence[Result]) -> list[Verdict]:
     for regime, some in groupby(results, key=lambda one: one.regime):
         of_regime = list(some)
         for measure in _MEASURES:
-            values = {arm: _by_seed(of_regime, arm, measure) for arm in (DEFAULT, *_RIVALS)}
+            values = {arm: by_seed(of_regime, arm, measure) for arm in (DEFAULT, *_RIVALS)}
             rival = max(_RIVALS, key=lambda arm: float(np.mean(values[arm])))
             ours, theirs = values[DEFAULT], values[rival]
             found.append(
@@ -130,7 +130,8 @@ def save_results(path: Path, results: Sequence[Result], profile: StepCostProfile
     write_profile(path, table, kind=_KIND, format_version=_FORMAT_VERSION, metadata=metadata)
 
 
-def _by_seed(results: Sequence[Result], arm: str, measure: str) -> list[float]:
+def by_seed(results: Sequence[Result], arm: str, measure: str) -> list[float]:
+    """What an arm's runs came to, in the order of their seeds."""
     runs = sorted((one for one in results if one.arm == arm), key=lambda one: one.seed)
     return [float(getattr(run, measure)) for run in runs]
 
@@ -155,8 +156,8 @@ def _side_by_side(results: Sequence[Result]) -> list[str]:
         ]
         for regime in _regimes(results):
             some = [one for one in results if one.regime == regime]
-            ours = _by_seed(some, DEFAULT, measure)
-            cells = [str(paired_ratio(_by_seed(some, arm, measure), ours)) for arm in others]
+            ours = by_seed(some, DEFAULT, measure)
+            cells = [str(paired_ratio(by_seed(some, arm, measure), ours)) for arm in others]
             lines.append(f"| {regime} | {np.mean(ours):.4g} | {' | '.join(cells)} |")
         lines.append("")
     return lines
@@ -202,11 +203,11 @@ def _class_table(results: Sequence[Result]) -> list[str]:
     for regime in _regimes(results):
         some = [one for one in results if one.regime == regime]
         cells = [
-            f"{100 * np.mean(_by_seed(some, DEFAULT, m)):.1f} %, "
-            f"{100 * np.mean(_by_seed(some, bare, m)):.1f} %"
+            f"{100 * np.mean(by_seed(some, DEFAULT, m)):.1f} %, "
+            f"{100 * np.mean(by_seed(some, bare, m)):.1f} %"
             for m in ("latency_attainment", "batch_attainment")
         ]
-        ratio = paired_ratio(*(_by_seed(some, arm, "tokens_per_s") for arm in (DEFAULT, bare)))
+        ratio = paired_ratio(*(by_seed(some, arm, "tokens_per_s") for arm in (DEFAULT, bare)))
         lines.append(f"| {regime} | {' | '.join(cells)} | {ratio} |")
     return lines
 
@@ -223,7 +224,7 @@ def _ablation_table(results: Sequence[Result]) -> list[str]:
         some = [one for one in results if one.regime == regime]
         cells = [
             ", ".join(
-                str(paired_ratio(_by_seed(some, DEFAULT, m), _by_seed(some, arm, m)))
+                str(paired_ratio(by_seed(some, DEFAULT, m), by_seed(some, arm, m)))
                 for m in _MEASURES
             )
             for arm in arms

@@ -130,6 +130,6 @@ def test_an_unknown_regime_is_refused(capsys):
 def test_a_broken_guardrail_is_the_exit_status(monkeypatch, capsys):
     from autoscale.simulation import command
 
-    monkeypatch.setattr(command.Experiment, "run", lambda *_, **__: results(90.0))
+    monkeypatch.setattr(command.Experiment, "run", lambda *_: results(90.0))
     assert simulate(*SMALL) == 1
     assert "below the guardrail" in capsys.readouterr().out
