@@ -21,8 +21,8 @@ class WeightLaw:
     """How much more a class weighs by the share of its promises that should be kept and are not:
     1 + `gain` times that share, up to `most`."""
 
-    gain: float = 8.0
-    most: float = 1.5
+    gain: float = 32.0
+    most: float = 2.0
 
 
 USUAL_LAW = WeightLaw()
@@ -70,9 +70,10 @@ def class_weights(
 ) -> dict[str, float]:
     """More weight to classes whose promise is kept less often than it should be.
 
-    The class that falls short least has weight 1, the others up to 1.5; all have 1 while every
-    promise is kept. They move verify budgets to requests at risk (design section 7). Larger
-    weights cost more throughput than they bring: what is verified for one class beyond its
+    The class that falls short least has weight 1; all have 1 while every promise is kept. They
+    move verify budgets to requests at risk (design section 7). The usual law is the one that
+    brought a latency class most under pressure, of those that cost at most a percent of
+    throughput (`autoscale.simulation.weight_search`): what is verified for one class beyond its
     share is the less likely to be accepted.
     """
     deficits = {one.name: _deficit(one, fleet.outcomes.get(one.name)) for one in classes}

@@ -55,12 +55,12 @@ def test_the_wait_for_drafts_is_of_those_that_draft():
     [
         ({}, (1, 1)),
         ({"latency": (100, 100), "batch": (100, 95)}, (1, 1)),
-        ({"latency": (100, 90), "batch": (100, 95)}, (1.4, 1)),
-        ({"latency": (100, 0), "batch": (100, 95)}, (1.5, 1)),
+        ({"latency": (100, 93), "batch": (100, 95)}, (1.64, 1)),
+        ({"latency": (100, 0), "batch": (100, 95)}, (2, 1)),
         ({"latency": (100, 90), "batch": (100, 85)}, (1, 1)),
         ({"latency": (3, 0)}, (1, 1)),
     ],
-    ids=["nothing known", "kept", "missed by 5 points", "always missed", "both alike", "too few"],
+    ids=["nothing known", "kept", "missed by 2 points", "always missed", "both alike", "too few"],
 )
 def test_weight_goes_to_the_class_whose_promise_is_not_kept(outcomes, weights):
     found = class_weights(fleet_load([with_outcomes(**outcomes)]), CLASSES)
