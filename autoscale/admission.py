@@ -14,7 +14,6 @@ from typing import Literal, NamedTuple
 
 from autoscale.drain_rate import DrainRate
 from autoscale.fair_queue import FairQueue
-from autoscale.plan import NO_PLAN, SHED_SHARE, ReplicaPlan
 from autoscale.request_cost import PREFILL_WORK, RequestCost
 from autoscale.seat_limit import TokenTime
 from autoscale.service_class import ServiceClass
@@ -84,12 +83,11 @@ class Admission:
     """The seats of one replica and the queue before them.
 
     `offer` a ticket: it is seated, queued or refused. `advance` whenever one has left, and at
-    `next_deadline_s`, to see who is next. `plan` may be replaced at any time.
+    `next_deadline_s`, to see who is next.
     """
 
     def __init__(self, limits: ReplicaLimits) -> None:
         self.limits = limits
-        self.plan: ReplicaPlan = NO_PLAN
         self.token_time = TokenTime()
         self._queue: FairQueue[Ticket] = FairQueue()
         self._seated: set[Ticket] = set()
@@ -224,8 +222,8 @@ class Admission:
 
     def allowed_wait_s(self, service_class: ServiceClass) -> float:
         """How long a request may wait for a seat before its promise is past keeping."""
-        shed_s = self.plan.shed_after_s.get(service_class.name, SHED_SHARE * service_class.ttft_s)
-        return max(0.0, min(shed_s, service_class.ttft_s - _START_MARGIN * self._start_s))
+        start_s = service_class.ttft_s - _START_MARGIN * self._start_s
+        return max(0.0, min(service_class.longest_wait_s, start_s))
 
     def _seat(self, ticket: Ticket, now_s: float) -> None:
         self._queue.take(ticket)

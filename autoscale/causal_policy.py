@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autoscale.draft_cost import DraftCost
+from autoscale.draft_experience import NO_EXPERIENCE, DraftExperience
 from autoscale.fleet_step_cost import StepCostReport
 from autoscale.guard import Guard
 from autoscale.live_step_cost import LiveStepCost
@@ -30,20 +31,18 @@ class Causal:
     """Schedules on a step-cost table that is corrected while serving.
 
     Steps with draft tokens and steps without correct a copy of their own: what is compared
-    is then what either was seen to take.
+    is then what either was seen to take. `drafts` is what is known of drafting before.
     """
 
     reads_confidences = True
 
-    def __init__(
-        self, step_cost: StepCostTable, draft_s: Mapping[int, float] | None = None
-    ) -> None:
+    def __init__(self, step_cost: StepCostTable, drafts: DraftExperience = NO_EXPERIENCE) -> None:
         self._plain = LiveStepCost(step_cost)
         self._drafted = LiveStepCost(step_cost)
         self._curve = CostCurve(step_cost.envelope())
         self._curve_is_of = 0  # drafted steps
-        self._draft_cost = DraftCost(draft_s)
-        self._guard = Guard()
+        self._draft_cost = DraftCost(dict(drafts.draft_s))
+        self._guard = Guard(drafts.accepted, drafts.verified, drafts.num_drafts)
         self._num_requests = 0
         self._context_tokens = 0  # of all requests, in the last step
 
@@ -119,15 +118,23 @@ class Causal:
         self._guard.forget(request_id)
 
     def learned(self) -> StepCostReport:
-        """Step costs for other replicas to start from: of each size, of the kind of step that
-        came up more often."""
+        """What other replicas may start from: step costs, of each size of the kind of step that
+        came up more often, and how drafting was."""
         plain, drafted = self._plain.learned(), self._drafted.learned()
         pairs = list(zip(self._plain.visits, self._drafted.visits, strict=True))
         costs = zip(pairs, plain.step_cost_s, drafted.step_cost_s, strict=True)
         chosen = [p if visits[0] >= visits[1] else d for visits, p, d in costs]
         usual = plain if self._plain.num_steps >= self._drafted.num_steps else drafted
         rising = tuple(np.maximum.accumulate(chosen).tolist())
-        return StepCostReport(replace(usual, step_cost_s=rising), tuple(map(max, pairs)))
+        achieved = self._guard.achieved
+        drafts = DraftExperience(
+            tuple(sorted(self._draft_cost.mean_s.items())),
+            achieved.accepted,
+            achieved.verified,
+            achieved.num_drafts,
+        )
+        table = replace(usual, step_cost_s=rising)
+        return StepCostReport(table, tuple(map(max, pairs)), drafts)
 
     def snapshot(self) -> dict[str, Any]:
         """What it goes by now; times in seconds."""
@@ -153,10 +160,8 @@ class Lookahead(Causal):
     that is drawn now decides it; which ones follows from what is drawn now.
     """
 
-    def __init__(
-        self, step_cost: StepCostTable, draft_s: Mapping[int, float] | None = None
-    ) -> None:
-        super().__init__(step_cost, draft_s)
+    def __init__(self, step_cost: StepCostTable, drafts: DraftExperience = NO_EXPERIENCE) -> None:
+        super().__init__(step_cost, drafts)
         self._curve = CostCurve(step_cost)  # dents and all
         self._worth_before: NDArray[np.float64] | None = None
 

@@ -55,6 +55,11 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     simulate.add_argument("--steps", type=int, default=1000, help="of a run, with every seat taken")
     simulate.add_argument("--workers", type=int, default=1, help="processes")
     simulate.add_argument("--no-ablation", action="store_true", help="leave out the plan's fields")
+    simulate.add_argument(
+        "--search-weights",
+        action="store_true",
+        help="instead: laws for the weights of service classes, at loads of 90 to 120 %%",
+    )
     simulate.set_defaults(run=_simulate)
 
 

@@ -15,8 +15,8 @@ class DraftCost:
 
     Between two of them the cost is linear. Beyond the largest it goes on with the slope from
     the smallest; as long as only one has come up, and below the smallest, with the slope that
-    batched drafters have. `known_s` is what a profile tells, by number of requests; without it
-    the cost is 0 at first, so that drafting is tried.
+    batched drafters have. `known_s` is what a profile or other replicas tell, by number of
+    requests; without it the cost is 0 at first, so that drafting is tried.
     """
 
     def __init__(self, known_s: Mapping[int, float] | None = None) -> None:
@@ -29,6 +29,11 @@ class DraftCost:
         weight = max(_WEIGHT, 1 / seen)
         self._num_seen[num_requests] = seen
         self._mean_s[num_requests] = mean_s + weight * (draft_s - mean_s)
+
+    @property
+    def mean_s(self) -> Mapping[int, float]:
+        """By number of requests, what is known of it."""
+        return self._mean_s
 
     def at(self, num_requests: int) -> float:
         """Seconds to draft for `num_requests`."""

@@ -13,6 +13,7 @@ import hashlib
 import numpy as np
 from numpy.typing import NDArray
 
+EXPLORATION_RATE = 0.02  # of drafts, verified to their full limit whatever is believed of them
 _GOLDEN = 0x9E3779B97F4A7C15
 _MASK = (1 << 64) - 1
 _EXPLORING, _SAMPLING = 1, 2  # decisions for different purposes must not hang together

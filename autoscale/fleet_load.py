@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import NamedTuple
 
@@ -60,7 +60,13 @@ def _is_amount(number: object) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class FleetLoad:
-    """The sums over replicas; rates are of the whole fleet."""
+    """The sums over replicas; rates are of the whole fleet.
+
+    `draft_wait_s` is what a step of a replica that drafts waits for drafts, on average. What one
+    report cannot tell is None until somebody has followed the fleet: arrivals per second
+    expected in a minute (`autoscale.trend`), draft tokens accepted per draft of late, and the
+    share of their time that drafter replicas draft.
+    """
 
     num_replicas: int
     running: int
@@ -70,9 +76,11 @@ class FleetLoad:
     arrivals_per_s: float
     prompt_tokens_per_s: float
     tokens_per_s: float
-    num_drafts: int
-    accepted_tokens: int
+    draft_wait_s: float
     outcomes: Mapping[str, ClassOutcomes]
+    expected_arrivals_per_s: float | None = None
+    accepted_per_draft: float | None = None
+    drafter_busy: float | None = None
 
 
 def fleet_load(loads: Collection[ReplicaLoad]) -> FleetLoad:
@@ -92,7 +100,10 @@ def fleet_load(loads: Collection[ReplicaLoad]) -> FleetLoad:
         arrivals_per_s=sum(load.arrivals_per_s for load in loads),
         prompt_tokens_per_s=sum(load.prompt_tokens_per_s for load in loads),
         tokens_per_s=sum(load.tokens_per_s for load in loads),
-        num_drafts=sum(load.num_drafts for load in loads),
-        accepted_tokens=sum(load.accepted_tokens for load in loads),
+        draft_wait_s=_mean([load.draft_wait_s for load in loads if load.num_drafts]),
         outcomes={name: ClassOutcomes(*both) for name, both in counts.items()},
     )
+
+
+def _mean(values: Sequence[float]) -> float:
+    return math.fsum(values) / len(values) if values else 0.0

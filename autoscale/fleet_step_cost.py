@@ -1,4 +1,7 @@
-"""Step costs that a fleet learned: merged over replicas, versioned, kept as a profile."""
+"""Step costs that a fleet learned: merged over replicas, versioned, kept as a profile.
+
+How drafting is goes along with them to new replicas; it depends on the drafter, and is not kept.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from autoscale.draft_experience import NO_EXPERIENCE, DraftExperience
 from autoscale.step_cost import StepCostTable
 from profiles.step_cost import LEARNED, VERIFY, EngineProvenance, StepCostProfile, StepCostRow
 
@@ -25,12 +29,13 @@ _CONTEXTS = (0, 1024)  # tokens per request, at which a learned table is written
 class StepCostReport:
     """What a replica learned: costs at the entries of the profile it started from.
 
-    `num_steps` are its recent steps near each entry. Raises ValueError where they do not
-    match.
+    `num_steps` are its recent steps near each entry, `drafts` is how drafting was. Raises
+    ValueError where entries and steps do not match.
     """
 
     table: StepCostTable
     num_steps: tuple[float, ...]
+    drafts: DraftExperience = NO_EXPERIENCE
 
     def __post_init__(self) -> None:
         if len(self.num_steps) != len(self.table.n_tokens) or not min(self.num_steps) >= 0:
@@ -38,7 +43,7 @@ class StepCostReport:
 
     def to_plain(self) -> dict[str, Any]:
         """As plain values, to be sent."""
-        return asdict(self.table) | {"num_steps": self.num_steps}
+        return asdict(self.table) | {"num_steps": self.num_steps, "drafts": asdict(self.drafts)}
 
     @classmethod
     def from_plain(cls, plain: Mapping[str, Any]) -> StepCostReport:
@@ -51,8 +56,11 @@ class StepCostReport:
                 raise ValueError("step costs have to be finite numbers")
             if max(lists[1]) > _LONGEST_STEP_S:
                 raise ValueError(f"no step takes {max(lists[1])} s")
-            return cls(StepCostTable(lists[0], lists[1], *slopes), lists[2])
-        except (KeyError, TypeError) as error:
+            told = dict(plain.get("drafts", {}))  # replicas of before have none
+            pairs = tuple((int(n), float(took_s)) for n, took_s in told.pop("draft_s", ()))
+            drafts = DraftExperience(pairs, **told)
+            return cls(StepCostTable(lists[0], lists[1], *slopes), lists[2], drafts)
+        except (KeyError, TypeError, OverflowError) as error:
             raise ValueError(f"a report of step costs is malformed: {error!r}") from None
 
 
@@ -87,11 +95,13 @@ class FleetStepCost:
         known = self._merged.get(engine)
         if known is None:
             return None
-        table, num_steps = merge_step_costs(known.table, self._reports.get(engine, {}).values())
+        reports = self._reports.get(engine, {}).values()
+        table, num_steps = merge_step_costs(known.table, reports)
+        drafts = merge_experience([report.drafts for report in reports])
         if _differs(table, known.table):
-            known = Merged(table, num_steps, known.version + 1)
+            known = Merged(table, num_steps, known.version + 1, drafts)
         else:
-            known = replace(known, num_steps=num_steps)
+            known = replace(known, num_steps=num_steps, drafts=drafts)
         self._merged[engine] = known
         return known
 
@@ -128,11 +138,12 @@ def _relative_cost(usual: StepCostTable, report: StepCostReport) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Merged:
-    """A table, the recent steps behind each of its entries, and its version."""
+    """A table, the recent steps behind each of its entries, its version, and how drafting is."""
 
     table: StepCostTable
     num_steps: tuple[float, ...]
     version: int = 0
+    drafts: DraftExperience = NO_EXPERIENCE
 
     @property
     def is_learned(self) -> bool:
@@ -141,7 +152,7 @@ class Merged:
 
     def to_plain(self) -> dict[str, Any]:
         """As plain values, to be handed to a new replica (`StepCostReport.from_plain`)."""
-        return StepCostReport(self.table, self.num_steps).to_plain()
+        return StepCostReport(self.table, self.num_steps, self.drafts).to_plain()
 
 
 def merge_step_costs(
@@ -179,6 +190,23 @@ def merge_step_costs(
         slope("pair_s"),
     )
     return table, tuple(total.tolist())
+
+
+def merge_experience(reports: Collection[DraftExperience]) -> DraftExperience:
+    """How drafting usually is: medians over the replicas that drafted."""
+    drafted = [one for one in reports if one.num_drafts]
+    if not drafted:
+        return NO_EXPERIENCE
+    by_count: dict[int, list[float]] = {}
+    for one in drafted:
+        for n, draft_s in one.draft_s:
+            by_count.setdefault(n, []).append(draft_s)
+    return DraftExperience(
+        tuple((n, float(np.median(draft_s))) for n, draft_s in sorted(by_count.items())),
+        float(np.median([one.accepted for one in drafted])),
+        float(np.median([one.verified for one in drafted])),
+        sum(one.num_drafts for one in drafted),
+    )
 
 
 def weighted_median(values: NDArray[np.float64], weights: NDArray[np.float64]) -> float:

@@ -68,12 +68,16 @@ class Achieved:
 
 
 class Guard:
-    """Stops drafting that does not pay, and probes again after a bounded number of steps."""
+    """Stops drafting that does not pay, and probes again after a bounded number of steps.
 
-    def __init__(self) -> None:
+    `accepted` and `verified` are draft tokens per draft as others saw them in `num_drafts`:
+    with enough of them the first looks at whether drafting pays are spared.
+    """
+
+    def __init__(self, accepted: float = 0.0, verified: float = 0.0, num_drafts: int = 0) -> None:
         self.drafting = True
         self.num_probes = 0
-        self.achieved = Achieved()
+        self.achieved = Achieved(accepted, verified, min(num_drafts, _MEMORY))
         self._own: dict[str, Achieved] = {}
         self._paused: dict[str, int] = {}  # steps that a request still goes without drafts
         self._plain_steps = 0

@@ -6,20 +6,26 @@ nothing, and bounded ones always: a replica that follows a bad plan is slower, n
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from autoscale.fleet_load import ClassOutcomes, FleetLoad, ReplicaLoad, fleet_load
 from autoscale.service_class import ServiceClass
 
-_WEIGHT_GAIN = 8.0
-_MAX_WEIGHT = 1.5
 _MIN_OUTCOMES = 20.0  # requests of a class that ended lately, before its attainment counts
 _MAX_RELATIVE_COST = 8.0
-# Of the promised time to the first token, that a request may wait for a seat: what comes before
-# the gate, and behind the first token, is not seen there and takes its time on busy machines.
-SHED_SHARE = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class WeightLaw:
+    """How much more a class weighs by the share of its promises that should be kept and are not:
+    1 + `gain` times that share, up to `most`."""
+
+    gain: float = 32.0
+    most: float = 2.0
+
+
+USUAL_LAW = WeightLaw()
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,50 +33,52 @@ class ReplicaPlan:
     """The fleet's advice to a replica.
 
     `expected_requests` and `expected_prefill_tokens` are per step over the next interval,
-    `class_weights` by service class (missing: 1), `shed_after_s` by class how long a request may
-    wait for a seat. None and empty where local rules are to decide. They decide always how many
-    seats there are (counts by step cost and the tightest promise lost 7 to 22 % of goodput in
-    simulation), how long drafts are waited for, and how requests are routed by speed (what a
-    plan added to either brought nothing there).
+    `class_weights` by service class (missing: 1). None and empty where local rules are to
+    decide. They decide always how many seats there are (counts by step cost and the tightest
+    promise lost 7 to 22 % of goodput in simulation), how long a request may wait for one (its
+    promise says that), how long drafts are waited for, and how requests are routed by speed
+    (what a plan added to either brought nothing there).
     """
 
     expected_requests: float | None = None
     expected_prefill_tokens: float | None = None
     class_weights: Mapping[str, float] = field(default_factory=dict)
-    shed_after_s: Mapping[str, float] = field(default_factory=dict)
 
 
 NO_PLAN = ReplicaPlan()
 
 
-def make_plans(loads: Sequence[ReplicaLoad], classes: Sequence[ServiceClass]) -> list[ReplicaPlan]:
+def make_plans(
+    loads: Sequence[ReplicaLoad], classes: Sequence[ServiceClass], law: WeightLaw = USUAL_LAW
+) -> list[ReplicaPlan]:
     """A plan per replica, in their order."""
     fleet = fleet_load(loads)
-    weights = class_weights(fleet, classes)
-    shed_after = shed_after_s(classes)
+    weights = class_weights(fleet, classes, law)
     shares = speed_shares(loads)
     return [
         ReplicaPlan(
             expected_requests=expected_requests(fleet, load, share),
             expected_prefill_tokens=expected_prefill_tokens(fleet, load, share),
             class_weights=weights,
-            shed_after_s=shed_after,
         )
         for load, share in zip(loads, shares, strict=True)
     ]
 
 
-def class_weights(fleet: FleetLoad, classes: Sequence[ServiceClass]) -> dict[str, float]:
+def class_weights(
+    fleet: FleetLoad, classes: Sequence[ServiceClass], law: WeightLaw = USUAL_LAW
+) -> dict[str, float]:
     """More weight to classes whose promise is kept less often than it should be.
 
-    The class that falls short least has weight 1, the others up to 1.5; all have 1 while every
-    promise is kept. They move verify budgets to requests at risk (design section 7). Larger
-    weights cost more throughput than they bring: what is verified for one class beyond its
+    The class that falls short least has weight 1; all have 1 while every promise is kept. They
+    move verify budgets to requests at risk (design section 7). The usual law is the one that
+    brought a latency class most under pressure, of those that cost at most a percent of
+    throughput (`autoscale.simulation.weight_search`): what is verified for one class beyond its
     share is the less likely to be accepted.
     """
     deficits = {one.name: _deficit(one, fleet.outcomes.get(one.name)) for one in classes}
     least = min(deficits.values(), default=0.0)
-    return {n: min(1 + _WEIGHT_GAIN * (d - least), _MAX_WEIGHT) for n, d in deficits.items()}
+    return {n: min(1 + law.gain * (d - least), law.most) for n, d in deficits.items()}
 
 
 def _deficit(promised: ServiceClass, outcomes: ClassOutcomes | None) -> float:
@@ -104,8 +112,3 @@ def expected_prefill_tokens(fleet: FleetLoad, load: ReplicaLoad, share: float) -
 
 def _bounded_cost(load: ReplicaLoad) -> float:
     return min(max(load.relative_step_cost, 1e-3), _MAX_RELATIVE_COST)
-
-
-def shed_after_s(classes: Sequence[ServiceClass]) -> dict[str, float]:
-    """How long a request may wait for a seat before its promise is past keeping."""
-    return {one.name: SHED_SHARE * one.ttft_s for one in classes if math.isfinite(one.ttft_s)}

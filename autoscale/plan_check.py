@@ -18,9 +18,8 @@ _BOUNDS: dict[str, tuple[float, float]] = {
     "expected_requests": (0.0, 65536.0),
     "expected_prefill_tokens": (0.0, float(1 << 24)),
     "class_weights": (0.1, 10.0),
-    "shed_after_s": (1e-3, 86400.0),
 }
-_BY_CLASS = ("class_weights", "shed_after_s")
+_BY_CLASS = ("class_weights",)
 
 
 class Checked(NamedTuple):

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from autoscale.causal_policy import Causal, Lookahead
+from autoscale.draft_experience import NO_EXPERIENCE, DraftExperience
 from autoscale.policies import Fixed, Off, Policy, Threshold
 from autoscale.step_cost import StepCostTable
 
@@ -21,9 +21,9 @@ FORMS = (
 def make_policy(
     settings: dict[str, Any],
     step_cost: StepCostTable,
-    draft_s: Mapping[int, float] | None = None,
+    drafts: DraftExperience = NO_EXPERIENCE,
 ) -> Policy:
-    """A new policy of one of the forms in `FORMS`; `draft_s` is drafting's time by requests.
+    """A new policy of one of the forms in `FORMS`; `drafts` is what is known of drafting.
 
     Raises ValueError for anything else, saying what is accepted.
     """
@@ -37,9 +37,9 @@ def make_policy(
         ):
             return Threshold(float(p))
         case {"kind": "causal", **rest} if not rest:
-            return Causal(step_cost, draft_s)
+            return Causal(step_cost, drafts)
         case {"kind": "lookahead", **rest} if not rest:
-            return Lookahead(step_cost, draft_s)
+            return Lookahead(step_cost, drafts)
     raise ValueError(f"policy {settings!r} is not one of {', '.join(FORMS)}")
 
 

@@ -14,9 +14,6 @@ _SEATS_IN_USE = 0.8  # of those that keep promises, so that chance finds the res
 _DRAFTER_BUSY = 0.6
 _DRAFTER_SATURATED = 0.85  # beyond which demand may be any
 _SATURATED_GROWTH = 1.5
-_HORIZON_S = 60.0  # about what a replica takes to come up
-_MOST_GROWTH = 2.0  # by trend
-_TREND_MEMORY_S = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,34 +59,6 @@ class DrafterPool:
         """
         waited = 2 * self.wait_steps if math.isfinite(self.wait_steps) else 0.0
         return max(self.busy, waited)
-
-
-@dataclass(frozen=True, slots=True)
-class Trend:
-    """Demand as it was, smoothed, with its slope in seats per second."""
-
-    demand_seats: float
-    per_s: float
-    at_s: float
-
-    def followed(self, demand_seats: float, now_s: float) -> Trend:
-        """After a look at `now_s`; begun anew where that is before the last one, as the clock
-        was set back."""
-        elapsed_s = now_s - self.at_s
-        if elapsed_s < 0:
-            return Trend(demand_seats, 0.0, now_s)
-        if not elapsed_s > 0:
-            return self
-        weight = 1 - math.exp(-elapsed_s / _TREND_MEMORY_S)
-        smoothed = self.demand_seats + weight * (demand_seats - self.demand_seats)
-        per_s = (smoothed - self.demand_seats) / elapsed_s
-        return Trend(smoothed, self.per_s + weight * (per_s - self.per_s), now_s)
-
-
-def expected_demand(demand_seats: float, trend: Trend) -> float:
-    """Demand when a replica that is asked for now will be there; a fall is not expected."""
-    growth = max(trend.per_s, 0.0) * _HORIZON_S
-    return min(demand_seats + growth, _MOST_GROWTH * demand_seats)
 
 
 def target_replicas(pool: TargetPool, demand_seats: float) -> int:

@@ -174,7 +174,7 @@ class FleetController:
         self._expire()
         for model_id in list(self._to_assign):
             self._assign(model_id)
-        self._plans.tick()
+        self._plans.tick(self._clock())
         reports = [report for report, _ in self._targets.values()]
         self._canaries.judge(reports, self._live_drafters(), self._clock())
 
@@ -255,7 +255,8 @@ class FleetController:
             model["speculation"] = speculation_totals([t["stats"] for t in model["targets"]])
             model["learned"] = self._learned(model_id)
             model["canary"] = self._canaries.snapshot(model_id)
-            model["load"] = asdict(self._plans.total(model_id))
+            busy = [one["busy"] for one in model["drafters"] if not one["canary"]]
+            model["load"] = asdict(self._plans.total(model_id, busy))
         return {
             "models": models,
             "lost_targets": self._lost_targets(),

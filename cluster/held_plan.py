@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from autoscale.plan import NO_PLAN, ReplicaPlan
+from autoscale.plan import NO_PLAN
 from autoscale.plan_check import checked
 from cluster.messages import TargetPlan
 
@@ -38,11 +38,6 @@ class HeldPlan:
     def is_stale(self) -> bool:
         """Whether local rules decide: there is no plan, or its time to live is up."""
         return self.plan is None or self._clock() - self._taken_s > self.plan.ttl_s
-
-    @property
-    def advice(self) -> ReplicaPlan:
-        """What to go by now."""
-        return NO_PLAN if self.plan is None or self.is_stale else self.plan.advice
 
     def take(self, plan: TargetPlan) -> bool:
         """Whether the plan is the one to go by from now on; False for one that is outdated."""

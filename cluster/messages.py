@@ -18,7 +18,7 @@ class DrafterReport:
 
     `secret` is the one it expects from targets: with another than the controller's it is
     given to no target yet. One on trial names its `canary` and who it is: `drafter` is id and
-    version.
+    version. `busy` is the share of the time since its last report that it drafted.
     """
 
     replica_id: str
@@ -30,6 +30,7 @@ class DrafterReport:
     secret: str = ""
     canary: str = ""
     drafter: tuple[str, str] | None = None
+    busy: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,10 +42,13 @@ def _model_lines(model_id: str, model: Mapping[str, Any]) -> list[str]:
     rows = [_COLUMNS, *(_target_row(target) for target in model["targets"])]
     return [
         f"{model_id}: {load['num_replicas']} replicas, {load['running']} running, "
-        f"{load['waiting']} waiting, {load['arrivals_per_s']:.1f} requests/s, "
-        f"{load['tokens_per_s']:.0f} tokens/s",
+        f"{load['waiting']} waiting, {load['arrivals_per_s']:.1f} requests/s "
+        f"({_number(load['expected_arrivals_per_s'], '.1f')} expected), "
+        f"{load['tokens_per_s']:.0f} tokens/s, "
+        f"{_number(load['accepted_per_draft'], '.2f')} accepted per draft",
         *table(rows),
         *(_engine_line(target) for target in model["targets"] if "engine" in target["stats"]),
+        *(_pool_line(load) if model["drafters"] else ()),
         *(_drafter_line(drafter) for drafter in model["drafters"]),
         *(canary_lines(model["canary"]) if model.get("canary") else ()),
         *(_promise_line(name, counts) for name, counts in sorted(load["outcomes"].items())),
@@ -107,6 +110,11 @@ def _engine_line(target: Mapping[str, Any]) -> str:
     said = f"DOWN for {engine['down_s']:.0f} s: {engine['down']}" if engine["down"] else "up"
     metrics = f"; tells no load ({engine['no_metrics']})" if engine["no_metrics"] else ""
     return f"engine {engine['url']} of {target['replica_id']}: {said}{metrics}"
+
+
+def _pool_line(load: Mapping[str, Any]) -> tuple[str, ...]:
+    busy, wait_ms = load["drafter_busy"], 1000 * load["draft_wait_s"]
+    return (f"drafters: {_number(busy, '.0%')} busy, a step waits {wait_ms:.1f} ms for drafts",)
 
 
 def _drafter_line(drafter: Mapping[str, Any]) -> str:

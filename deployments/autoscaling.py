@@ -10,18 +10,18 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Container, Mapping
+from dataclasses import asdict
 from typing import Any, Protocol
 
 from autoscale.replica_counts import (
     Bounds,
     DrafterPool,
     TargetPool,
-    Trend,
     drafter_replicas,
     drafters_of_fixed_targets,
-    expected_demand,
     target_replicas,
 )
+from autoscale.trend import Trend, expected_level
 
 logger = logging.getLogger(__name__)
 
@@ -103,18 +103,17 @@ def _decide(contexts: Contexts, id_: Any, drafters: Any) -> tuple[dict[Any, int]
     pool = _target_pool(context)
     now_s = float(context.current_time or 0.0)
     trend = _trend(context.policy_state or {}, pool, now_s)
-    wanted = target_replicas(pool, expected_demand(pool.demand_seats, trend))
+    wanted = target_replicas(pool, expected_level(pool.demand_seats, trend))
     counts = {id_: wanted}
     if drafters is not None and _numbers(contexts[drafters], BUSY):
         counts[drafters] = drafter_replicas(_drafter_pool(contexts[drafters]), pool, wanted)
-    state = {"demand_seats": trend.demand_seats, "per_s": trend.per_s, "at_s": trend.at_s}
-    return counts, {**(context.policy_state or {}), **state}
+    return counts, {**(context.policy_state or {}), **asdict(trend)}
 
 
 def _trend(state: Mapping[str, Any], pool: TargetPool, now_s: float) -> Trend:
-    if "at_s" not in state:
+    if "level" not in state:
         return Trend(pool.demand_seats, 0.0, now_s)
-    before = Trend(state["demand_seats"], state["per_s"], state["at_s"])
+    before = Trend(state["level"], state["per_s"], state["at_s"])
     return before.followed(pool.demand_seats, now_s)
 
 

@@ -7,6 +7,7 @@ import logging
 import os
 import secrets
 import time
+from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
 from typing import Any
@@ -28,6 +29,24 @@ from drafters.server import DraftServer
 
 SERVICE = "dspark-drafter"  # in traces
 logger = logging.getLogger(__name__)
+
+
+class BusyShare:
+    """The share of time that a drafter drafts, from its seconds of drafting so far.
+
+    `clock` is in seconds.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._since = (clock(), 0.0)  # and seconds of drafting until then
+
+    def take(self, drafted_s: float) -> float:
+        """Since the last call."""
+        since_s, drafted_before_s = self._since
+        now_s = self._clock()
+        self._since = (now_s, drafted_s)
+        return (drafted_s - drafted_before_s) / max(now_s - since_s, 1e-3)
 
 
 class DrafterServer:
@@ -68,6 +87,7 @@ class DrafterServer:
         )
         self._server.start()
         self._told = (time.monotonic(), self._server.stats)
+        self._busy = BusyShare()
         self._reports = asyncio.get_running_loop().create_task(self._report_forever())
 
     async def _report_forever(self) -> None:
@@ -85,16 +105,18 @@ class DrafterServer:
             await asyncio.sleep(INTERVAL_S)
 
     def _report(self) -> DrafterReport:
+        stats = self._server.stats
         return DrafterReport(
             replica_id=self._replica_id,
             model_id=self._model_id,
             address=self._server.address,
             pid=os.getpid(),
-            stats=asdict(self._server.stats) | {"engine": asdict(self._engine.stats)},
+            stats=asdict(stats) | {"engine": asdict(self._engine.stats)},
             public_key=self._server.public_key,
             secret=self._server.secret,
             canary=self._canary,
             drafter=self._version,
+            busy=self._busy.take(stats.total_step_s),
         )
 
     async def record_autoscaling_stats(self) -> dict[str, float]:

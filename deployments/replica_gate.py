@@ -17,7 +17,6 @@ from typing import Any
 from autoscale.admission import Admission, Refusal, ReplicaLimits, Ticket
 from autoscale.class_counts import ClassCounts, Latency
 from autoscale.demand import Demand
-from autoscale.plan import NO_PLAN, ReplicaPlan
 from autoscale.pool_view import ReplicaState
 from autoscale.request_cost import CostModel, RequestCost
 from autoscale.service_class import ServiceClass
@@ -62,16 +61,12 @@ class Seat:
 
 
 class ReplicaGate:
-    """`classes` by name, the default one first.
-
-    `plan` is asked for the fleet's advice before every decision.
-    """
+    """`classes` by name, the default one first."""
 
     def __init__(
         self,
         limits: ReplicaLimits,
         classes: Mapping[str, ServiceClass],
-        plan: Callable[[], ReplicaPlan] = lambda: NO_PLAN,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.costs = CostModel()
@@ -79,7 +74,6 @@ class ReplicaGate:
         self._classes = classes
         self._demand = Demand()
         self._counts = ClassCounts(classes.values())
-        self._plan = plan
         self._clock = clock
         self._num_states = 0
         self._waiting: dict[Ticket, asyncio.Future[None]] = {}
@@ -117,7 +111,6 @@ class ReplicaGate:
         self._demand.arrived(cost.num_sequences + num_unseen, now_s)
         self._arrived += 1 + num_unseen
         self._prompt_tokens += cost.prompt_tokens
-        self._admission.plan = self._plan()
         refusal = self._admission.offer(ticket, now_s)
         if refusal is not None:
             self._counts.shed(ticket, refusal.reason)
@@ -163,7 +156,6 @@ class ReplicaGate:
         if now_s - self._observed_s >= _OBSERVE_S:
             admission.observe(now_s)
             self._observed_s = now_s
-        admission.plan = self._plan()
         changes = admission.advance(now_s)
         for ticket in changes.seated:
             self._counts.admitted(ticket)

@@ -93,7 +93,7 @@ class TargetServer(LLMServer):  # type: ignore[misc]
             unread_tokens=UNREAD_STEPS * self.engine.max_step_tokens,
             queued_requests=queued_requests,
         )
-        self._gate = ReplicaGate(limits, promises, plan=lambda: self._held.advice)
+        self._gate = ReplicaGate(limits, promises)
         if self._drafts:
             (provenance, *_) = await self.collective_rpc("dspark_provenance")
             self._step_costs_of = EngineProvenance(**provenance)

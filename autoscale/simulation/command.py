@@ -7,11 +7,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from autoscale.simulation.experiment import Experiment, Settings
+from autoscale.simulation.experiment import Experiment, Settings, ablations, arms_of
 from autoscale.simulation.regimes import REGIMES, Regime
 from autoscale.simulation.report import guardrail_holds, report, save_results, verdicts
 from autoscale.simulation.results import BATCH, LATENCY
 from autoscale.simulation.traces import load_trace
+from autoscale.simulation.weight_search import PRESSURE, arms_of_laws, search_report
 from profiles.roofline import MACHINES, QWEN3_14B, modelled_profile
 from profiles.step_cost import load_step_cost
 
@@ -24,12 +25,12 @@ def simulate(args: argparse.Namespace) -> int:
         else load_step_cost(args.profile, may_be_modelled=True)
     )
     settings = Settings(args.replicas, args.seats, args.steps, args.seeds, args.workers)
+    experiment = Experiment(profile, settings)
+    if args.search_weights:
+        return _search_weights(experiment)
     regimes = regimes_named(args.regimes) if args.trace is None else [_replayed(args.trace)]
-    results = Experiment(profile, settings).run(
-        regimes,
-        with_ablations=not args.no_ablation,
-        progress=lambda line: print(line, file=sys.stderr, flush=True),
-    )
+    arms = arms_of() + ([] if args.no_ablation else ablations())
+    results = experiment.run(regimes, arms, _say)
     text = report(results, profile)
     print(text)
     if args.output is not None:
@@ -37,6 +38,15 @@ def simulate(args: argparse.Namespace) -> int:
         save_results(args.output / "runs.parquet", results, profile)
         (args.output / "report.md").write_text(text + "\n")
     return 0 if guardrail_holds(verdicts(results)) else 1
+
+
+def _search_weights(experiment: Experiment) -> int:
+    print(search_report(experiment.run(regimes_named(PRESSURE), arms_of_laws(), _say)))
+    return 0
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
 
 
 def regimes_named(names: Sequence[str] | None) -> list[Regime]:

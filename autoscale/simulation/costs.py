@@ -12,6 +12,8 @@ from autoscale.step_cost import StepCostTable
 from autoscale.step_cost_fit import costs_of
 from profiles.step_cost import StepCostProfile
 
+_ALONE = 0.5  # of a step in service: an assumption, as the demo's engine finds it
+
 
 @dataclass(frozen=True)
 class SimulatedCosts:
@@ -44,6 +46,12 @@ class SimulatedCosts:
     def draft_s(self, num_requests: int) -> float:
         drafts: DraftCost = self._draft_cost  # type: ignore[attr-defined]
         return self.drafter_slowdown * drafts.at(num_requests)
+
+    @property
+    def at_start(self) -> StepCostTable:
+        """What an engine that has just started says: forward passes alone, on an idle machine."""
+        told = self.told
+        return StepCostTable(told.n_tokens, tuple(_ALONE * cost for cost in told.step_cost_s))
 
     @property
     def told(self) -> StepCostTable:

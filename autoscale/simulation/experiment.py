@@ -5,18 +5,17 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from multiprocessing import get_context
 from typing import Any
 
 import numpy as np
 
-from autoscale.plan import ReplicaPlan
 from autoscale.policy_settings import make_policy
 from autoscale.service_class import ServiceClass
 from autoscale.simulation.costs import SimulatedCosts
-from autoscale.simulation.fleet import Arm, FleetShape, SimulatedFleet
+from autoscale.simulation.fleet import PLAN_FIELDS, Arm, FleetShape, SimulatedFleet
 from autoscale.simulation.regimes import Regime
 from autoscale.simulation.replica import EngineLimits
 from autoscale.simulation.results import BATCH, LATENCY, Result, quantile, summarise
@@ -25,19 +24,13 @@ from autoscale.simulation.traces import Arrival, draw_trace
 from profiles.step_cost import StepCostProfile
 
 DEFAULT = "fleet"
+CAUSAL = partial(make_policy, {"kind": "causal"})
 _NO_PROMISES = (ServiceClass(LATENCY, 1e9, 1e9), ServiceClass(BATCH, 1e9, 1e9))
 _GAMMA = 7
 _SATURATED = 3.0  # times a first guess of the capacity
 _PROMISED_AT = 0.6  # of the capacity: what nearly every request gets there is promised
 _TEXT_SEED = 7
 _USUAL_CONTEXT = 400  # tokens of a request
-_ABLATED: dict[str, object] = {
-    "expected_requests": None,
-    "expected_prefill_tokens": None,
-    "class_weights": {},
-    "shed_after_s": {},
-}
-
 
 Job = tuple[Regime, int]
 """A regime and a seed."""
@@ -54,24 +47,19 @@ class Settings:
     workers: int = 1
 
 
-def arms_of(costs: SimulatedCosts) -> list[Arm]:
-    """The fixed policies, the local rule, and what the plan adds to it."""
+def arms_of() -> list[Arm]:
+    """The fixed policies, the local rule without a plan, and with all of it."""
     fixed = [("off", {"kind": "off"})] + [
         (f"fixed {k}", {"kind": "fixed", "k": k}) for k in (1, 3, 5, 7)
     ]
     learning = [("local", {"kind": "causal"}), ("lookahead", {"kind": "lookahead"})]
-    arms = [Arm(name, partial(make_policy, s, costs.told)) for name, s in fixed + learning]
-    return [*arms, Arm(DEFAULT, partial(make_policy, {"kind": "causal"}, costs.told), True)]
+    arms = [Arm(name, partial(make_policy, settings)) for name, settings in fixed + learning]
+    return [*arms, Arm(DEFAULT, CAUSAL, PLAN_FIELDS)]
 
 
-def ablations_of(costs: SimulatedCosts) -> list[Arm]:
+def ablations() -> list[Arm]:
     """The default without each field of the plan."""
-    make = partial(make_policy, {"kind": "causal"}, costs.told)
-    return [Arm(f"without {name}", make, True, partial(_without, name)) for name in _ABLATED]
-
-
-def _without(name: str, plan: ReplicaPlan) -> ReplicaPlan:
-    return replace(plan, **{name: _ABLATED[name]})  # type: ignore[arg-type]
+    return [Arm(f"without {name}", CAUSAL, PLAN_FIELDS - {name}) for name in sorted(PLAN_FIELDS)]
 
 
 class Experiment:
@@ -88,17 +76,16 @@ class Experiment:
     def run(
         self,
         regimes: Sequence[Regime],
-        *,
-        with_ablations: bool,
+        arms: Sequence[Arm],
         progress: Callable[[str], None],
     ) -> list[Result]:
-        """All arms in all regimes, over `workers` processes."""
+        """The arms in all regimes, over `workers` processes."""
         for regime in regimes:  # before processes part
             self.capacity_per_s(regime)
             self.classes(regime)
         jobs = [(regime, seed) for regime in regimes for seed in range(self.settings.seeds)]
         results: list[Result] = []
-        for some in self._map(partial(_run_job, self, with_ablations), jobs):
+        for some in self._map(partial(_run_job, self, arms), jobs):
             results += some
             if some[0].seed == self.settings.seeds - 1:
                 progress(f"{some[0].regime}: done")
@@ -157,7 +144,7 @@ class Experiment:
         plain = Regime("pilot", 1.0, shape=regime.shape, padded_tokens=regime.padded_tokens)
         costs = self.costs(plain)
         trace = self.trace(plain, 0, rate_per_s, self.duration_s)
-        arm = next(arm for arm in arms_of(costs) if arm.name == "local")
+        arm = Arm("local", CAUSAL)
         fleet = SimulatedFleet(arm, self._shape(plain), costs, _texts(plain), classes, 0)
         fleet.start(trace, self.duration_s)
         return fleet
@@ -182,10 +169,16 @@ class Experiment:
 
     def _shape(self, regime: Regime) -> FleetShape:
         limits = EngineLimits(self.settings.seats)
-        return FleetShape(self.settings.num_replicas, regime.num_drafters, limits, regime.faults)
+        return FleetShape(
+            self.settings.num_replicas,
+            regime.num_drafters,
+            limits,
+            regime.faults,
+            confidences_err=regime.overconfidence > 0,
+        )
 
-    def run_seed(self, regime: Regime, seed: int, *, with_ablations: bool) -> list[Result]:
-        """Every arm on one trace, on the same texts."""
+    def run_seed(self, regime: Regime, seed: int, arms: Sequence[Arm]) -> list[Result]:
+        """The arms on one trace, on the same texts."""
         costs, classes = self.costs(regime), self.classes(regime)
         rate_per_s = regime.load * self.capacity_per_s(regime)
         duration_s = self.duration_s
@@ -193,7 +186,6 @@ class Experiment:
             duration_s += regime.trace[-1].arrival_s
         trace = self.trace(regime, seed, rate_per_s, duration_s)
         texts = _texts(regime)
-        arms = arms_of(costs) + (ablations_of(costs) if with_ablations else [])
         results = []
         for arm in arms:
             began = time.perf_counter()
@@ -212,8 +204,8 @@ def _run_inherited(i: int) -> list[Result]:
     return work(jobs[i])
 
 
-def _run_job(experiment: Experiment, with_ablations: bool, job: Job) -> list[Result]:
-    return experiment.run_seed(*job, with_ablations=with_ablations)
+def _run_job(experiment: Experiment, arms: Sequence[Arm], job: Job) -> list[Result]:
+    return experiment.run_seed(*job, arms)
 
 
 def _texts(regime: Regime) -> Texts:

@@ -5,24 +5,32 @@ from __future__ import annotations
 import heapq
 import random
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from itertools import count
 from typing import Any
 
 import numpy as np
 
-from autoscale.plan import ReplicaPlan, make_plans
+from autoscale.assignment import assign_drafters
+from autoscale.draft_experience import NO_EXPERIENCE, DraftExperience
+from autoscale.fleet_load import ReplicaLoad
+from autoscale.plan import NO_PLAN, ReplicaPlan, make_plans
 from autoscale.policies import Policy
 from autoscale.routing import Candidate, rank, relative_speeds
 from autoscale.service_class import ServiceClass
 from autoscale.simulation.costs import SimulatedCosts
+from autoscale.simulation.learning import SimulatedLearning
 from autoscale.simulation.replica import EngineLimits, ReplicaTotals, SimulatedReplica
 from autoscale.simulation.served import Served
 from autoscale.simulation.texts import Texts
 from autoscale.simulation.traces import Arrival
+from autoscale.step_cost import StepCostTable
 
 EXCHANGE_S = 0.5
-PlanFilter = Callable[[ReplicaPlan], ReplicaPlan]
+_LEARN_EVERY, _REFIT_EVERY = 10, 20  # exchanges
+ADVICE = tuple(one.name for one in fields(ReplicaPlan))
+PLAN_FIELDS = frozenset({*ADVICE, "calibrations", "step_cost", "drafter"})
+MakePlans = Callable[[Sequence[ReplicaLoad], Sequence[ServiceClass]], list[ReplicaPlan]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,36 +38,49 @@ class Faults:
     """What happens to the fleet besides load, at shares of the duration.
 
     Replica 0 is `slow_node` times slower than the profile says. The last replica is lost at
-    `loss_at`. Of the replicas, `late_replicas` are there only from `late_at` on.
+    `loss_at`, the first drafter of a pool at `drafter_loss_at`. Of the replicas, `late_replicas`
+    are there only from `late_at` on: their engines have just started, and measured their steps
+    alone.
     """
 
     slow_node: float = 1.0
     loss_at: float | None = None
     late_replicas: int = 0
     late_at: float = 0.0
+    drafter_loss_at: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class FleetShape:
     """`num_drafters` of 0: a drafter beside every target. `jitter` is the relative standard
-    deviation of a step."""
+    deviation of a step. Outcomes of drafts are kept, to learn calibrations of, where
+    `confidences_err`."""
 
     num_replicas: int = 8
     num_drafters: int = 0
     limits: EngineLimits = field(default_factory=EngineLimits)
     faults: Faults = field(default_factory=Faults)
     jitter: float = 0.03
+    confidences_err: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Arm:
-    """A policy to compare. The scheduler of one that `uses_plan` sees the plan; `plan_filter`
-    takes fields out of every plan, for ablations."""
+    """A policy to compare, and the fields of the plan, of `PLAN_FIELDS`, that it goes by.
+
+    `make_policy` is told step costs and how drafting is, `make_plans` the loads of all replicas
+    and what is promised.
+    """
 
     name: str
-    make_policy: Callable[[], Policy]
-    uses_plan: bool = False
-    plan_filter: PlanFilter = lambda plan: plan
+    make_policy: Callable[[StepCostTable, DraftExperience], Policy]
+    plan_fields: frozenset[str] = frozenset()
+    make_plans: MakePlans = make_plans
+
+    def advice(self, plan: ReplicaPlan) -> ReplicaPlan:
+        """What it follows of a plan."""
+        left_out = {name: getattr(NO_PLAN, name) for name in ADVICE if name not in self.plan_fields}
+        return replace(plan, **left_out)
 
 
 @dataclass(slots=True)
@@ -93,22 +114,26 @@ class SimulatedFleet:
         self._classes = classes
         self._router = random.Random(seed)
         self._speeds = [1.0] * shape.num_replicas
-        self._drafters_free_s = [0.0] * shape.num_drafters
+        self._drafters_free_s = dict.fromkeys(range(shape.num_drafters), 0.0)  # of those alive
+        self._drafter_of: dict[str, str] = {}
+        self._assign_drafters()
+        self._learning = SimulatedLearning()
+        self._num_exchanges = 0
         self._events: list[tuple[float, int, Callable[[float, Any], None], Any]] = []
         self._order = count()
-        self._replicas = [
+        self.replicas = [
             SimulatedReplica(
-                arm.make_policy(),
+                arm.make_policy(costs.told, NO_EXPERIENCE),
                 texts,
                 classes,
                 shape.limits,
                 self._step_s(i, np.random.default_rng([seed, 2, i])),
                 self._draft(i),
+                np.random.default_rng([seed, 3, i]),
+                keeps_outcomes=self._learns_calibrations,
             )
             for i in range(shape.num_replicas)
         ]
-        for replica in self._replicas:
-            replica.uses_plan = arm.uses_plan
         self._served: list[Served] = []
 
     def run(self, trace: Sequence[Arrival], duration_s: float) -> Outcome:
@@ -123,11 +148,14 @@ class SimulatedFleet:
             self._at(one.arrival.arrival_s, self._arrive, one)
         faults = self._shape.faults
         if faults.late_replicas:
-            for replica in self._replicas[-faults.late_replicas :]:
+            for replica in self.replicas[-faults.late_replicas :]:
                 replica.is_alive = False
+                replica.policy = self._arm.make_policy(self._costs.at_start, NO_EXPERIENCE)
                 self._at(faults.late_at * duration_s, self._come_up, replica)
         if faults.loss_at is not None:
-            self._at(faults.loss_at * duration_s, self._lose, self._replicas[-1])
+            self._at(faults.loss_at * duration_s, self._lose, self.replicas[-1])
+        if faults.drafter_loss_at is not None:
+            self._at(faults.drafter_loss_at * duration_s, self._lose_drafter, 0)
         self._at(EXCHANGE_S, self._exchange, None)
 
     def advance(self, until_s: float) -> Outcome:
@@ -135,7 +163,7 @@ class SimulatedFleet:
         while self._events and self._events[0][0] <= until_s:
             now_s, _, happen, subject = heapq.heappop(self._events)
             happen(now_s, subject)
-        return Outcome(self._served, [replica.totals for replica in self._replicas], until_s)
+        return Outcome(self._served, [replica.totals for replica in self.replicas], until_s)
 
     def _at(self, at_s: float, happen: Callable[[float, Any], None], subject: Any) -> None:
         heapq.heappush(self._events, (at_s, next(self._order), happen, subject))
@@ -145,12 +173,12 @@ class SimulatedFleet:
 
     def _submit(self, now_s: float, served: Served) -> None:
         """Where a router of the served fleet sends it, by what has been seen of speeds."""
-        alive = [i for i, replica in enumerate(self._replicas) if replica.is_alive]
+        alive = [i for i, replica in enumerate(self.replicas) if replica.is_alive]
         candidates = [
-            Candidate(float(self._replicas[i].num_requests), self._speeds[i]) for i in alive
+            Candidate(float(self.replicas[i].num_requests), self._speeds[i]) for i in alive
         ]
         best, *_ = rank(candidates, 1.0, self._router)
-        replica = self._replicas[alive[best]]
+        replica = self.replicas[alive[best]]
         replica.submit(served)
         if not replica.is_busy:
             replica.is_busy = True
@@ -176,14 +204,46 @@ class SimulatedFleet:
 
     def _exchange(self, now_s: float, _: None) -> None:
         """Every replica's load up, every replica's plan down."""
-        alive = [i for i, replica in enumerate(self._replicas) if replica.is_alive]
-        loads = [self._replicas[i].report(EXCHANGE_S, self._costs.step_s) for i in alive]
+        alive = [i for i, replica in enumerate(self.replicas) if replica.is_alive]
+        loads = [self.replicas[i].report(EXCHANGE_S, self._costs.step_s) for i in alive]
         speeds = relative_speeds([load.relative_step_cost for load in loads])
-        plans = make_plans(loads, self._classes)
+        plans = self._arm.make_plans(loads, self._classes)
         for i, plan, speed in zip(alive, plans, speeds, strict=True):
             self._speeds[i] = speed
-            self._replicas[i].take_plan(self._arm.plan_filter(plan))
+            self.replicas[i].take_plan(self._arm.advice(plan))
+        self._learn(alive)
+        if "drafter" in self._arm.plan_fields:
+            self._assign_drafters()
         self._at(now_s + EXCHANGE_S, self._exchange, None)
+
+    def _learn(self, alive: Sequence[int]) -> None:
+        """Now and then replicas report what became of drafts and what steps take."""
+        self._num_exchanges += 1
+        if self._num_exchanges % _LEARN_EVERY:
+            return
+        if self._shape.faults.late_replicas:  # for whom else would it be learned
+            for i in alive:
+                self._learning.absorb_step_cost(_name(i), self.replicas[i])
+        if not self._learns_calibrations:
+            return
+        for i in alive:
+            self._learning.absorb_outcomes(self.replicas[i])
+        if self._num_exchanges % _REFIT_EVERY == 0:
+            self._learning.refit()
+            for i in alive:
+                self.replicas[i].drafts.replica.adopt(self._learning.calibrations)
+
+    @property
+    def _learns_calibrations(self) -> bool:
+        return self._shape.confidences_err and "calibrations" in self._arm.plan_fields
+
+    def _assign_drafters(self) -> None:
+        targets = [_name(i) for i in range(self._shape.num_replicas)]
+        drafters = [_name(i) for i in self._drafters_free_s]
+        self._drafter_of = assign_drafters(targets, drafters, self._drafter_of)
+
+    def _lose_drafter(self, _: float, drafter: int) -> None:
+        del self._drafters_free_s[drafter]
 
     def _lose(self, now_s: float, replica: SimulatedReplica) -> None:
         for served in replica.lose_all():
@@ -191,6 +251,11 @@ class SimulatedFleet:
 
     def _come_up(self, _: float, replica: SimulatedReplica) -> None:
         replica.is_alive = True
+        if self._learns_calibrations:
+            replica.drafts.replica.adopt(self._learning.calibrations)
+        known = self._learning.step_cost if "step_cost" in self._arm.plan_fields else None
+        if known is not None:
+            replica.policy = self._arm.make_policy(known.table, known.drafts)
 
     def _step_s(self, index: int, rng: np.random.Generator) -> Callable[[int, int, int], float]:
         factor = self._shape.faults.slow_node if index == 0 else 1.0
@@ -202,19 +267,26 @@ class SimulatedFleet:
 
         return step_s
 
-    def _draft(self, index: int) -> Callable[[float, int], float]:
+    def _draft(self, index: int) -> Callable[[float, int], float | None]:
         """Beside the target, or in the queue of the drafter that the target is assigned."""
         free_s = self._drafters_free_s
+        target = _name(index)
 
         def beside(now_s: float, num_requests: int) -> float:
             return now_s + self._costs.draft_s(num_requests)
 
-        def queued(now_s: float, num_requests: int) -> float:
-            drafter = index % len(free_s)
+        def queued(now_s: float, num_requests: int) -> float | None:
+            drafter = int(self._drafter_of[target])
+            if drafter not in free_s:
+                return None
             free_s[drafter] = max(free_s[drafter], now_s) + self._costs.draft_s(num_requests)
             return free_s[drafter]
 
         return queued if free_s else beside
+
+
+def _name(index: int) -> str:
+    return f"{index:04}"
 
 
 def _jitter(rng: np.random.Generator, spread: float) -> Iterator[float]:

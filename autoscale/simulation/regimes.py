@@ -51,6 +51,7 @@ REGIMES: tuple[Regime, ...] = (
     Regime("replica lost", 0.8, faults=Faults(loss_at=0.4)),
     Regime("slow node", 0.7, faults=Faults(slow_node=2.0)),
     Regime("drafter pool saturated", 0.6, num_drafters=1, drafter_slowdown=3.0),
+    Regime("drafter lost", 0.8, num_drafters=4, faults=Faults(drafter_loss_at=0.3)),
     Regime("autoscaling lags", 0.9, faults=Faults(late_replicas=3, late_at=0.5)),
     Regime("overconfident drafter", 0.9, overconfidence=0.6),
     Regime("prefill-heavy", 0.9, shape=TraceShape(prompt_tokens=1500, output_tokens=60)),

@@ -18,6 +18,7 @@ from autoscale.fleet_load import OUTCOME_FADE, ClassOutcomes, ReplicaLoad
 from autoscale.plan import NO_PLAN, ReplicaPlan
 from autoscale.policies import Policy, StepOutcome, StepTerms, Verified
 from autoscale.service_class import ServiceClass
+from autoscale.simulation.confidences import CalibratedDrafts
 from autoscale.simulation.served import DecodingRows, Served
 from autoscale.simulation.texts import Texts
 from autoscale.step_terms import step_terms
@@ -26,8 +27,8 @@ _MEAN = 0.05  # weight of a new step in what it reports
 
 StepSeconds = Callable[[int, int, int], float]
 """Seconds of a step, by its tokens, decoding requests and their context tokens together."""
-Draft = Callable[[float, int], float]
-"""When drafts for so many requests that are asked for now will have come."""
+Draft = Callable[[float, int], float | None]
+"""When drafts for so many requests that are asked for now will have come; None: never."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,10 +57,7 @@ class _Prefill:
 
 
 class SimulatedReplica:
-    """Driven by `begin_step` and `end_step`, which say when the step ends and the next begins.
-
-    `uses_plan` says whether the scheduler looks at the plan; admission always does.
-    """
+    """Driven by `begin_step` and `end_step`, which say when the step ends and the next begins."""
 
     def __init__(
         self,
@@ -69,10 +67,13 @@ class SimulatedReplica:
         limits: EngineLimits,
         step_s: StepSeconds,
         draft: Draft,
+        rng: np.random.Generator,
+        *,
+        keeps_outcomes: bool = False,
     ) -> None:
         self.policy = policy
         self.plan: ReplicaPlan = NO_PLAN
-        self.uses_plan = True
+        self.drafts = CalibratedDrafts(texts.gamma, rng, keeps_outcomes=keeps_outcomes)
         self.totals = ReplicaTotals()
         self.is_busy = False
         self.is_alive = True
@@ -189,8 +190,9 @@ class SimulatedReplica:
         while self.waiting and len(self._rows) + len(self._prefills) < self._limits.seats:
             served = self.waiting.popleft()
             arrival = served.arrival
-            limit_s = self.plan.shed_after_s.get(arrival.service_class)
-            if limit_s is not None and now_s - arrival.arrival_s > limit_s and not served.produced:
+            waits_s = now_s - arrival.arrival_s
+            promised = self._classes[self._class_index[arrival.service_class]]
+            if waits_s > promised.longest_wait_s and not served.produced:
                 served.was_shed = True
                 self._count_outcome(served, is_met=False)
                 continue
@@ -223,13 +225,14 @@ class SimulatedReplica:
     def _commit(self, now_s: float, n_tokens: int, step_s: float, only_decodes: bool) -> None:
         rows = self._rows
         lengths = self._lengths
-        would = self._texts.would_accept[rows.text, rows.position]
+        would = self._texts.would_accept_at(rows.text, rows.position)
         accepted = np.minimum(lengths, would)
         num_requests = len(rows)
         verified = []
         if self._asked:
             sent, kept = lengths.tolist(), accepted.tolist()
             verified = [Verified(rows.ids[i], sent[i], kept[i]) for i in self._asked]
+            self.drafts.record(lengths[self._asked], accepted[self._asked], now_s)
             totals = self.totals
             totals.drafts += len(verified)
             totals.draft_tokens += sum(sent)
@@ -290,6 +293,8 @@ class SimulatedReplica:
             wanted = set(chosen)
             asked = [i for i in able if ids[i] in wanted]
         ready_s = self._draft(now_s, len(asked))
+        if ready_s is None:
+            return self._nothing_drafted(now_s)
         self._mean_wait_s += _MEAN * (ready_s - now_s - self._mean_wait_s)
         self.policy.record_draft(len(asked), ready_s - now_s)
         self._admit(asked, room, num_requests)
@@ -299,8 +304,10 @@ class SimulatedReplica:
         rows = self._rows
         every = len(asked) == num_requests
         some = slice(None) if every else np.array(asked)
-        confidences = self._texts.confidences[rows.text[some], rows.position[some]]
-        lengths = self.policy.admit(confidences, room[some], num_requests, self._terms(some))
+        confidences = self._texts.confidences_at(rows.text[some], rows.position[some])
+        lengths = self.drafts.admit(
+            self.policy, confidences, room[some], rows.seed[some], num_requests, self._terms(some)
+        )
         self._asked = asked
         if every:
             self._lengths = lengths
@@ -309,13 +316,15 @@ class SimulatedReplica:
             self._lengths[asked] = lengths
 
     def _terms(self, some: slice | NDArray[np.int64]) -> StepTerms:
-        weights = self._weights[self._rows.class_index] if self.uses_plan else None
+        weights = None
+        if not (self._weights == 1.0).all():
+            weights = self._weights[self._rows.class_index]
         return step_terms(
-            self.plan if self.uses_plan else NO_PLAN,
+            self.plan,
             len(self._rows),
             unread_tokens=sum(prefill.remaining for prefill in self._prefills),
             max_step_tokens=self._limits.max_step_tokens,
             max_requests=self._limits.seats,
-            weights=None if weights is None or (self._weights == 1.0).all() else weights,
+            weights=weights,
             drafted=some,
         )

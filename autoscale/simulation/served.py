@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from autoscale.exploration import request_seed
 from autoscale.simulation.traces import Arrival
 
 
@@ -35,7 +36,7 @@ class Served:
 class DecodingRows:
     """The decoding requests, one row each."""
 
-    __slots__ = ("class_index", "context", "ids", "output", "position", "served", "text")
+    __slots__ = ("class_index", "context", "ids", "output", "position", "seed", "served", "text")
 
     def __init__(self) -> None:
         self.ids: list[str] = []
@@ -43,6 +44,7 @@ class DecodingRows:
         self.text, self.position, self.output, self.context, self.class_index = (
             np.zeros(0, dtype=np.int64) for _ in range(5)
         )
+        self.seed = np.zeros(0, dtype=np.uint64)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -58,6 +60,7 @@ class DecodingRows:
             np.append(column, value)
             for column, value in zip(columns, (*values, class_index), strict=True)
         )
+        self.seed = np.append(self.seed, np.uint64(request_seed(id_)))
 
     def keep(self, rows: NDArray[np.bool_]) -> None:
         kept = np.flatnonzero(rows).tolist()
@@ -67,3 +70,4 @@ class DecodingRows:
         self.text, self.position, self.output, self.context, self.class_index = (
             column[rows] for column in columns
         )
+        self.seed = self.seed[rows]

@@ -23,7 +23,10 @@ _SUFFIX_DECAY = 0.15  # of the logit, per position in a draft
 @dataclass(frozen=True, slots=True)
 class Texts:
     """`confidences` float64 [texts, length, gamma] of a draft that starts at an output token,
-    as the drafter reports them; `would_accept` int64 [texts, length], were all verified."""
+    as the drafter reports them; `would_accept` int64 [texts, length], were all verified.
+
+    An output longer than `length` goes on as its text began.
+    """
 
     confidences: NDArray[np.float64]
     would_accept: NDArray[np.int64]
@@ -35,6 +38,22 @@ class Texts:
     @property
     def gamma(self) -> int:
         return int(self.confidences.shape[2])
+
+    def confidences_at(
+        self, text: NDArray[np.int64], position: NDArray[np.int64]
+    ) -> NDArray[np.float64]:
+        """[R, gamma] of drafts that start at these output tokens of these texts, int64 [R]."""
+        return self.confidences[text, position % self._length]
+
+    def would_accept_at(
+        self, text: NDArray[np.int64], position: NDArray[np.int64]
+    ) -> NDArray[np.int64]:
+        """[R], see `confidences_at`."""
+        return self.would_accept[text, position % self._length]
+
+    @property
+    def _length(self) -> int:
+        return int(self.would_accept.shape[1])
 
     @property
     def survival_ece(self) -> float:

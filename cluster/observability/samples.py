@@ -30,6 +30,15 @@ _OF_ACCEPTANCE = {
 }
 
 
+_OF_FLEET_LOAD = {
+    "dspark_fleet_arrivals_per_second": "arrivals_per_s",
+    "dspark_fleet_expected_arrivals_per_second": "expected_arrivals_per_s",
+    "dspark_fleet_drafter_busy": "drafter_busy",
+    "dspark_fleet_draft_wait_seconds": "draft_wait_s",
+    "dspark_fleet_accepted_per_draft": "accepted_per_draft",
+}
+
+
 class Sample(NamedTuple):
     """Of a gauge its value, of a counter its total, of a histogram one observation."""
 
@@ -147,6 +156,7 @@ def fleet_samples(
             ("drafter", sizes.drafters - own),
         ):
             yield Sample("dspark_fleet_missing_replicas", max(0, missing), tags | {"role": role})
+        yield from _known(_OF_FLEET_LOAD, model.get("load", {}), tags)
 
 
 def learning_samples(pair: DraftingPair, snapshot: Mapping[str, Any]) -> Iterator[Sample]:

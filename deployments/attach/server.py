@@ -61,7 +61,7 @@ class AttachedServer:
             kv_tokens=self._kv_tokens(),
             queued_requests=spec.max_queued_requests,
         )
-        self._gate = ReplicaGate(limits, promises, plan=lambda: self._held.advice)
+        self._gate = ReplicaGate(limits, promises)
         self._exchange = asyncio.create_task(
             exchange_forever(
                 context.app_name,

@@ -14,13 +14,12 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from autoscale.exploration import explores, request_seed
+from autoscale.exploration import EXPLORATION_RATE, explores, request_seed
 from autoscale.policies import PLAIN_TERMS, Policy, StepTerms, Verified
 from autoscale.replica_calibration import ReplicaCalibration, VerifiedDrafts
 from drafters.messages import StepRow
 from profiles.calibration_key import CALIBRATION_KEYS, calibration_key
 
-EXPLORATION_RATE = 0.02  # of drafts, verified to their full limit whatever is believed of them
 _STEPS_AHEAD = 32  # for which it is decided at once who explores
 
 

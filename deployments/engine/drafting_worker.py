@@ -17,6 +17,7 @@ from vllm.v1.worker.gpu_input_batch import InputBatch
 from autoscale.calibration_messages import calibrations_from_plain, report_to_plain
 from autoscale.causal_policy import Causal
 from autoscale.controls import Controls
+from autoscale.draft_experience import NO_EXPERIENCE, DraftExperience
 from autoscale.fleet_step_cost import StepCostReport
 from autoscale.step_cost import StepCostTable
 from autoscale.step_cost_fit import costs_of
@@ -69,7 +70,7 @@ class DraftingWorker:
         set_random_seed(self.model_config.seed)  # type: ignore[attr-defined]
         return times
 
-    def _costs(self, runner: Any) -> tuple[StepCostTable, dict[int, float]]:
+    def _costs(self, runner: Any) -> tuple[StepCostTable, DraftExperience]:
         """Seconds of a step, and of a draft by requests where a profile tells.
 
         Raises ProfileError for a profile that cannot be used here, naming the file and the
@@ -77,9 +78,11 @@ class DraftingWorker:
         """
         settings: WorkerSettings = runner.settings
         if settings.step_cost is None:
-            return measure_step_cost(runner), {}
+            return measure_step_cost(runner), NO_EXPERIENCE
         path = Path(settings.step_cost)
-        return costs_of(load_step_cost(path, self._provenance(), settings.step_cost_override))
+        profile = load_step_cost(path, self._provenance(), settings.step_cost_override)
+        table, draft_s = costs_of(profile)
+        return table, DraftExperience(tuple(sorted(draft_s.items())))
 
     def _provenance(self) -> EngineProvenance:
         settings: WorkerSettings = self.model_runner.settings  # type: ignore[attr-defined]
@@ -163,8 +166,8 @@ class DraftingWorker:
         adopted = False
         if wanted.step_cost is not None:
             with self._refusing("step costs"):
-                table = StepCostReport.from_plain(wanted.step_cost).table
-                adopted = bool(runner.adopt_step_cost(table))
+                learned = StepCostReport.from_plain(wanted.step_cost)
+                adopted = bool(runner.adopt_step_cost(learned))
         adapter.stats.time_plan(time.perf_counter() - began)
         return adopted
 

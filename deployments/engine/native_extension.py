@@ -52,6 +52,8 @@ class SteeredVerification:
         self._temperatures = temperatures
         self._keys = _keys_by_bin(sampled_mode)
         self._profiled_costs = manager.cost_tables
+        self._table: StepCostTable | None = None
+        self._alone_ms = np.zeros(0)  # of steps by tokens, without requests and their context
         self._most_logits: int = manager._max_total_logits
         self._cap: int | None = None
         self._inverse: torch.Tensor | None = None  # [bins, gamma]; None: raw confidences
@@ -77,13 +79,14 @@ class SteeredVerification:
         self._inverse = None if is_raw else torch.tensor(inverse, device=device).float()
 
     def cost(self, table: StepCostTable | None) -> None:
-        """Verifying takes what `table` says; None: what vLLM profiled. Drafting stays."""
+        """Verifying takes what `table` says, with what every step's requests and their context
+        add; None: what vLLM profiled. Drafting stays."""
+        self._table = table
         if table is None:
             self._manager.cost_tables = self._profiled_costs
             return
-        draft_ms, verify_ms = self._profiled_costs
-        told_ms = 1000 * np.maximum.accumulate(table.at(np.arange(len(verify_ms))))
-        self._manager.cost_tables = (draft_ms, told_ms)  # one store: no step sees half of it
+        _, verify_ms = self._profiled_costs
+        self._alone_ms = 1000 * np.maximum.accumulate(table.at(np.arange(len(verify_ms))))
 
     def cap(self, most_drafts: int | None) -> None:
         """Verify at most so many draft tokens in a step; None: as many as pay."""
@@ -107,7 +110,20 @@ class SteeredVerification:
             bonus = len(num_tokens_per_req) * manager.num_bonus_tokens
             most = min(most, bonus + self._cap)
         manager._max_total_logits = most
+        if self._table is not None:
+            self._cost_step(self._table, list(num_tokens_per_req))
         return int(self._own_budget(num_tokens_per_req, draft_tokens))
+
+    def _cost_step(self, table: StepCostTable, request_ids: list[str]) -> None:
+        """Every rank has the same requests and contexts, hence the same costs."""
+        states, n = self._manager.req_states, len(request_ids)
+        slots = [states.req_id_to_index[id_] for id_ in request_ids]
+        context = float(states.num_computed_tokens_np[slots].sum())
+        per_token_ms = 1000 * table.pair_s * context / max(n, 1)
+        beside_ms = 1000 * (table.request_s * n + table.context_token_s * context)
+        tokens = np.arange(len(self._alone_ms))
+        draft_ms, _ = self._profiled_costs
+        self._manager.cost_tables = (draft_ms, self._alone_ms + beside_ms + per_token_ms * tokens)
 
 
 class AdaptiveVerificationExtension:

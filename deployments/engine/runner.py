@@ -8,7 +8,7 @@ which requests came and went, and what to verify next. All that is decided lives
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -18,6 +18,8 @@ from vllm.distributed.parallel_state import get_tp_group
 
 from autoscale.calibration_messages import calibrations_from_plain
 from autoscale.controls import Controls
+from autoscale.draft_experience import NO_EXPERIENCE, DraftExperience
+from autoscale.fleet_step_cost import StepCostReport
 from autoscale.policies import Off, Policy
 from autoscale.policy_settings import make_policy
 from autoscale.step_cost import StepCostTable
@@ -74,7 +76,7 @@ class DraftingRunner:
         self.controls = Controls()
         self._policies: dict[str, Policy] = {}
         self._step_cost: StepCostTable | None = None
-        self._draft_s: Mapping[int, float] = {}
+        self._drafts = NO_EXPERIENCE
         self.committed = CommittedDigest()
         self._group = get_tp_group()
         self.adapter: SpeculationAdapter | Follower = (
@@ -106,12 +108,12 @@ class DraftingRunner:
         adapter.calibration.replica.adopt(calibrations_from_plain(settings.calibrations))
         return adapter
 
-    def start_drafting(self, step_cost: StepCostTable, draft_s: Mapping[int, float]) -> None:
+    def start_drafting(self, step_cost: StepCostTable, drafts: DraftExperience) -> None:
         """Take up the configured policy, now that the cost of a step is known.
 
-        `draft_s` are seconds of a draft by requests, as far as they are known.
+        `drafts` is what is known of drafting before.
         """
-        self._step_cost, self._draft_s = step_cost, draft_s
+        self._step_cost, self._drafts = step_cost, drafts
         self.set_policy(self.policy_settings)
 
     def set_policy(self, settings: dict[str, Any]) -> None:
@@ -121,7 +123,7 @@ class DraftingRunner:
             return
         key = repr(sorted(settings.items()))
         if key not in self._policies:
-            self._policies[key] = make_policy(settings, self._step_cost, self._draft_s)
+            self._policies[key] = make_policy(settings, self._step_cost, self._drafts)
         self.adapter.policy = self._policies[key]
         self.policy_settings = settings
 
@@ -187,14 +189,15 @@ class DraftingRunner:
         adapter.source = adapter.canary.source
         self._set_deadline()
 
-    def adopt_step_cost(self, table: StepCostTable) -> bool:
-        """Start from the fleet's step costs where this engine has hardly any steps of its own."""
+    def adopt_step_cost(self, learned: StepCostReport) -> bool:
+        """Start from what the fleet learned where this engine has hardly any steps of its own."""
         if isinstance(self.adapter, Follower) or self._step_cost is None:
             return False
         if self.adapter.stats.steps > _NEW_STEPS:
             return False
         self._policies.clear()
-        self.start_drafting(table, self._draft_s)
+        drafts = learned.drafts if learned.drafts.num_drafts else self._drafts
+        self.start_drafting(learned.table, drafts)
         return True
 
     def _get_eagle3_aux_layers_from_config(self) -> tuple[int, ...]:

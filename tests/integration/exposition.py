@@ -37,11 +37,14 @@ LEARNED = {
     },
     "acceptance": {"rate": 0.5, "expected_rate": 0.6, "collapsed": False},
 }
-FLEET = {
-    "models": {
-        "m": {"targets": [{"placement": "split", "drafter": "d"}], "drafters": [{"canary": ""}]}
-    }
+LOAD = {"arrivals_per_s": 2.0, "expected_arrivals_per_s": 3.0, "accepted_per_draft": 2.5}
+LOAD |= {"drafter_busy": 0.5, "draft_wait_s": 0.004}
+MODEL = {
+    "targets": [{"placement": "split", "drafter": "d"}],
+    "drafters": [{"canary": ""}],
+    "load": LOAD,
 }
+FLEET = {"models": {"m": MODEL}}
 POOLS = {"m": PoolSizes(1, 1)}
 
 

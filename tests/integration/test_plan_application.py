@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from vllm import SamplingParams
 
+from autoscale.draft_experience import DraftExperience
 from autoscale.fleet_step_cost import StepCostReport
 from autoscale.plan import ReplicaPlan
 from autoscale.step_cost import StepCostTable
@@ -41,7 +42,7 @@ def test_advice_changes_no_token_and_nonsense_in_it_is_counted(
 ) -> None:
     plain = generate(speculative)
     advice = asdict(ReplicaPlan(expected_requests=40.0, expected_prefill_tokens=500.0))
-    nonsense = {"shed_after_s": {"any": float("nan")}}
+    nonsense = {"class_weights": {"any": float("nan")}}
     assert not apply(speculative, advice=advice | nonsense, advice_s=60.0)
     assert adapter.forecast.advice.current().expected_requests == 40.0
     assert adapter.stats.refused_advice == 1
@@ -65,10 +66,13 @@ def test_parts_that_cannot_be_are_left_aside_one_by_one(speculative: Any, adapte
 def test_step_costs_of_the_fleet_are_for_an_engine_that_is_new(
     speculative: Any, adapter: Any
 ) -> None:
-    report = StepCostReport(TABLE, (100.0,) * 3).to_plain()
+    drafts = DraftExperience(((1, 0.5),), 2.0, 4.0, 100)
+    report = StepCostReport(TABLE, (100.0,) * 3, drafts).to_plain()
     causal = {"policy": {"kind": "causal"}}
     assert apply(speculative, step_cost=report, controls=causal)
-    assert runner_of(speculative).adapter.policy.learned().table == TABLE
+    learned = runner_of(speculative).adapter.policy.learned()
+    assert learned.table == TABLE
+    assert (learned.drafts.draft_s, learned.drafts.accepted) == (drafts.draft_s, 2.0)
     for _ in range(10):
         generate(speculative)
     assert adapter.stats.steps > 32

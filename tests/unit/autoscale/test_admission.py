@@ -6,7 +6,6 @@ from dataclasses import replace
 import pytest
 
 from autoscale.admission import Admission, Refusal, ReplicaLimits, Ticket
-from autoscale.plan import ReplicaPlan
 from autoscale.request_cost import RequestCost
 from autoscale.service_class import ServiceClass
 
@@ -148,10 +147,10 @@ def test_while_nothing_is_known_a_request_waits_until_its_time_is_up():
     assert admission.waiting == 0
 
 
-def test_the_plan_says_how_long_to_wait():
+def test_who_was_promised_no_first_token_may_wait_for_ever():
     admission = Admission(LIMITS)
-    admission.plan = ReplicaPlan(shed_after_s={"soon": 0.5})
-    assert admission.allowed_wait_s(SOON) == 0.5
+    assert admission.allowed_wait_s(SOON) == 1.8
+    assert admission.allowed_wait_s(ANY_TIME) == math.inf
 
 
 def test_the_time_from_seat_to_first_token_is_taken_off_the_wait():

@@ -8,10 +8,12 @@ from datetime import date
 
 import pytest
 
+from autoscale.draft_experience import NO_EXPERIENCE, DraftExperience
 from autoscale.fleet_step_cost import (
     FleetStepCost,
     StepCostReport,
     learned_profile,
+    merge_experience,
     merge_step_costs,
 )
 from autoscale.step_cost import StepCostTable
@@ -100,8 +102,24 @@ class TestTheControllersSide:
         assert fleet.merge(HERE).table.step_cost_s == (0.02, 0.03, 0.05)
 
 
+DRAFTS = DraftExperience(((1, 0.004), (8, 0.006)), 2.5, 6.0, 100)
+
+
+def test_drafting_is_usually_as_most_replicas_find_it():
+    slow = DraftExperience(((8, 0.06), (16, 0.2)), 1.0, 3.0, 50)
+    found = merge_experience([DRAFTS, DRAFTS, slow, NO_EXPERIENCE])
+    assert found == DraftExperience(((1, 0.004), (8, 0.006), (16, 0.2)), 2.5, 6.0, 250)
+    assert merge_experience([NO_EXPERIENCE]) == NO_EXPERIENCE
+
+
+def test_how_drafting_is_goes_along_with_step_costs():
+    fleet = FleetStepCost()
+    fleet.absorb(HERE, "a", replace(report(0.02, 0.03, 0.05), drafts=DRAFTS))
+    assert StepCostReport.from_plain(fleet.merge(HERE).to_plain()).drafts == DRAFTS
+
+
 def test_reports_cross_processes_as_plain_values():
-    some = report(0.01, 0.02, 0.03)
+    some = replace(report(0.01, 0.02, 0.03), drafts=DRAFTS)
     assert StepCostReport.from_plain(json.loads(json.dumps(some.to_plain()))) == some
 
 
@@ -115,6 +133,14 @@ def test_reports_cross_processes_as_plain_values():
         {"num_steps": [1.0]},
         {"n_tokens": None},
         {"pair_s": "much"},
+        {"drafts": {"draft_s": [[0, 0.01]]}},
+        {"drafts": {"draft_s": [[1, float("nan")]]}},
+        {"drafts": {"draft_s": [1]}},
+        {"drafts": {"accepted": 3.0, "verified": 2.0}},
+        {"drafts": {"verified": 1e9}},
+        {"drafts": {"num_drafts": float("inf")}},
+        {"drafts": {"tempo": 1}},
+        {"drafts": 3},
     ],
 )
 def test_nonsense_reports_are_refused(change):

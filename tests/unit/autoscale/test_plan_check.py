@@ -13,7 +13,6 @@ PLAN = ReplicaPlan(
     expected_requests=12.0,
     expected_prefill_tokens=300.0,
     class_weights={"latency": 1.4},
-    shed_after_s={"latency": 0.9},
 )
 NAN, INFINITE = float("nan"), float("inf")
 
@@ -31,7 +30,6 @@ def test_a_usual_plan_and_none_are_followed_whole():
         ("expected_requests", (NAN, INFINITE, -1.0, 1e12, "12", True)),
         ("expected_prefill_tokens", (NAN, -INFINITE, -300.0, 1e300)),
         ("class_weights", ({"a": NAN}, {"a": -1.0}, {"a": 1e9}, {"a": 0.0}, {1: 1.0}, [1.0], None)),
-        ("shed_after_s", ({"a": NAN}, {"a": -1.0}, {"a": 1e12}, "soon")),
     ],
 )
 def test_nonsense_is_refused_and_the_other_fields_stand(name, values):

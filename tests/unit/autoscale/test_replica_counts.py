@@ -11,11 +11,10 @@ from autoscale.replica_counts import (
     Bounds,
     DrafterPool,
     TargetPool,
-    Trend,
     drafter_replicas,
-    expected_demand,
     target_replicas,
 )
+from autoscale.trend import Trend, expected_level
 
 
 def targets(
@@ -89,7 +88,7 @@ def test_whatever_the_numbers_are_it_stays_within_bounds(
     bounds = Bounds(least, least + more)
     pool = TargetPool(current, bounds, demand, seats)
     trend = Trend(demand, per_s, 0.0).followed(demand, elapsed_s)
-    wanted = target_replicas(pool, expected_demand(demand, trend))
+    wanted = target_replicas(pool, expected_level(demand, trend))
     assert bounds.least <= wanted <= bounds.most
     drafters = drafter_replicas(DrafterPool(current, bounds, busy, wait_steps), pool, wanted)
     assert bounds.least <= drafters <= bounds.most
@@ -100,16 +99,16 @@ def test_a_rise_is_expected_to_go_on_and_a_fall_is_not():
     for second in range(1, 121):
         trend = trend.followed(100.0 + second, float(second))
     assert trend.per_s == pytest.approx(1.0, abs=0.1)
-    assert expected_demand(220.0, trend) == pytest.approx(220 + 60 * trend.per_s)
-    assert expected_demand(220.0, Trend(220.0, -1.0, 0.0)) == 220.0
-    assert expected_demand(10.0, Trend(10.0, 5.0, 0.0)) == 20.0  # no more than twice
+    assert expected_level(220.0, trend) == pytest.approx(220 + 60 * trend.per_s)
+    assert expected_level(220.0, Trend(220.0, -1.0, 0.0)) == 220.0
+    assert expected_level(10.0, Trend(10.0, 5.0, 0.0)) == 20.0  # no more than twice
 
 
 @pytest.mark.parametrize("jump_s", [-86400.0, 86400.0])
 def test_a_clock_that_jumps_expects_no_rise_and_goes_on(jump_s):
     trend, now_s = Trend(100.0, 0.5, 1000.0), 1000.0 + jump_s
     trend = trend.followed(100.0, now_s)
-    assert expected_demand(100.0, trend) == pytest.approx(100.0, abs=0.1)
+    assert expected_level(100.0, trend) == pytest.approx(100.0, abs=0.1)
     for second in range(1, 121):
         trend = trend.followed(100.0 + second, now_s + second)
     assert trend.per_s == pytest.approx(1.0, abs=0.1)

@@ -263,8 +263,28 @@ def test_a_plan_follows_from_the_loads_of_all_replicas(clock):
     advice = fleet.report_target(loaded("t2", running=0)).advice
     assert advice.expected_requests == 4  # half of what an even share of 16 would be
     assert advice.expected_prefill_tokens == 2.0
-    assert advice.shed_after_s == {"latency": 0.5}
+    assert advice.class_weights == {"latency": 1.0}
     assert fleet.snapshot()["models"]["m"]["load"]["running"] == 8
+
+
+def test_arrivals_are_expected_by_their_trend_and_acceptance_is_of_late(clock):
+    fleet = FleetController(clock)
+    for second in range(121):
+        drafts, accepted = 100 * second, 300 * second if second > 60 else 0
+        counts = {"num_drafts": drafts, "accepted_tokens": accepted}
+        fleet.report_target(loaded(arrivals_per_s=100.0 + second, **counts))
+        clock.now += 1.0
+        fleet.tick()
+    load = fleet.snapshot()["models"]["m"]["load"]
+    assert load["arrivals_per_s"] == 220.0
+    assert 240 < load["expected_arrivals_per_s"] < 260  # 30 s ahead, as it is smoothed over 30 s
+    assert 2.5 < load["accepted_per_draft"] < 6.0
+    for _ in range(300):
+        clock.now += 1.0
+        fleet.report_target(loaded(arrivals_per_s=50.0, num_drafts=12_000, accepted_tokens=36_000))
+    load = fleet.snapshot()["models"]["m"]["load"]
+    assert load["expected_arrivals_per_s"] == pytest.approx(50.0, abs=0.1)
+    assert load["accepted_per_draft"] is None  # nothing was drafted lately
 
 
 def test_models_are_planned_apart(fleet, clock):

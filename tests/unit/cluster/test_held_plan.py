@@ -23,17 +23,16 @@ def plan(epoch=1, seq=1, advice=ADVICE, **fields):
 
 def test_without_a_plan_local_rules_decide(held):
     assert held.is_stale
-    assert held.advice == NO_PLAN
+    assert held.plan is None
     assert held.age_s is None
 
 
 def test_a_plan_holds_for_its_time_to_live_and_no_longer(held, clock):
     assert held.take(plan())
     clock.now += PLAN_TTL_S
-    assert held.advice == ADVICE
+    assert not held.is_stale
     clock.now += 0.01
     assert held.is_stale
-    assert held.advice == NO_PLAN
     assert held.plan.secret == "secret"  # what is no advice stays
 
 
@@ -42,7 +41,7 @@ def test_plans_that_overtake_each_other_are_taken_in_order(held):
     assert held.take(plan(seq=7, advice=newer))
     assert not held.take(plan(seq=6))
     assert not held.take(plan(seq=7))
-    assert held.advice == newer
+    assert held.plan.advice == newer
     assert held.num_outdated == 2
 
 
@@ -59,25 +58,28 @@ def test_when_the_later_one_falls_silent_the_other_is_heard_again(held, clock):
     assert not held.take(plan(epoch=1, seq=902))
     clock.now += PLAN_TTL_S
     assert held.take(plan(epoch=1, seq=903))
-    assert held.advice == ADVICE
+    assert not held.is_stale
+    assert held.plan.advice == ADVICE
 
 
 def test_nonsense_is_refused_field_by_field_and_counted(held):
     held.take(
         plan(
             advice=ReplicaPlan(
-                expected_prefill_tokens=2.0, expected_requests=float("nan"), shed_after_s={"a": -3}
+                expected_prefill_tokens=2.0,
+                expected_requests=float("nan"),
+                class_weights={"a": -3},
             )
         )
     )
-    assert held.advice == ReplicaPlan(expected_prefill_tokens=2.0)
-    assert held.snapshot()["refused"] == {"expected_requests": 1, "shed_after_s": 1}
+    assert held.plan.advice == ReplicaPlan(expected_prefill_tokens=2.0)
+    assert held.snapshot()["refused"] == {"expected_requests": 1, "class_weights": 1}
 
 
 @pytest.mark.parametrize("ttl_s", [float("nan"), -1.0, 1e9, "forever", None])
 def test_advice_without_a_usable_end_is_not_followed(held, ttl_s):
     assert held.take(plan(ttl_s=ttl_s))
-    assert held.advice == NO_PLAN
+    assert held.plan.advice == NO_PLAN
     assert held.refused == {"ttl_s": 1}
     assert held.take(plan(seq=2))
 

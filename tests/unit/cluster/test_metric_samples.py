@@ -108,8 +108,10 @@ def test_one_token_has_a_first_and_no_pace():
 
 def test_a_model_that_nobody_reports_for_has_no_targets():
     split = {"placement": "split", "drafter": None}
-    drafters = [{"canary": ""}]
-    fleet = {"models": {"m": {"targets": [split, split | {"drafter": "d"}], "drafters": drafters}}}
+    load = {"arrivals_per_s": 2.0, "expected_arrivals_per_s": 3.0, "drafter_busy": None}
+    load |= {"draft_wait_s": 0.004, "accepted_per_draft": 2.5}
+    targets = [split, split | {"drafter": "d"}]
+    fleet = {"models": {"m": {"targets": targets, "drafters": [{"canary": ""}], "load": load}}}
     configured = {"m": PoolSizes(2, 1), "gone": PoolSizes(1, 0)}
     told = named(fleet_samples(fleet, configured, {"flood": 4}))
     assert told == {
@@ -119,6 +121,10 @@ def test_a_model_that_nobody_reports_for_has_no_targets():
         ("dspark_fleet_undrafted_targets", "m"): 1,
         ("dspark_fleet_missing_replicas", "m", "target"): 0,
         ("dspark_fleet_missing_replicas", "m", "drafter"): 0,
+        ("dspark_fleet_arrivals_per_second", "m"): 2.0,
+        ("dspark_fleet_expected_arrivals_per_second", "m"): 3.0,
+        ("dspark_fleet_draft_wait_seconds", "m"): 0.004,
+        ("dspark_fleet_accepted_per_draft", "m"): 2.5,
         ("dspark_fleet_targets", "gone"): 0,
         ("dspark_fleet_drafters", "gone"): 0,
         ("dspark_fleet_undrafted_targets", "gone"): 0,

@@ -9,7 +9,7 @@ import pytest
 from autoscale.service_class import ServiceClass
 from cluster.controller import FleetController
 from cluster.fleet_bench import target_reports
-from cluster.messages import TargetReport
+from cluster.messages import DrafterReport, TargetReport
 from cluster.status import status_text
 from cluster.text_table import table
 
@@ -29,23 +29,37 @@ STATS = {
 HELD = {"epoch": 1, "seq": 7, "age_s": 0.4, "is_stale": False, "refused": {}, "outdated": 0}
 
 
-def shown(stats=STATS, held=HELD):
+def shown(stats=STATS, held=HELD, drafters=()):
     fleet = FleetController(classes={"m": (ServiceClass("latency", 1.0, 0.05),)})
     (report,) = target_reports(1)
     plain = asdict(report) | {"stats": stats, "held_plan": held}
     plain |= {"load": report.load, "engine": None}
     fleet.report_target(TargetReport(**plain))
+    for one in drafters:
+        fleet.report_drafter(one)
     return status_text(fleet.snapshot())
 
 
 def test_a_replica_is_one_line():
     lines = shown().splitlines()
-    assert lines[0] == "m: 1 replicas, 0 running, 3 waiting, 2.0 requests/s, 900 tokens/s"
+    assert lines[0] == (
+        "m: 1 replicas, 0 running, 3 waiting, 2.0 requests/s (2.0 expected), 900 tokens/s, "
+        "- accepted per draft"
+    )
     cells = [cell.strip() for cell in lines[2].split("  ") if cell.strip()]
     assert cells[:7] == ["t0", "0/3/64", "900", "20.0", "1.00", "2.0%", "#7, 0.4 s"]
     assert cells[8:] == ["2.00", "2.50 (2.40)", "split"]
     assert "class latency: kept 90.0% of 30 lately" in lines
     assert lines[-1] == "controller: 1 plans, 0 reports dropped, 0 impossible loads"
+
+
+def test_a_pool_of_drafters_has_a_line():
+    names = {"d1": 0.5, "d2": 0.7}
+    drafters = [DrafterReport(name, "m", name, 1, busy=busy) for name, busy in names.items()]
+    trial = DrafterReport("d3", "m", "d3", 1, busy=0.0, canary="new")
+    assert "drafters: 60% busy, a step waits 4.0 ms for drafts" in shown(
+        drafters=[*drafters, trial]
+    )
 
 
 @pytest.mark.parametrize(

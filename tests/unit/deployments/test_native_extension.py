@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -104,6 +105,18 @@ def test_steeper_costs_verify_less_flat_ones_all(manager, steered):
     assert budget(manager) == REQUESTS * GAMMA
     steered.cost(None)
     assert budget(manager) == free
+
+
+def test_what_requests_and_their_context_add_counts_in_every_step(manager, steered):
+    alone = StepCostTable((1, 256), (0.005, 0.080))
+    steered.cost(alone)
+    free = budget(manager)
+    steered.cost(replace(alone, request_s=0.01))  # whatever is verified: it matters less
+    assert budget(manager) > free
+    steered.cost(replace(alone, pair_s=1e-5))  # of every verified token and its context
+    short = budget(manager)
+    manager.req_states.num_computed_tokens_np[:] = 5000
+    assert budget(manager) < short < free
 
 
 def test_confidences_are_calibrated_by_each_requests_temperature(manager, steered):

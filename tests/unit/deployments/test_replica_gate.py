@@ -9,7 +9,6 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from autoscale.admission import ReplicaLimits
-from autoscale.plan import ReplicaPlan
 from autoscale.request_cost import RequestCost
 from autoscale.service_class import ServiceClass
 from deployments.replica_gate import RefusedError, ReplicaGate
@@ -17,18 +16,18 @@ from deployments.replica_gate import RefusedError, ReplicaGate
 CLASSES = {
     "any": ServiceClass("any", math.inf, math.inf),
     "soon": ServiceClass("soon", ttft_s=1.0, tpot_s=0.5),
+    "at_once": ServiceClass("at_once", ttft_s=0.02, tpot_s=math.inf),
 }
 
 
 class Scene:
     """A gate with two seats. Requests enter by name; `seated` are those that hold a seat."""
 
-    def __init__(self, plan: ReplicaPlan | None = None) -> None:
+    def __init__(self) -> None:
         self.now_s = 0.0
         self.gate = ReplicaGate(
             ReplicaLimits(seats=2, queued_requests=3),
             CLASSES,
-            plan=lambda: plan or ReplicaPlan(),
             clock=lambda: self.now_s,
         )
         self.seated: list[str] = []
@@ -74,9 +73,9 @@ async def turns() -> None:
         await asyncio.sleep(0)
 
 
-def play(story: Callable[[Scene], Awaitable[None]], plan: ReplicaPlan | None = None) -> None:
+def play(story: Callable[[Scene], Awaitable[None]]) -> None:
     async def run() -> None:
-        scene = Scene(plan)
+        scene = Scene()
         await story(scene)
         for task in scene._tasks.values():
             task.cancel()
@@ -171,12 +170,12 @@ def test_a_timer_refuses_without_being_asked():
     async def story(scene: Scene) -> None:
         for name in "ab":
             await scene.enter(name)
-        await scene.enter("late", "soon")
+        await scene.enter("late", "at_once")
         scene.now_s = 0.011
         await asyncio.sleep(0.1)
         assert list(scene.refused) == ["late"]
 
-    play(story, ReplicaPlan(shed_after_s={"soon": 0.01}))
+    play(story)
 
 
 @pytest.mark.parametrize(("seconds", "what"), [(4.0, "met"), (5.0, "missed")])

@@ -7,10 +7,11 @@ from dataclasses import replace
 import pyarrow.parquet as pq
 import pytest
 
-from autoscale.simulation.report import guardrail_holds, paired_ratio, verdicts
+from autoscale.simulation.report import guardrail_holds, paired_ratio, report, verdicts
 from autoscale.simulation.results import Result
 from autoscale.simulation.traces import Arrival, save_trace
 from cluster.cli import build_parser
+from profiles.roofline import MACHINES, QWEN3_14B, modelled_profile
 
 RESULT = Result(
     regime="load 80%",
@@ -31,6 +32,7 @@ RESULT = Result(
     simulated_s=60.0,
     wall_s=0.5,
 )
+PROFILE = modelled_profile(MACHINES["h200"], QWEN3_14B)
 RIVALS = ("off", "fixed 1", "fixed 3", "fixed 5", "fixed 7", "local")
 
 
@@ -46,11 +48,31 @@ def results(default: float, noise: float = 0.0) -> list[Result]:
 
 @pytest.mark.parametrize(
     ("default", "noise", "holds"),
-    [(100.0, 0.0, True), (99.2, 0.1, True), (97.0, 0.1, False), (97.0, 5.0, True)],
-    ids=["equal", "within a percent", "worse", "worse by chance"],
+    [(100.0, 0.0, True), (99.2, 0.1, True), (98.9, 0.1, False), (97.0, 5.0, False)],
+    ids=["equal", "within a percent", "worse", "worse, maybe by chance"],
 )
 def test_the_guardrail_holds_within_a_percent_of_the_best(default, noise, holds):
     assert guardrail_holds(verdicts(results(default, noise))) is holds
+
+
+@pytest.mark.parametrize(("noise", "surely"), [(0.1, True), (2.0, False)])
+def test_what_holds_by_its_mean_alone_is_marked(noise, surely):
+    throughput, _ = verdicts(results(99.6, noise))
+    assert throughput.ratio.is_surely_within is surely
+    assert (" ~ |" in report(results(99.6, noise), PROFILE)) is not surely
+
+
+def test_one_seed_is_sure_of_nothing():
+    ratio = paired_ratio([1.0], [1.0])
+    assert not ratio.is_below_guardrail
+    assert not ratio.is_surely_within
+
+
+def test_policies_stand_side_by_side_over_the_default():
+    lines = report(results(200.0), PROFILE).splitlines()
+    throughput, goodput, *_ = (line for line in lines if line.startswith("| load 80% |"))
+    assert throughput == "| load 80% | 200 |" + " 0.500 ± 0.000 |" * len(RIVALS)
+    assert goodput == "| load 80% | 10 |" + " 1.000 ± 0.000 |" * len(RIVALS)
 
 
 def test_the_best_rival_is_named():
@@ -108,6 +130,6 @@ def test_an_unknown_regime_is_refused(capsys):
 def test_a_broken_guardrail_is_the_exit_status(monkeypatch, capsys):
     from autoscale.simulation import command
 
-    monkeypatch.setattr(command.Experiment, "run", lambda *_, **__: results(90.0))
+    monkeypatch.setattr(command.Experiment, "run", lambda *_: results(90.0))
     assert simulate(*SMALL) == 1
     assert "below the guardrail" in capsys.readouterr().out

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from functools import partial
 
 import numpy as np
 import pytest
 
+from autoscale.plan import ReplicaPlan
 from autoscale.policy_settings import make_policy
 from autoscale.service_class import ServiceClass
 from autoscale.simulation.costs import SimulatedCosts
@@ -18,23 +20,29 @@ from autoscale.simulation.traces import Arrival, TraceShape, draw_trace
 from autoscale.step_cost import StepCostTable
 
 COSTS = SimulatedCosts(StepCostTable((1, 64, 1024), (0.010, 0.011, 0.100)), {1: 0.001, 32: 0.002})
-TEXTS = draw_texts(np.random.default_rng(0), 512, 7)
+
+
+def draft_texts(**settings):
+    return draw_texts(np.random.default_rng(0), 512, 7, **settings)
+
+
+TEXTS = draft_texts()
 CLASSES = (ServiceClass("latency", 1.0, 0.02), ServiceClass("batch", 10.0, 0.5))
+PATIENT = tuple(replace(one, ttft_s=math.inf) for one in CLASSES)
 FOREVER_S = 100.0
 
 
-def arm(kind="causal", plan_filter=lambda plan: plan, uses_plan=False, **settings):
-    make = partial(make_policy, {"kind": kind, **settings}, COSTS.told, COSTS.drafts_s)
-    return Arm(kind, make, uses_plan, plan_filter)
+def arm(kind="causal", plan_fields=(), **settings):
+    return Arm(kind, partial(make_policy, {"kind": kind, **settings}), frozenset(plan_fields))
 
 
-def without_shedding(plan):
-    return replace(plan, shed_after_s={})
-
-
-def run(some_arm, trace, duration_s=FOREVER_S, **shape):
+def fleet(some_arm, classes=CLASSES, texts=TEXTS, **shape):
     shape = FleetShape(**{"num_replicas": 2, "jitter": 0.0} | shape)
-    return SimulatedFleet(some_arm, shape, COSTS, TEXTS, CLASSES, 0).run(trace, duration_s)
+    return SimulatedFleet(some_arm, shape, COSTS, texts, classes, 0)
+
+
+def run(some_arm, trace, duration_s=FOREVER_S, **fleet_settings):
+    return fleet(some_arm, **fleet_settings).run(trace, duration_s)
 
 
 def trace_of(rate_per_s, duration_s=10.0, seed=0):
@@ -68,10 +76,17 @@ def test_fixed_drafts_commit_what_the_text_accepts():
     assert outcome.committed_tokens == 100
 
 
+def test_an_output_longer_than_its_text_is_served_to_its_end():
+    outcome = run(arm("fixed", k=7), [Arrival(0.0, 9000, 1500, "batch", text=5)])
+    assert outcome.committed_tokens == 1500
+    at = np.array([3, 3 + TEXTS.would_accept.shape[1]])
+    assert len(set(TEXTS.would_accept_at(np.array([5, 5]), at).tolist())) == 1
+
+
 @pytest.mark.parametrize("kind", ["off", "causal", "lookahead"])
 def test_every_token_of_every_request_is_served_once(kind):
     trace = trace_of(20.0)
-    outcome = run(arm(kind, without_shedding), trace)
+    outcome = run(arm(kind), trace, classes=PATIENT)
     assert all(one.finished_s is not None for one in outcome.served)
     assert outcome.committed_tokens == sum(one.output_tokens for one in trace)
 
@@ -81,7 +96,7 @@ def test_a_lost_replica_loses_no_request(loss_s):
     """Whatever it is doing at that moment."""
     trace = trace_of(40.0)
     faults = Faults(loss_at=loss_s / FOREVER_S)
-    outcome = run(arm("off", without_shedding), trace, faults=faults)
+    outcome = run(arm("off"), trace, faults=faults, classes=PATIENT)
     assert all(one.finished_s is not None for one in outcome.served)
     assert outcome.totals[1].steps < outcome.totals[0].steps
 
@@ -109,7 +124,7 @@ def test_a_request_that_waited_past_its_promise_is_refused():
 def test_a_replica_that_comes_late_serves_nothing_before():
     trace = trace_of(20.0)
     late = Faults(late_replicas=1, late_at=0.06)
-    outcome = run(arm("off", without_shedding), trace, faults=late)
+    outcome = run(arm("off"), trace, faults=late, classes=PATIENT)
     assert 0 < outcome.totals[1].steps < outcome.totals[0].steps
 
 
@@ -120,6 +135,59 @@ def test_a_saturated_drafter_makes_targets_wait():
     assert mean[1] > mean[0]
 
 
+def drafts_of_replicas(outcome):
+    return [totals.drafts for totals in outcome.totals]
+
+
+def test_targets_of_a_lost_drafter_draft_on_with_another_where_the_plan_says_so():
+    trace = trace_of(20.0)
+    lost = {"num_drafters": 2, "faults": Faults(drafter_loss_at=0.02)}
+    alone, planned = (
+        drafts_of_replicas(run(arm("fixed", fields, k=3), trace, **lost))
+        for fields in ((), ("drafter",))
+    )
+    assert alone[0] < 0.3 * alone[1]  # two of ten seconds
+    assert planned[0] > 0.7 * planned[1]
+
+
+def test_confidences_that_err_are_calibrated_where_the_plan_says_so():
+    too_sure = draft_texts(overconfidence=0.6)
+
+    def temperatures(*fields):
+        running = fleet(arm(plan_fields=fields), texts=too_sure, confidences_err=True)
+        running.run(trace_of(20.0, duration_s=40.0), 40.0)
+        return [
+            one.temperatures for one in running.replicas[0].drafts.replica.calibrations.values()
+        ]
+
+    assert temperatures() == []
+    ((first, *_),) = temperatures("calibrations")
+    assert first > 1.2
+
+
+def test_a_replica_that_comes_late_starts_from_what_the_fleet_knows_where_the_plan_says_so():
+    trace = trace_of(30.0, duration_s=20.0)
+    late = Faults(late_replicas=1, late_at=0.5)
+
+    def first_cost_s(*fields):
+        running = fleet(arm(plan_fields=fields), faults=late)
+        running.start(trace, 20.0)
+        running.advance(10.0)  # the very moment
+        return running.replicas[1].policy.learned().table.at_one(64)
+
+    told_s = COSTS.told.at_one(64)
+    assert first_cost_s() == pytest.approx(told_s / 2)
+    assert first_cost_s("step_cost") == pytest.approx(told_s, rel=0.1)
+
+
+def test_an_arm_follows_its_fields_of_a_plan_alone():
+    plan = ReplicaPlan(expected_requests=3.0, class_weights={"latency": 1.5})
+    assert arm(plan_fields=("class_weights",)).advice(plan) == ReplicaPlan(
+        class_weights={"latency": 1.5}
+    )
+    assert arm().advice(plan) == ReplicaPlan()
+
+
 def test_padding_makes_the_cost_a_staircase():
     jagged = SimulatedCosts(COSTS.table, {}, padding=8)
     assert jagged.step_s(1, 1, 0) == jagged.step_s(8, 1, 0) < jagged.step_s(9, 1, 0)
@@ -127,7 +195,7 @@ def test_padding_makes_the_cost_a_staircase():
 
 def test_texts_are_calibrated_unless_told_otherwise():
     assert TEXTS.survival_ece < 0.02
-    too_sure = draw_texts(np.random.default_rng(0), 512, 7, overconfidence=0.6)
+    too_sure = draft_texts(overconfidence=0.6)
     assert too_sure.survival_ece > 0.05
     assert (too_sure.would_accept == TEXTS.would_accept).all()
 

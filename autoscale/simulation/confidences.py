@@ -1,0 +1,72 @@
+"""What a simulated replica's confidences go through, as in a worker: calibrated before the
+policy sees them, held against what became of the drafts after the step."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from autoscale.exploration import EXPLORATION_RATE
+from autoscale.policies import Policy, StepTerms
+from autoscale.replica_calibration import ReplicaCalibration, VerifiedDrafts
+from profiles.calibration_key import CALIBRATION_KEYS, calibration_key
+
+_PLACE = CALIBRATION_KEYS.index(calibration_key("q", 0.7))  # how all of them are verified
+
+
+class CalibratedDrafts:
+    """The drafts of one replica's steps; `keeps_outcomes` where calibrations are learned.
+
+    `rng` draws who explores: cheaper than a worker's hashes, and as often.
+    """
+
+    def __init__(self, block_size: int, rng: np.random.Generator, *, keeps_outcomes: bool) -> None:
+        self._rng = rng
+        self.replica = ReplicaCalibration(block_size)
+        self._keeps_outcomes = keeps_outcomes
+        self._num_steps = 0
+        self._seeds = np.zeros(0, dtype=np.uint64)
+        self._confidences = np.zeros((0, block_size))
+
+    def admit(
+        self,
+        policy: Policy,
+        confidences: NDArray[np.float64],
+        limits: NDArray[np.int64],
+        seeds: NDArray[np.uint64],
+        num_requests: int,
+        terms: StepTerms,
+    ) -> NDArray[np.int64]:
+        """Draft tokens to verify, int64 [R]; `confidences` [R, gamma] are the drafter's own,
+        `seeds` [R] the requests' (`autoscale.exploration.request_seed`)."""
+        if not policy.reads_confidences:
+            return policy.admit(confidences, limits, num_requests, terms)
+        self._num_steps += 1
+        self._seeds, self._confidences = seeds, confidences
+        lengths = policy.admit(self._calibrated(confidences), limits, num_requests, terms)
+        exploring = np.flatnonzero(self._rng.random(len(limits)) < EXPLORATION_RATE)
+        lengths[exploring] = limits[exploring]
+        return lengths
+
+    def _calibrated(self, confidences: NDArray[np.float64]) -> NDArray[np.float64]:
+        if not self.replica.calibrations:
+            return confidences
+        return self.replica.apply(confidences, np.full(len(confidences), _PLACE))
+
+    def record(
+        self, num_admitted: NDArray[np.int64], num_accepted: NDArray[np.int64], now_s: float
+    ) -> None:
+        """What the step after `admit` made of its drafts, int64 [R] both."""
+        if not self._keeps_outcomes:
+            return
+        rows = np.flatnonzero(num_admitted)
+        if not len(rows) or not len(self._seeds):
+            return
+        drafts = VerifiedDrafts(
+            np.full(len(rows), _PLACE),
+            self._seeds[rows],
+            self._confidences[rows],
+            num_admitted[rows],
+            num_accepted[rows],
+        )
+        self.replica.record(drafts, self._num_steps, now_s)
