@@ -28,6 +28,8 @@ RAY_HOOKS: tuple[Hook, ...] = (
             "DetokenizeResponse",
             "EmbeddingResponse",
             "ScoreResponse",
+            "TokenizeChatRequest",
+            "TokenizeCompletionRequest",
             "TokenizeResponse",
         )
     ),
@@ -39,6 +41,9 @@ RAY_HOOKS: tuple[Hook, ...] = (
         ("self", "callback_ctx"),
     ),
     Hook(f"{_LLM}.core.ingress.ingress", "OpenAiIngress._get_response"),
+    Hook(f"{_LLM}.core.ingress.ingress", "OpenAiIngress.tokenize", ("self", "body", "request")),
+    Hook(f"{_LLM}.core.protocol", "RawRequestInfo.from_starlette_request"),
+    Hook("ray.serve._private.http_util", "session_id_from_headers"),
     Hook("ray.serve.context", "_get_global_client"),
     Hook("ray.serve._private.client", "ServeControllerClient.deploy_apps"),
     Hook("ray.serve._private.client", "ServeControllerClient._wait_for_application_running"),

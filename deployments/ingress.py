@@ -17,9 +17,11 @@ from typing import Annotated, Any
 import ray
 from fastapi import Body, HTTPException, Request
 from ray import serve
-from ray.llm._internal.serve.core.configs.openai_api_models import ChatCompletionRequest
+from ray.llm._internal.serve.core.configs.openai_api_models import (
+    TokenizeChatRequest,
+    TokenizeCompletionRequest,
+)
 from ray.llm._internal.serve.core.ingress.ingress import DEFAULT_ENDPOINTS, init
-from ray.llm._internal.serve.core.ingress.utils import _sanitize_chat_completion_request
 from ray.llm._internal.serve.core.protocol import RawRequestInfo
 from ray.serve._private.http_util import session_id_from_headers
 from ray.serve.llm.ingress import OpenAiIngress, make_fastapi_ingress
@@ -250,8 +252,6 @@ class FleetIngress(OpenAiIngress):  # type: ignore[misc]
         session_id = session_id_from_headers(raw_request.headers)
         if session_id:
             handle = handle.options(session_id=session_id)
-        if isinstance(body, ChatCompletionRequest):
-            body = _sanitize_chat_completion_request(body)
         info = RawRequestInfo.from_starlette_request(raw_request)
         return cancelled_when_left(getattr(handle, call_method).remote(body, info))
 
@@ -285,6 +285,14 @@ class FleetIngress(OpenAiIngress):  # type: ignore[misc]
         if isinstance(one, ModelSpec):
             return one.target.max_model_len
         return one.attach.max_model_len or math.inf
+
+    async def tokenize(
+        self, body: TokenizeCompletionRequest | TokenizeChatRequest, request: Request
+    ) -> Response:
+        """Token ids of a prompt or, by the model's template, of a conversation, which Ray's own
+        ingress leaves out."""
+        response: Response = await super().tokenize(body, request)
+        return response
 
     async def usage(self, request: Request) -> dict[str, Any]:
         """What the asking key has used since this ingress began, and its quota.

@@ -567,6 +567,23 @@ def test_served_traffic_is_kept_as_training_text_without_addresses(client, captu
     assert "keep it" in text
 
 
+def test_a_conversation_becomes_the_tokens_of_the_models_template(url):
+    said = [
+        {"role": "user", "content": [{"type": "text", "text": "What is 2 + 2?"}]},
+        {"role": "assistant", "content": "4"},
+        {"role": "user", "content": "And twice that?"},
+    ]
+    plain = [said[0] | {"content": "What is 2 + 2?"}, *said[1:]]
+    tokenizer = AutoTokenizer.from_pretrained("models/demo-target")
+    expected = tokenizer.apply_chat_template(plain, add_generation_prompt=True)["input_ids"]
+    body = {"model": "plain", "messages": said}
+    found = httpx.post(f"{url}/tokenize", json=body).raise_for_status().json()
+    assert (found["tokens"], found["count"]) == (expected, len(expected))
+    body = {"model": "plain", "tokens": expected}
+    text = httpx.post(f"{url}/detokenize", json=body).raise_for_status().json()["prompt"]
+    assert text == tokenizer.decode(expected)
+
+
 def test_an_evaluation_counts_what_the_service_accepted(url, tmp_path):
     rows = [{"id": f"p{i}", "prompt": prompt} for i, prompt in enumerate(PROMPTS[:6])]
     rows[0]["turns"] = [PROMPTS[0], SECOND_TURNS[0]]
