@@ -61,21 +61,27 @@ def test_the_oldest_parts_make_room_over_all_replicas(tmp_path):
     assert [row["prompt"] for _, row in read_answers(tmp_path)] == [[2], [3], [4]]
 
 
-def test_a_slow_disk_drops_offers_and_holds_up_nobody(tmp_path):
-    waiting, go_on = threading.Event(), threading.Event()
+class Stuck:
+    """A redactor that waits until it is told to go on, as a disk may."""
 
-    def stuck(prompt: Any, output: Any) -> Any:
-        waiting.set()
-        go_on.wait(30)
+    def __init__(self) -> None:
+        self.is_waiting, self.go_on = threading.Event(), threading.Event()
+
+    def __call__(self, prompt: Any, output: Any) -> Any:
+        self.is_waiting.set()
+        self.go_on.wait(30)
         return prompt, output
 
+
+def test_a_slow_disk_drops_offers_and_holds_up_nobody(tmp_path):
+    stuck = Stuck()
     kept = capture(tmp_path, redact=stuck)
     kept.offer((1,), OUTPUT)
-    waiting.wait(30)
+    stuck.is_waiting.wait(30)
     for _ in range(300):
         kept.offer((1,), OUTPUT)
     assert kept.counts.dropped == 300 - 256
-    go_on.set()
+    stuck.go_on.set()
     kept.close()
     assert kept.counts.kept == 257
 
@@ -124,20 +130,14 @@ def test_what_cannot_be_redacted_is_not_kept_and_ends_nothing(tmp_path, caplog):
 
 
 def test_a_disk_that_hangs_does_not_hold_up_the_end(tmp_path):
-    waiting, go_on = threading.Event(), threading.Event()
-
-    def stuck(prompt: Any, output: Any) -> Any:
-        waiting.set()
-        go_on.wait(30)
-        return prompt, output
-
+    stuck = Stuck()
     kept = capture(tmp_path, redact=stuck)
     for _ in range(300):
         kept.offer((1,), OUTPUT)
-    waiting.wait(30)
+    stuck.is_waiting.wait(30)
     kept.close(timeout_s=0.1)
-    assert not go_on.is_set()
-    go_on.set()
+    assert not stuck.go_on.is_set()
+    stuck.go_on.set()
 
 
 class Words:
