@@ -19,7 +19,7 @@ from ray import serve
 from cluster.messages import DrafterReport
 from cluster.observability.publisher import Publisher
 from cluster.observability.samples import drafter_samples
-from deployments.autoscaling import drafter_stats
+from deployments.autoscaling import BUSY, Drafted, drafter_stats
 from deployments.controller import INTERVAL_S, find_controller
 from deployments.draft_model import make_draft_engine
 from deployments.tracing.draft_spans import record_step
@@ -31,22 +31,20 @@ SERVICE = "dspark-drafter"  # in traces
 logger = logging.getLogger(__name__)
 
 
-class BusyShare:
-    """The share of time that a drafter drafts, from its seconds of drafting so far.
+class SinceLast:
+    """What `drafter_stats` says of the time since one listener last asked.
 
     `clock` is in seconds.
     """
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, stats: Drafted, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._since = (clock(), 0.0)  # and seconds of drafting until then
+        self._told = (clock(), stats)
 
-    def take(self, drafted_s: float) -> float:
-        """Since the last call."""
-        since_s, drafted_before_s = self._since
-        now_s = self._clock()
-        self._since = (now_s, drafted_s)
-        return (drafted_s - drafted_before_s) / max(now_s - since_s, 1e-3)
+    def take(self, stats: Drafted) -> dict[str, float]:
+        (since_s, before), now_s = self._told, self._clock()
+        self._told = (now_s, stats)
+        return drafter_stats(before, stats, now_s - since_s)
 
 
 class DrafterServer:
@@ -86,8 +84,8 @@ class DrafterServer:
             on_traced=partial(record_step, tracing_of(tracing, SERVICE)),
         )
         self._server.start()
-        self._told = (time.monotonic(), self._server.stats)
-        self._busy = BusyShare()
+        self._of_policy = SinceLast(self._server.stats)
+        self._of_reports = SinceLast(self._server.stats)
         self._reports = asyncio.get_running_loop().create_task(self._report_forever())
 
     async def _report_forever(self) -> None:
@@ -116,14 +114,12 @@ class DrafterServer:
             secret=self._server.secret,
             canary=self._canary,
             drafter=self._version,
-            busy=self._busy.take(stats.total_step_s),
+            busy=self._of_reports.take(stats)[BUSY],
         )
 
     async def record_autoscaling_stats(self) -> dict[str, float]:
         """Of the time since the last call."""
-        (since_s, before), (now_s, stats) = self._told, (time.monotonic(), self._server.stats)
-        self._told = (now_s, stats)
-        return drafter_stats(before, stats, now_s - since_s)
+        return self._of_policy.take(self._server.stats)
 
     async def check_health(self) -> None:
         """Raises when the draft loop or the reporting stopped; Serve replaces the replica."""

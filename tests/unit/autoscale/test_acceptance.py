@@ -71,7 +71,7 @@ def test_far_less_than_before_is_a_collapse_until_it_is_back():
 
 def test_the_probes_of_a_guard_that_has_stopped_drafting_are_enough():
     alarm = AcceptanceAlarm(promised=0.6)
-    for seed in range(40):  # of eight drafts each, which are half an hour of plain steps
+    for seed in range(40):  # of eight drafts each
         alarm.observe(drafts(8, 0.05, claimed=0.6, seed=seed))
     assert alarm.active
 
