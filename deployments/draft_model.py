@@ -20,6 +20,7 @@ from drafters.config import DrafterConfig, check_fit, text_config
 from drafters.engine import DraftEngine
 from drafters.errors import CheckpointError
 from drafters.interface import DraftModel
+from drafters.precision import as_dtype
 
 # What n-gram lookup, at eight bytes per token, would otherwise have far too many of.
 MAX_CONTEXT_BLOCKS = 1 << 16
@@ -87,7 +88,7 @@ def make_draft_engine(
     CheckpointError when the checkpoint does not load.
     """
     spec = DrafterSpec.model_validate(drafter)
-    model = _load(spec, (target_dir, target_revision), getattr(torch, dtype), device)
+    model = _load(spec, (target_dir, target_revision), as_dtype(dtype, device), device)
     bytes_per_token = model.serving().layout.bytes_per_token
     num_blocks = max(1, context_bytes // (bytes_per_token * block_tokens))
     num_blocks = min(num_blocks, MAX_CONTEXT_BLOCKS)

@@ -67,7 +67,7 @@ def measure(config: Path, repeats: int) -> str:
     footprint = measure_footprint(engine, model.target.block_tokens)
     return "\n".join(
         [
-            f"model {model.id}, drafter in {model.drafter.dtype}, "
+            f"model {model.id}, drafter in {str(dtype).removeprefix('torch.')}, "
             f"{torch.get_num_threads()} thread(s), medians",
             f"adapter per step, {_REQUESTS} requests x {_TOKENS} tokens, drafting excluded: "
             f"{adapter_ms(model, feature_size, repeats * 5, Fixed(_TOKENS)):.3f} ms, with the "

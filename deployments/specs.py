@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 Device = Literal["cpu", "cuda"]
 Dtype = Literal["float32", "bfloat16", "float16"]
+DraftDtype = Literal["auto", "float32", "bfloat16", "float16"]
 Revision = Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")]  # a commit: branches move
 _COUNTED = {"CPU": "num_cpus", "GPU": "device: cuda", "memory": "engine_kwargs"}
 
@@ -223,7 +224,7 @@ class DrafterSpec(ReplicaSpec):
     random: RandomDrafterSpec | None = None
     ngram: NgramDrafterSpec | None = None
     num_gpus: float = Field(default=0, ge=0, le=1)
-    dtype: Dtype = "bfloat16"
+    dtype: DraftDtype = "auto"
     num_context_tokens: int = Field(default=512, ge=1)
     context_mib: int = Field(default=256, ge=1)
     num_candidates: int = Field(default=32, ge=1, le=1024)

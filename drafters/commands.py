@@ -90,7 +90,7 @@ def _register_train(train: argparse.ArgumentParser) -> None:
     settings.add_argument("--held-out", type=int, help="rows for evaluation only")
     settings.add_argument("--evaluate-every", type=int, help="steps between held-out evaluations")
     settings.add_argument("--patience", type=int, help="evaluations without gain that end it")
-    settings.add_argument("--precision", choices=("bf16", "float32"))
+    settings.add_argument("--precision", choices=("auto", "bf16", "float32"))
     settings.add_argument("--seed", type=int)
     train.set_defaults(run=run_train)
 

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from vllm import LLM, SamplingParams
 from vllm.platforms import current_platform
 
 from deployments.generation.prompts import Prompt, Sampling
 from drafters.answers import Answer
+from drafters.precision import multiplies_bfloat16
 
 _PROMPTS_AT_A_TIME = 512
 _SEATS = 128
-_ON_PROCESSORS = {"enforce_eager": True, "block_size": 32, "kv_cache_memory_bytes": 1 << 30}
 
 
 def answer_offline(
@@ -33,7 +34,7 @@ def answer_offline(
         max_model_len=max_length + 8,
         max_num_seqs=_SEATS,
         seed=seed,
-        **(_ON_PROCESSORS if current_platform.is_cpu() else {}),
+        **(_on_processors() if current_platform.is_cpu() else {}),
     )
     for first in range(0, len(prompts), _PROMPTS_AT_A_TIME):
         some = prompts[first : first + _PROMPTS_AT_A_TIME]
@@ -45,6 +46,15 @@ def answer_offline(
         for prompt, result in zip(some, results, strict=True):
             output = tuple(result.outputs[0].token_ids)
             keep(Answer(prompt.id, prompt.domain, prompt.source, prompt.tokens, output))
+
+
+def _on_processors() -> dict[str, Any]:
+    return {
+        "dtype": "auto" if multiplies_bfloat16("cpu") else "float32",
+        "enforce_eager": True,
+        "block_size": 32,
+        "kv_cache_memory_bytes": 1 << 30,
+    }
 
 
 def _params(sampling: Sampling) -> SamplingParams:

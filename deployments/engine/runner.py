@@ -37,6 +37,7 @@ from deployments.tracing.spec import TracingSpec
 from deployments.tracing.start import tracing_of
 from drafters.canary_source import CanarySource
 from drafters.messages import DraftSource
+from drafters.precision import as_dtype
 from drafters.sources import RemoteDraftSource
 
 _NEW_STEPS = 32  # after so many an engine knows more of itself than others do
@@ -97,7 +98,7 @@ class DraftingRunner:
             num_context_tokens=settings.num_context_tokens,
             max_model_len=vllm_config.model_config.max_model_len,
             vocab_size=vllm_config.model_config.get_vocab_size(),
-            feature_dtype=getattr(torch, settings.dtype),
+            feature_dtype=as_dtype(settings.dtype, device),
             needs_tokens=settings.needs_tokens,
             max_step_tokens=vllm_config.scheduler_config.max_num_batched_tokens,
             max_requests=vllm_config.scheduler_config.max_num_seqs,

@@ -18,6 +18,7 @@ from drafters.evaluation.report import format_report
 from drafters.evaluation.target import EvaluatedTarget
 from drafters.interface import DraftModel
 from drafters.ngram_settings import ngram_version
+from drafters.precision import AUTO, as_dtype
 from profiles.evaluation import save_evaluation
 from profiles.fingerprint import checkpoint_fingerprint, checkpoint_name
 from profiles.provenance import NGRAM, DraftingPair
@@ -43,7 +44,7 @@ class OfflineSettings:
     chunk_size: int
     seed: int
     dtype: str | None
-    drafter_dtype: str
+    drafter_dtype: str | None
     device: str
     ngram_block_size: int
 
@@ -57,7 +58,8 @@ def evaluate_offline(
     matplotlib, three pictures. Raises CheckpointError, ValueError or OSError saying what
     cannot be used, ProvenanceError for an `output` of something else.
     """
-    drafter = _load_drafter(settings)
+    drafter_dtype = as_dtype(settings.drafter_dtype or AUTO, settings.device)
+    drafter = _load_drafter(settings, drafter_dtype)
     dtype = settings.dtype or ("float32" if settings.device == "cpu" else "bfloat16")
     target = EvaluatedTarget.load(
         settings.target,
@@ -71,7 +73,7 @@ def evaluate_offline(
     metadata = {
         **_pair(settings).as_metadata(),
         "target_dtype": dtype,
-        "drafter_dtype": settings.drafter_dtype,
+        "drafter_dtype": str(drafter_dtype).removeprefix("torch."),
         "device": settings.device,
     }
     output.mkdir(parents=True, exist_ok=True)
@@ -117,14 +119,14 @@ def _plan(settings: OfflineSettings, chat: ChatTemplate, model_max_tokens: int) 
     )
 
 
-def _load_drafter(settings: OfflineSettings) -> DraftModel:
+def _load_drafter(settings: OfflineSettings, dtype: torch.dtype) -> DraftModel:
     if settings.drafter == NGRAM:
         return ngram_drafter(
             settings.target, block_size=settings.ngram_block_size, device=settings.device
         )
     return load_drafter(
         settings.drafter,
-        dtype=getattr(torch, settings.drafter_dtype),
+        dtype=dtype,
         device=settings.device,
         target_dir=settings.target,
     )

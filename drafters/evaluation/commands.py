@@ -73,7 +73,11 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     evaluate.add_argument(
         "--dtype", choices=_DTYPES, help="of the target (default: float32 on cpu, else bfloat16)"
     )
-    evaluate.add_argument("--drafter-dtype", choices=_DTYPES, default="bfloat16")
+    evaluate.add_argument(
+        "--drafter-dtype",
+        choices=_DTYPES,
+        help="default: bfloat16 where the device multiplies it at full speed, else float32",
+    )
     evaluate.add_argument("--device", default="cpu", help="as torch names it")
     evaluate.add_argument("--threads", type=int, help="torch threads (default: torch's own)")
     evaluate.add_argument("--ngram-block-size", type=int, default=7, help="tokens of its drafts")

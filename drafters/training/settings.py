@@ -9,6 +9,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, PositiveFloat, PositiveInt, ValidationError
 
+from drafters.precision import multiplies_bfloat16
 from drafters.training.kinds import KINDS
 from drafters.training.plan import TrainingPlan
 
@@ -50,7 +51,7 @@ class TrainingSettings(BaseModel):
     held_out: PositiveInt = 192
     evaluate_every: PositiveInt | None = None
     patience: PositiveInt | None = None
-    precision: Literal["bf16", "float32"] = "bf16"
+    precision: Literal["auto", "bf16", "float32"] = "bf16"
     seed: int = 0
     assumed_rows: PositiveInt | None = None
     assumed_tokens_per_row: PositiveFloat | None = None
@@ -90,7 +91,8 @@ class TrainingSettings(BaseModel):
             evaluate_every=self.evaluate_every,
             patience=self.patience,
             seed=self.seed,
-            autocast=self.precision == "bf16",
+            autocast=self.precision == "bf16"
+            or (self.precision == "auto" and multiplies_bfloat16("cpu")),
         )
 
 
