@@ -15,7 +15,9 @@ class BlockWriter:
 
     `target_ids` int64 [V'] translates a reduced draft vocabulary, None where there is none:
     tokens and their distributions are always the target's. With a `confidence` model, the
-    confidences come from the distributions themselves; otherwise `finish` is given them.
+    confidences come from the distributions themselves; otherwise `finish` is given them, as a
+    head foresees them: how far drafter and target overlap over all tokens. Of that, a token
+    drawn from some candidates only can have what these hold.
     """
 
     def __init__(
@@ -36,6 +38,7 @@ class BlockWriter:
         self._log_odds: list[Tensor] = []
         self._drawn_ids: list[Tensor] = []
         self._drawn_probs: list[Tensor] = []
+        self._kept: list[Tensor] = []
 
     def choose(self, logits: Tensor) -> Tensor:
         """The next position's tokens int64 [R] from its `logits` [R, V']."""
@@ -45,8 +48,12 @@ class BlockWriter:
             # In bfloat16 on CPU, max with indices takes half the time of argmax.
             token = self._translated(logits.max(-1).indices)
         else:
-            token, drawn = self._sampler.choose(logits, self._temperatures)
+            token, drawn, kept = self._sampler.choose(
+                logits, self._temperatures, with_kept=self._confidence is None
+            )
             token = self._translated(token)
+            if kept is not None:
+                self._kept.append(kept.unsqueeze(1))
             self._drawn_ids.append(self._translated(drawn.token_ids).unsqueeze(1))
             self._drawn_probs.append(drawn.probs.unsqueeze(1))
         self._tokens.append(token.unsqueeze(1))
@@ -73,6 +80,8 @@ class BlockWriter:
             confidences = self._confidence.confidences(torch.cat(self._log_odds, dim=1))
         else:
             confidences = confidence_logits.sigmoid()
+            if self._kept:
+                confidences = confidences * torch.cat(self._kept, dim=1)
         return Draft(
             torch.cat(self._tokens, dim=1),
             confidences,

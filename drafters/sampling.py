@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
 from drafters.messages import SparseDistribution
 
 NUM_CANDIDATES = 32
+
+
+class Choice(NamedTuple):
+    """Tokens int64 [R], the distribution [R, k] they were drawn from, and, where it was asked
+    for, the share float32 [R] of the whole distribution that the candidates hold."""
+
+    tokens: Tensor
+    distribution: SparseDistribution
+    kept: Tensor | None
 
 
 class DraftSampler:
@@ -29,17 +40,25 @@ class DraftSampler:
         else:
             self._generator.manual_seed(seed)
 
-    def choose(self, logits: Tensor, temperatures: Tensor) -> tuple[Tensor, SparseDistribution]:
-        """Tokens int64 [R] from `logits` [R, V] at `temperatures` float32 [R], and q [R, k].
+    def choose(self, logits: Tensor, temperatures: Tensor, *, with_kept: bool = False) -> Choice:
+        """Choose from `logits` [R, V] at `temperatures` float32 [R].
 
-        Rows at temperature 0 take the likeliest token; their q is one-hot.
+        Rows at temperature 0 take the likeliest token: their distribution is one-hot, and
+        nothing is lost of it.
         """
         top = logits.topk(min(self.num_candidates, logits.shape[-1]), dim=-1)
         sampled = (temperatures > 0).unsqueeze(-1)
         divisors = torch.where(sampled.squeeze(-1), temperatures, 1.0).unsqueeze(-1)
-        probs = (top.values.float() / divisors).softmax(-1)
+        scaled = top.values.float() / divisors
+        kept = None
+        if with_kept:
+            whole = (logits.float() / divisors).logsumexp(-1)
+            share = (scaled.logsumexp(-1) - whole).exp_().clamp_(max=1.0)
+            kept = torch.where(sampled.squeeze(-1), share, 1.0)
+        probs = scaled.softmax(-1)
         first = torch.zeros_like(probs)
         first[:, 0] = 1.0
         probs = torch.where(sampled, probs, first)
         index = torch.multinomial(probs, 1, generator=self._generator)
-        return top.indices.gather(-1, index).squeeze(-1), SparseDistribution(top.indices, probs)
+        tokens = top.indices.gather(-1, index).squeeze(-1)
+        return Choice(tokens, SparseDistribution(top.indices, probs), kept)

@@ -120,12 +120,15 @@ def write_checkpoint(directory: Path, tensors: dict[str, torch.Tensor], **change
     return directory
 
 
-def engine_of(model: Any, num_blocks: int = 64, window: int = 64) -> DraftEngine:
+def engine_of(
+    model: Any, num_blocks: int = 64, window: int = 64, num_candidates: int = 32
+) -> DraftEngine:
     return DraftEngine(
         model,
         num_blocks=num_blocks,
         block_tokens=BLOCK_TOKENS,
         num_context_tokens=window,
+        num_candidates=num_candidates,
         seed=0,
     )
 

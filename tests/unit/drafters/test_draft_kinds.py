@@ -114,6 +114,23 @@ def test_q_is_the_truncated_distribution_of_the_final_logits(kind: str) -> None:
     assert torch.equal(draft.distribution.token_ids, top.indices)
 
 
+@pytest.mark.parametrize("kind", [kind for kind in WITH_WEIGHTS if kind not in HEADLESS])
+def test_a_heads_confidence_counts_for_what_the_candidates_hold(kind: str) -> None:
+    model = small_drafter(kind)
+    draft = engine_of(model).trace(step_of(model, 0, 6, temperature=5.0))
+    assert draft.logits is not None
+    assert draft.confidence_logits is not None
+    held = (draft.logits / 5.0).softmax(-1).topk(32).values.sum(-1)
+    assert float(held.max()) < 0.9
+    torch.testing.assert_close(draft.confidences, draft.confidence_logits.sigmoid() * held)
+    for whole in (
+        engine_of(model, num_candidates=96).trace(step_of(model, 0, 6, temperature=5.0)),
+        engine_of(model).trace(step_of(model, 0, 6, temperature=0.0)),
+    ):
+        assert whole.confidence_logits is not None
+        torch.testing.assert_close(whole.confidences, whole.confidence_logits.sigmoid())
+
+
 @pytest.mark.parametrize("kind", HEADLESS)
 def test_confidence_is_known_before_the_token_is_drawn(kind: str) -> None:
     """The first position's depends on the context alone, later ones on the tokens before."""
