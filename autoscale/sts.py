@@ -32,29 +32,28 @@ def fit_temperatures(
     """Temperatures [gamma] from uncalibrated `confidences` [N, gamma] and outcomes [N].
 
     Position by position, the temperature is searched that minimises the calibration error of
-    predicted survival, the product of calibrated confidences, earlier ones fixed. The ECE at
-    no position fitted is larger than without calibration: where the search leaves it larger,
-    it is repeated on the ECE itself; where that does not help, all positions so far fall back
-    to 1. Positions with fewer than 100 labels are not fitted: they get those of `otherwise`,
-    1 without.
+    predicted survival, the product of calibrated confidences, earlier ones fixed. Where that
+    leaves a position's ECE larger than without calibration, the search is repeated on the ECE
+    itself. The ECE averaged over the fitted positions is never larger than without: all
+    temperatures are 1 where it would be. Positions with fewer than 100 labels are not fitted:
+    they get those of `otherwise`, 1 without.
     """
     num_drafts, block_size = confidences.shape
     labels = survival_labels(num_admitted, num_accepted, block_size)
     temperatures = np.ones(block_size) if otherwise is None else np.array(otherwise)
     raw, calibrated = np.ones(num_drafts), np.ones(num_drafts)  # survival before position k
+    gained = 0.0
     for k in range(block_size):
         own = confidences[:, k]
         rows = labels.counts[:, k]
         if np.count_nonzero(rows) >= _MIN_LABELS:
             position = _Position(calibrated[rows], own[rows], labels.survived[rows, k])
-            temperatures[k] = position.fit(at_most=ece(raw[rows] * own[rows], position.survived))
+            without = ece(raw[rows] * own[rows], position.survived)
+            temperatures[k] = position.fit(at_most=without)
+            gained += without - position.ece(temperatures[k])
         raw = raw * own
-        if np.isnan(temperatures[k]):
-            temperatures[: k + 1] = 1.0
-            calibrated = raw
-        else:
-            calibrated = calibrated * _at(own, temperatures[k])
-    return temperatures
+        calibrated = calibrated * _at(own, temperatures[k])
+    return temperatures if gained >= 0 else np.ones(block_size)
 
 
 class _Position:
@@ -76,12 +75,10 @@ class _Position:
         self._mass = np.maximum(np.bincount(self._group, minlength=_NUM_GROUPS), 1)
 
     def fit(self, at_most: float) -> float:
-        """The best temperature whose ECE is at most that; NaN where none was found."""
-        for error in (self.group_error, self.ece):
-            temperature = _search(error)
-            if self.ece(temperature) <= at_most:
-                return temperature
-        return float("nan")
+        """The best temperature; by the ECE itself, where the smooth error's has a larger one
+        than `at_most`."""
+        temperature = _search(self.group_error)
+        return temperature if self.ece(temperature) <= at_most else _search(self.ece)
 
     def group_error(self, temperature: float) -> float:
         """Squared calibration error of survival over groups of like confidence."""

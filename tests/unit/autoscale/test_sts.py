@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import compress
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -82,7 +84,7 @@ def test_censored_labels_do_for_drafts_that_are_not_censored():
     betrayal=st.floats(-2, 2),
     shift=st.floats(-2, 2),
 )
-def test_no_position_has_a_larger_ece_on_the_fitting_set(
+def test_the_average_ece_is_never_larger_on_the_fitting_set(
     seed, num_drafts, mean, temperatures, betrayal, shift
 ):
     """Whatever the data: also where no temperature can mend it (a shift of the logits)."""
@@ -95,9 +97,27 @@ def test_no_position_has_a_larger_ece_on_the_fitting_set(
     fitted = fit_temperatures(confidences, num_admitted, num_accepted)
     before = errors(confidences, num_admitted, num_accepted)
     after = errors(confidences, num_admitted, num_accepted, fitted)
-    for raw, calibrated in zip(before, after, strict=True):
-        if raw.num_labels >= 100:  # with fewer a position is not fitted
-            assert calibrated.ece <= raw.ece + 1e-9
+    is_fitted = [raw.num_labels >= 100 for raw in before]
+    raw, calibrated = (sum(e.ece for e in compress(found, is_fitted)) for found in (before, after))
+    assert calibrated <= raw + 1e-9
+
+
+def test_a_position_that_cannot_gain_does_not_cost_the_others_theirs():
+    """Here the second one's confidence is right as it is, and so is the product of two wrong
+    ones: what mends the first position is worth more than it costs there."""
+    rng = np.random.default_rng(5)
+    first = rng.uniform(0.05, 0.95, 20_000)
+    odds = (first / (1 - first)) ** 0.5
+    survives = rng.random(len(first)) < odds / (1 + odds)
+    second = np.full(len(first), 0.3)
+    accepted = survives * (1 + (rng.random(len(first)) < 0.3 * first / (odds / (1 + odds))))
+    confidences, admitted = np.stack((first, second), axis=1), np.full(len(first), 2)
+    fitted = fit_temperatures(confidences, admitted, accepted)
+    before = errors(confidences, admitted, accepted)
+    after = errors(confidences, admitted, accepted, fitted)
+    assert fitted[0] == pytest.approx(2.0, rel=0.05)
+    assert after[1].ece > before[1].ece
+    assert after[0].ece < before[0].ece / 5
 
 
 def test_a_position_hardly_ever_admitted_keeps_what_it_had():
