@@ -170,11 +170,13 @@ class Forced:
     def __init__(self, tokens) -> None:
         self._tokens = tokens
 
-    def choose(self, logits, temperatures):
+    def choose(self, logits, temperatures, *, with_kept):
         from drafters.messages import SparseDistribution
+        from drafters.sampling import Choice
 
+        assert not with_kept, "these kinds have no head"
         token = torch.tensor([next(self._tokens, int(logits.argmax()))])
-        return token, SparseDistribution(token.view(1, 1), torch.ones(1, 1))
+        return Choice(token, SparseDistribution(token.view(1, 1), torch.ones(1, 1)), None)
 
 
 BLOCKS = {
