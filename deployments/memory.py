@@ -21,8 +21,8 @@ from deployments.schema import ModelSpec
 
 MIB, GIB = 1 << 20, 1 << 30
 RESERVE_BYTES = 4 * GIB
-_ELEMENT_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
-_ELEMENT_BYTES["auto"] = 2  # of a drafter on a GPU, whose memory alone is checked
+# "auto" is a drafter's, of which only those on GPUs are checked.
+_ELEMENT_BYTES = {"auto": 2, "float32": 4, "bfloat16": 2, "float16": 2}
 
 
 @dataclass(frozen=True, slots=True)

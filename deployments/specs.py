@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 Device = Literal["cpu", "cuda"]
 Dtype = Literal["float32", "bfloat16", "float16"]
-DraftDtype = Literal["auto", "float32", "bfloat16", "float16"]
+DraftDtype = Literal["auto", Dtype]
 Revision = Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")]  # a commit: branches move
 _COUNTED = {"CPU": "num_cpus", "GPU": "device: cuda", "memory": "engine_kwargs"}
 

@@ -14,7 +14,7 @@ NUM_CANDIDATES = 32
 
 class Choice(NamedTuple):
     """Tokens int64 [R], the distribution [R, k] they were drawn from, and, where it was asked
-    for, the share float32 [R] of the whole distribution that the candidates hold."""
+    for and is not all, the share float32 [R] of the whole distribution that the candidates hold."""
 
     tokens: Tensor
     distribution: SparseDistribution
@@ -51,7 +51,7 @@ class DraftSampler:
         divisors = torch.where(sampled.squeeze(-1), temperatures, 1.0).unsqueeze(-1)
         scaled = top.values.float() / divisors
         kept = None
-        if with_kept:
+        if with_kept and self.num_candidates < logits.shape[-1]:
             whole = (logits.float() / divisors).logsumexp(-1)
             share = (scaled.logsumexp(-1) - whole).exp_().clamp_(max=1.0)
             kept = torch.where(sampled.squeeze(-1), share, 1.0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from drafters.precision import as_dtype, multiplies_bfloat16
+from drafters.precision import as_dtype
 from drafters.training.settings import TrainingSettings
 
 TARGET = "models/demo-target"
@@ -28,10 +28,10 @@ def test_processors_without_wide_vectors_get_float32(monkeypatch, capability, ex
     assert as_dtype("float16", "cpu") is torch.float16
 
 
+@pytest.mark.parametrize("capability", ["AVX512", "AVX2"])
 @pytest.mark.parametrize("precision", ["auto", "bf16", "float32"])
-def test_training_in_auto_does_as_the_processor_likes(precision):
+def test_training_in_auto_does_as_the_processor_likes(monkeypatch, precision, capability):
+    monkeypatch.setattr(CAPABILITY, lambda: capability)
     settings = TrainingSettings(steps=1, target_layers=(1,), precision=precision, target=TARGET)
     autocast = settings.plan(TARGET, "data", 1000).autocast
-    assert (
-        autocast == {"auto": multiplies_bfloat16("cpu"), "bf16": True, "float32": False}[precision]
-    )
+    assert autocast == {"auto": capability == "AVX512", "bf16": True, "float32": False}[precision]
