@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from drafters.messages import SparseDistribution
+from drafters.top_tokens import top_tokens
 
 NUM_CANDIDATES = 32
 
@@ -46,10 +47,10 @@ class DraftSampler:
         Rows at temperature 0 take the likeliest token: their distribution is one-hot, and
         nothing is lost of it.
         """
-        top = logits.topk(min(self.num_candidates, logits.shape[-1]), dim=-1)
+        values, candidates = top_tokens(logits, min(self.num_candidates, logits.shape[-1]))
         sampled = (temperatures > 0).unsqueeze(-1)
         divisors = torch.where(sampled.squeeze(-1), temperatures, 1.0).unsqueeze(-1)
-        scaled = top.values.float() / divisors
+        scaled = values.float() / divisors
         kept = None
         if with_kept and self.num_candidates < logits.shape[-1]:
             whole = (logits.float() / divisors).logsumexp(-1)
@@ -60,5 +61,5 @@ class DraftSampler:
         first[:, 0] = 1.0
         probs = torch.where(sampled, probs, first)
         index = torch.multinomial(probs, 1, generator=self._generator)
-        tokens = top.indices.gather(-1, index).squeeze(-1)
-        return Choice(tokens, SparseDistribution(top.indices, probs), kept)
+        tokens = candidates.gather(-1, index).squeeze(-1)
+        return Choice(tokens, SparseDistribution(candidates, probs), kept)
