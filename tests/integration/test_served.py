@@ -14,11 +14,13 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import httpx
 import openai
+import psutil
 import pytest
 from transformers import AutoTokenizer
 
@@ -641,6 +643,50 @@ def test_plans_reach_every_target_and_are_shown(url, capsys):
     shown = capsys.readouterr().out
     assert "split: 1 replicas" in shown
     assert "local rules" not in shown
+
+
+def test_a_flooded_controller_costs_nothing(client, url, answers):
+    """It is told nonsense by thousands that there are not, faster than it listens to anyone."""
+    before = controller(url)
+    with flooding(before["pid"], "split", 8.0) as flood:
+        held = held_plan(url)["seq"]
+        while flood.poll() is None:
+            assert ask_all(client, "split", first_turns()[:16], 8) == answers[:16]
+        sent, complaints = flood.communicate()
+    assert flood.returncode == 0, complaints
+    after = controller(url)
+    assert after["pid"] == before["pid"]
+    counted = ("dropped_reports", "impossible_loads")
+    assert all(after[name] > before[name] for name in counted), (sent, before, after)
+    wait_for(lambda: held_plan(url)["seq"] > held and not held_plan(url)["is_stale"])
+    wait_for(lambda: len(fleet(url, "split")["targets"]) == 1)  # the others are forgotten
+    assert held_plan(url)["refused"] == {}
+    assert ask_all(client, "split", first_turns()[:16], 8) == answers[:16]
+
+
+@contextmanager
+def flooding(controller_pid: int, model: str, seconds: float) -> Iterator[subprocess.Popen[str]]:
+    """With Ray's address and token as the controller has them."""
+    one = psutil.Process(controller_pid)
+    (address,) = [
+        argument.partition("=")[2]
+        for argument in one.parents()[0].cmdline()
+        if argument.startswith("--gcs-address=")
+    ]
+    token = {k: v for k, v in one.environ().items() if k.startswith("RAY_AUTH")}
+    command = [sys.executable, "-m", "tests.integration.controller_flood"]
+    process = subprocess.Popen(
+        [*command, "test", model, str(seconds)],
+        env=os.environ | token | {"RAY_ADDRESS": address},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    with process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 def test_a_controller_stopped_killed_and_restarted_costs_nothing(client, url, answers):
