@@ -18,7 +18,7 @@ import httpx
 from loadtest.arms import parse_policy
 from loadtest.arrivals import LoadPoint, parse_load
 from loadtest.conversations import bundled, parse_mix, read_conversations
-from loadtest.experiment import Plan, Progress, Results, run_server, tasks
+from loadtest.experiment import Plan, Progress, Results, run_server
 from loadtest.outputs import Outputs, divergences
 from loadtest.peers import endpoint_server, peer_server
 from loadtest.provenance import provenance, served_digest
@@ -39,22 +39,16 @@ def bench(args: argparse.Namespace, argv: Sequence[str]) -> None:
     results = Results(args.output, metadata, (*_MUST_MATCH, *served, *plan.as_metadata()))
     with _interrupted_by_terminate(), ExitStack() as stack:
         servers = _servers(args, stack)
-        left = sum(
-            not results.has(task.run_id)
-            for visit in range(1, args.visits + 1)
-            for server in servers
-            for task in tasks(plan, server.arms, visit)
-        )
+        visits = range(1, args.visits + 1)
+        left = sum(len(results.left(plan, server, v)) for v in visits for server in servers)
         outputs = Outputs(
             args.output, servers[0].arms[0].name, args.divergence, max_tokens=plan.max_tokens
         )
         progress = Progress(left, _say)
         failed: list[str] = []
-        for visit in range(1, args.visits + 1):
+        for visit in visits:
             for number, server in enumerate(servers):
-                todo = tasks(plan, server.arms, visit)
-                is_measured = all(results.has(task.run_id) for task in todo)
-                if is_measured and not outputs.lacks(server.arms):
+                if not (results.left(plan, server, visit) or outputs.lacks(server.arms)):
                     continue
                 _say(f"starting {server.description} (visit {visit} of {args.visits})")
                 try:

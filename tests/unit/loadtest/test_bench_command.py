@@ -1,13 +1,14 @@
 import argparse
 import json
 import sys
+from contextlib import contextmanager
 
 import pytest
 
 from loadtest.arms import Arm
 from loadtest.commands import register
 from loadtest.divergence import Trace
-from loadtest.servers import Server
+from loadtest.servers import Running, Server
 from profiles.load_records import load_load_records
 from tests.unit.loadtest.scripted_endpoint import scripted_endpoint
 
@@ -122,6 +123,24 @@ def test_a_second_call_measures_nothing_and_reports_again(tmp_path, capsys):
         assert measure(tmp_path, f"one={server.url}#demo") == 0
         assert len(server.asked) == asked
     assert (tmp_path / "report.html").exists()
+
+
+def test_a_second_call_starts_no_server_for_prompts_that_were_clipped(tmp_path, monkeypatch):
+    started = []
+
+    @contextmanager
+    def running_there(server, log):
+        started.append(server.description)
+        yield Running(server, None)
+
+    monkeypatch.setattr("loadtest.bench_command.running", running_there)
+    with scripted_endpoint() as server:
+        for _ in range(2):
+            endpoint = ("--endpoint", f"one={server.url}#demo", "--output", str(tmp_path))
+            few = ("--concurrency", "1", "--rounds", "1", "--without-dspark")
+            assert dspark(*few, *endpoint, "--context-tokens", "300", "4096", "8192") == 0
+    assert started == [server.url]
+    assert [run.context_tokens for run in load_load_records(tmp_path).runs] == [300, 512 - 192]
 
 
 def test_two_results_are_compared_without_a_server(tmp_path, capsys):

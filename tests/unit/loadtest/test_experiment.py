@@ -36,7 +36,7 @@ def server_of(url: str, *names: str) -> Server:
 def measure(server: Server, directory, plan: Plan = PLAN, visit: int = 1) -> list[str]:
     said: list[str] = []
     results = Results(directory, METADATA, MUST_MATCH)
-    left = sum(not results.has(task.run_id) for task in tasks(plan, server.arms, visit))
+    left = len(results.left(plan, server, visit))
     with running(server, directory / "log") as one:
         run_server(plan, one, visit, results, Progress(left, said.append))
     return said
@@ -220,9 +220,36 @@ def test_prompts_are_as_long_as_the_model_takes_and_written_down_so(tmp_path, ca
     assert run.context_tokens == written
 
 
+LONG = replace(
+    PLAN,
+    rounds=1,
+    loads=tuple(parse_load("closed:1", asked) for asked in (100, 512 - 80, 2048, 4096)),
+)
+
+
 def test_lengths_that_are_clipped_to_one_are_measured_once(tmp_path):
     with scripted_endpoint() as server:
-        loads = tuple(parse_load("closed:1", asked) for asked in (100, 2048, 4096))
-        measure(server_of(server.url, "one"), tmp_path, replace(PLAN, rounds=1, loads=loads))
+        said = measure(server_of(server.url, "one"), tmp_path, LONG)
     runs = load_load_records(tmp_path).runs
     assert [run.context_tokens for run in runs] == [100, 512 - 80]
+    assert [line.split()[0] for line in said] == ["[1/2]", "[2/2]"]
+
+
+def test_a_load_that_is_named_twice_is_measured_once(tmp_path):
+    twice = replace(PLAN, rounds=1, loads=(parse_load("closed:1"),) * 2)
+    with scripted_endpoint() as server:
+        assert len(measure(server_of(server.url, "one"), tmp_path, twice)) == 1
+
+
+def test_a_server_of_which_only_clipped_lengths_are_left_is_known_to_be_done(tmp_path):
+    """Without asking it, as it would have to be started for that."""
+    with scripted_endpoint() as server:
+        one = server_of(server.url, "one")
+        measure(one, tmp_path, LONG)
+    again = Results(tmp_path, METADATA, MUST_MATCH)
+    assert again.left(LONG, one, 1) == []
+    longer = replace(LONG, loads=(*LONG.loads, parse_load("closed:1", 200)))
+    assert [task.load.context_tokens for task in again.left(longer, one, 1)] == [200]
+    assert [task.round for task in again.left(replace(LONG, rounds=2), one, 1)] == [2, 2]
+    other = replace(one, description="another")
+    assert len(again.left(LONG, replace(other, arms=(Arm("demo", label="two"),)), 1)) == 4
