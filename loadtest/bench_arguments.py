@@ -127,6 +127,14 @@ def add_bench(
         "--slo", type=_slo, default="1000:50", metavar="TTFT:TPOT", help="in ms; default 1000:50"
     )
     how.add_argument(
+        "--reference",
+        nargs="+",
+        default=[],
+        metavar="ARM",
+        help="compare with these arms, each as tables name it ('mtp fixed 1'): users' speeds at "
+        "matched throughput with all of them, throughput with the first; default: the first arm",
+    )
+    how.add_argument(
         "--compare", type=Path, nargs=2, metavar=("A", "B"), help="measure nothing: B beside A"
     )
     bench.set_defaults(run=run)

@@ -15,14 +15,20 @@ from typing import Any
 
 import httpx
 
-from loadtest.arms import parse_policy
+from loadtest.arms import Arm, parse_policy
 from loadtest.arrivals import LoadPoint, parse_load
 from loadtest.conversations import bundled, parse_mix, read_conversations
 from loadtest.experiment import Plan, Progress, Results, run_server
 from loadtest.outputs import Outputs, divergences
 from loadtest.peers import endpoint_server, peer_server
 from loadtest.provenance import provenance, served_digest
-from loadtest.report.tables import matched_table, speed_table, speeds
+from loadtest.report.tables import (
+    check_references,
+    matched_table,
+    reference_arms,
+    speed_table,
+    speeds,
+)
 from loadtest.servers import Server, dspark_server, running, serve_document
 from profiles.frontier import Slo, points
 
@@ -34,11 +40,12 @@ def bench(args: argparse.Namespace, argv: Sequence[str]) -> None:
     """Measure, and write results, figures and the page. Raises what a user can mend, of a server
     that fails when the others have been measured."""
     plan = _plan(args)
-    served = {"served": "" if args.without_dspark else served_digest(serve_document(args.config))}
-    metadata = provenance(argv) | served | plan.as_metadata()
-    results = Results(args.output, metadata, (*_MUST_MATCH, *served, *plan.as_metadata()))
+    served = "" if args.without_dspark else served_digest(serve_document(args.config))
+    settings = {"served": served} | plan.as_metadata()
+    results = Results(args.output, provenance(argv) | settings, (*_MUST_MATCH, *settings))
     with _interrupted_by_terminate(), ExitStack() as stack:
         servers = _servers(args, stack)
+        check_references(args.reference, [*_known_arms(args, servers), *results.arms()])
         visits = range(1, args.visits + 1)
         left = sum(len(results.left(plan, server, v)) for v in visits for server in servers)
         outputs = Outputs(
@@ -61,31 +68,37 @@ def bench(args: argparse.Namespace, argv: Sequence[str]) -> None:
                     _say(failed[-1])
     results.close()
     if results:
-        report(args.output, args.slo)
+        report(args.output, args.slo, args.reference)
     if failed:
         raise RuntimeError("; ".join(failed))
 
 
-def report(directory: Path, slo: Slo, others: Path | None = None) -> None:
-    """Print the table of a result; write it as JSON too, and a page. Beside `others`, an earlier
-    one, what became worse is named in both."""
+def report(
+    directory: Path, slo: Slo, references: Sequence[str] = (), others: Path | None = None
+) -> None:
+    """Print the tables of a result; write speeds as JSON too, and a page. Everything is compared
+    with those of the `references` that were run, or the first arm; beside `others`, an earlier
+    result, what became worse is named in both."""
     from loadtest.report.comparison import compare
     from loadtest.report.page import write_page
     from profiles.load_records import load_load_records
 
     records = load_load_records(directory)
-    rows = speeds(records, slo)
+    if others:
+        check_references(references, [run.arm for run in records.runs])
+    references = reference_arms(records, references)
+    rows = speeds(records, slo, references[0])
     print(speed_table(rows).markdown())
     table = json.dumps([row._asdict() for row in rows], indent=1)
     (directory / "speeds.json").write_text(table + "\n")
-    print()
-    print(matched_table(records, slo).markdown(), flush=True)
+    for reference in references:
+        print(f"\n{matched_table(records, slo, reference).markdown()}", flush=True)
     before = load_load_records(others) if others else None
     if before is not None:
         findings = compare(points(records, slo), points(before, slo)).findings()
         for title, lines in findings.items():
             print(f"\n{title}:", *lines, sep="\n- ", flush=True)
-    page = write_page(directory, records, slo, before, divergences(directory))
+    page = write_page(directory, records, slo, before, divergences(directory), references)
     _say(f"report: {page}")
 
 
@@ -146,6 +159,14 @@ def _servers(args: argparse.Namespace, stack: ExitStack) -> list[Server]:
     if twice or not names:
         raise ValueError(f"arms need names of their own: {', '.join(twice) or 'there is none'}")
     return servers
+
+
+def _known_arms(args: argparse.Namespace, servers: Sequence[Server]) -> Iterator[str]:
+    """Arms that a result may have: those measured now, and those of models left for later."""
+    yield from (arm.name for server in servers for arm in server.arms)
+    models = serve_document(args.config)["applications"][0]["args"]["models"]
+    policies = [parse_policy(text) for text in args.policies]
+    yield from (arm.name for arm in Arm.of_models(models, policies))
 
 
 @contextmanager

@@ -103,7 +103,7 @@ def _bench(args: argparse.Namespace) -> int:
     try:
         if args.compare:
             before, after = args.compare
-            report(after, args.slo, before)
+            report(after, args.slo, args.reference, before)
         else:
             bench(args, sys.argv[1:])
     except (OSError, KeyError, ValueError, RuntimeError, httpx.HTTPError) as error:

@@ -139,6 +139,10 @@ class Results:
         """Whether a run has been made already."""
         return any(run.run_id == run_id for run in self._runs)
 
+    def arms(self) -> list[str]:
+        """Names of the arms that there are runs of."""
+        return list(dict.fromkeys(run.arm for run in self._runs))
+
     def left(self, plan: Plan, server: Server, visit: int) -> list[Task]:
         """What is still to be run, as far as it is known how long prompts its models take: a
         server that was not measured yet may leave out some of it."""

@@ -17,7 +17,7 @@ from loadtest.report.tables import (
     divergence_table,
     matched_table,
     metrics_table,
-    reference_arm,
+    reference_arms,
     speed_table,
     speeds,
     unsteady,
@@ -57,11 +57,14 @@ def write_page(
     slo: Slo,
     before: LoadRecords | None = None,
     divergences: Sequence[DivergenceReport] = (),
+    references: Sequence[str] = (),
 ) -> Path:
     """Write `report.html` and `figures/*.png` into `directory`; the page's path.
 
     With `before`, an earlier result of the same arms, the page names what became worse.
+    Everything is compared with `references`, see `reference_arms`; throughput with the first.
     """
+    references = reference_arms(records, references)
     found = points(records, slo)
     arms = list(by_arm(found))
     pictures = [(c, {t: c.png(t, arms) for t in THEMES}) for c in charts(records, found)]
@@ -73,14 +76,18 @@ def write_page(
         *_comparison(records, before, slo),
         _section("Frontiers", _grid(pictures)),
         _section(
-            f"Throughput, and its ratio to {reference_arm(records)}",
-            _table("Throughput by load", speed_table(speeds(records, slo))),
+            f"Throughput, and its ratio to {references[0]}",
+            _table("Throughput by load", speed_table(speeds(records, slo, references[0]))),
         ),
         _section(
             "At matched throughput",
             "<p>User speed where both replicas give as much, interpolated between measured "
             "points and never beyond them.</p>"
-            + _table("At matched throughput", matched_table(records, slo)),
+            + "\n".join(
+                f"<h3>Over {escape(one)}</h3>"
+                + _table(f"At matched throughput, over {one}", matched_table(records, slo, one))
+                for one in references
+            ),
         ),
         _section("Every metric", _table("Every metric", metrics_table(found))),
         *_calibration(records),

@@ -143,6 +143,22 @@ def test_a_second_call_starts_no_server_for_prompts_that_were_clipped(tmp_path, 
     assert [run.context_tokens for run in load_load_records(tmp_path).runs] == [300, 512 - 192]
 
 
+def test_speeds_are_compared_with_an_arm_that_is_named_or_was_run_earlier(tmp_path, capsys):
+    with scripted_endpoint(gap_s=0.01) as one, scripted_endpoint(gap_s=0.01) as two:
+        endpoints = [f"one={one.url}#demo", f"two={two.url}#demo"]
+        assert measure(tmp_path, *endpoints) == 0
+        assert "| arm | load of one |" in capsys.readouterr().out
+        assert measure(tmp_path, endpoints[0], "--reference", "two", "one") == 0
+    said = capsys.readouterr().out
+    assert said.index("| arm | load of two |") < said.index("| arm | load of one |")
+    ratios = {
+        row["arm"]: row["ratio"] for row in json.loads((tmp_path / "speeds.json").read_text())
+    }
+    assert ratios["two"] == 1.0
+    assert ratios["one"] != 1.0
+    assert "<h3>Over two</h3>" in (tmp_path / "report.html").read_text()
+
+
 def test_two_results_are_compared_without_a_server(tmp_path, capsys):
     before, after = tmp_path / "a", tmp_path / "b"
     for directory in (before, after):
@@ -152,6 +168,8 @@ def test_two_results_are_compared_without_a_server(tmp_path, capsys):
     assert dspark("--compare", str(before), str(after)) == 0
     assert "\nBecame worse:\n- " in capsys.readouterr().out
     assert "Against the earlier result" in (after / "report.html").read_text()
+    assert dspark("--compare", str(before), str(after), "--reference", "two") == 1
+    assert "there is no arm 'two'; there are 'one'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -165,6 +183,7 @@ def test_two_results_are_compared_without_a_server(tmp_path, capsys):
         (["--models", "nobody"], "has no model nobody; it has off, control"),
         (["--config", "Makefile"], "Makefile is no Serve file of ours"),
         (["--compare", "nowhere", "nowhere"], "runs.parquet: there is no such file"),
+        (["--reference", "mtp fixed:1"], "no arm 'mtp fixed:1'; there are 'off', 'control',"),
     ],
 )
 def test_what_cannot_be_is_refused_before_anything_starts(tmp_path, capsys, arguments, message):

@@ -9,6 +9,7 @@ from loadtest.report.tables import (
     metrics_table,
     number,
     ratio_text,
+    reference_arms,
     speed_table,
     speeds,
     unsteady,
@@ -65,9 +66,41 @@ def test_arms_of_servers_that_ran_one_after_the_other_are_not_shown_as_paired():
 
 
 def test_speed_at_matched_throughput_has_errors_too():
-    (row,) = matched_table(records(), SLO).rows
+    table = matched_table(records(), SLO, "off")
     # Drafted: 22 tokens/s at 75 a user, 176 at 37.5; off gives 64 at 12.5.
-    assert row == ("drafted", "64", "64.8", "12.5", "5.18x ± 0.00", "50.0%")
+    row = ("drafted", "closed:8", "64", "64.8", "12.5", "5.18x ± 0.00", "50.0%")
+    assert table.rows == (row,)
+    assert table.header[1:5] == (
+        *("load of off", "tokens/s/replica", "tokens/s/user", "off, tokens/s/user"),
+    )
+
+
+def test_it_is_over_any_arm_and_says_where_the_two_took_no_turns():
+    together = records()
+    apart = [replace(run, sitting=run.arm) for run in together.runs]
+    table = matched_table(together._replace(runs=tuple(apart)), SLO, "drafted")
+    # Drafted gives 22 tokens/s at 75 a user; off 8 at 25 and 64 at 12.5.
+    ratio = "0.29x ± 0.00 unpaired"
+    assert table.rows == (("off", "closed:1", "22", "21.9", "75", ratio, "0.0%"),)
+
+
+def test_throughput_is_over_the_reference_that_is_asked_for():
+    table = speed_table(speeds(records(), SLO, "drafted"))
+    assert table.rows[0] == (
+        *("closed:1", "8 (0.36x ± 0.00; errors 0.0%)", "22 (1.00x ± 0.00; errors 50.0%)"),
+    )
+
+
+def test_what_is_compared_with_was_run_and_is_the_first_arm_where_nothing_else_is():
+    assert reference_arms(records()) == ["off"]
+    assert reference_arms(records(), ["drafted", "failed", "drafted"]) == ["drafted"]
+    assert reference_arms(records(), ["failed"]) == ["off"]
+
+
+def test_the_page_has_a_table_over_every_reference(tmp_path):
+    text = write_page(tmp_path, records(), SLO, references=["drafted", "off"]).read_text()
+    assert "Throughput, and its ratio to drafted" in text
+    assert [text.count(f"<h3>Over {name}</h3>") for name in ("drafted", "off")] == [1, 1]
 
 
 def test_every_metric_has_a_column():
