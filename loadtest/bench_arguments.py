@@ -51,7 +51,13 @@ def add_bench(
         "--peers",
         nargs="+",
         default=[],
-        help="vllm, vllm-ngram, ray-serve-llm, llama-cpp",
+        help="vllm, vllm-ngram, vllm-draft-model, ray-serve-llm, llama-cpp",
+    )
+    what.add_argument(
+        "--draft-model",
+        type=Path,
+        metavar="DIR",
+        help="a small model of the target's vocabulary, for the peer vllm-draft-model",
     )
     what.add_argument(
         "--endpoint",

@@ -18,9 +18,9 @@ import httpx
 from loadtest.arms import Arm, parse_policy
 from loadtest.arrivals import LoadPoint, parse_load
 from loadtest.conversations import bundled, parse_mix, read_conversations
-from loadtest.experiment import Plan, Progress, Results, run_server
+from loadtest.experiment import DRAFT_MODEL, Plan, Progress, Results, run_server
 from loadtest.outputs import Outputs, divergences
-from loadtest.peers import endpoint_server, peer_server
+from loadtest.peers import DRAFTS_WITH_A_MODEL, endpoint_server, peer_server
 from loadtest.provenance import provenance, served_digest
 from loadtest.report.tables import (
     check_references,
@@ -40,8 +40,7 @@ def bench(args: argparse.Namespace, argv: Sequence[str]) -> None:
     """Measure, and write results, figures and the page. Raises what a user can mend, of a server
     that fails when the others have been measured."""
     plan = _plan(args)
-    served = "" if args.without_dspark else served_digest(serve_document(args.config))
-    settings = {"served": served} | plan.as_metadata()
+    settings = _weights(args) | plan.as_metadata()
     results = Results(args.output, provenance(argv) | settings, (*_MUST_MATCH, *settings))
     with _interrupted_by_terminate(), ExitStack() as stack:
         servers = _servers(args, stack)
@@ -102,6 +101,18 @@ def report(
     _say(f"report: {page}")
 
 
+def _weights(args: argparse.Namespace) -> dict[str, str]:
+    """Digests of what is served: of the Serve file, empty where nothing of it is, and of the
+    draft model of a peer."""
+    if args.draft_model is not None and DRAFTS_WITH_A_MODEL not in args.peers:
+        raise ValueError(f"--draft-model is for the peer {DRAFTS_WITH_A_MODEL}; add it to --peers")
+    is_used = bool(args.peers) or not args.without_dspark
+    found = {"served": served_digest(serve_document(args.config)) if is_used else ""}
+    if args.draft_model is not None:
+        found[DRAFT_MODEL] = served_digest({"source": str(args.draft_model)})
+    return found
+
+
 def _plan(args: argparse.Namespace) -> Plan:
     conversations = (
         read_conversations(args.prompts, args.turns) if args.prompts else bundled(args.turns)
@@ -148,7 +159,7 @@ def _servers(args: argparse.Namespace, stack: ExitStack) -> list[Server]:
         for group in ([] if args.without_dspark else groups)
     ]
     contexts += [
-        peer_server(name, _target(models, chosen), args.port + number)
+        peer_server(name, _target(models, chosen), args.port + number, args.draft_model)
         for number, name in enumerate(args.peers, 1)
     ]
     servers = [stack.enter_context(context) for context in contexts]

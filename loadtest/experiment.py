@@ -28,6 +28,7 @@ from profiles.load_records import (
 from profiles.provenance import ProfileError, check_provenance
 
 _WARM_UP_ROUND = 0
+DRAFT_MODEL = "draft_model"  # in the metadata: may come with a later sitting, and then stays
 _LIMITS = "context_limits"  # in the metadata: tokens that a server's models take, by description
 _SLACK_TOKENS = 64  # of a chat template, and of the guess at a prompt's length
 
@@ -114,20 +115,24 @@ class Results:
     def __init__(
         self, directory: Path, metadata: Mapping[str, str], must_match: Sequence[str]
     ) -> None:
-        """Raises ProfileError where the directory holds results of something else."""
+        """Raises ProfileError where the directory holds results of something else: where a key of
+        `must_match` has another value there, or is missing but for `DRAFT_MODEL`."""
         self._directory = directory
         self._runs: list[RunRow] = []
         self._metadata = dict(metadata)
         path = directory / "runs.parquet"
         if path.exists():
             found = load_load_records(directory)
-            expected = {key: metadata[key] for key in must_match}
+            new = {DRAFT_MODEL} - found.metadata.keys()
+            expected = {key: metadata[key] for key in must_match if key not in new}
             try:
                 check_provenance(path, found.metadata, expected)
             except ProfileError as error:
                 raise ProfileError(f"{error}; or write to another --output") from None
             self._runs = list(found.runs)
-            self._metadata = found.metadata | {"commands": _joined(found.metadata, metadata)}
+            added = {key: metadata[key] for key in new & metadata.keys()}
+            commands = _joined(found.metadata, metadata)
+            self._metadata = found.metadata | added | {"commands": commands}
             merge_load_requests(directory)
         limits = json.loads(self._metadata.get(_LIMITS, "{}"))
         self._limits: dict[str, int | None] = limits

@@ -183,6 +183,8 @@ def test_two_results_are_compared_without_a_server(tmp_path, capsys):
         (["--models", "nobody"], "has no model nobody; it has off, control"),
         (["--config", "Makefile"], "Makefile is no Serve file of ours"),
         (["--compare", "nowhere", "nowhere"], "runs.parquet: there is no such file"),
+        (["--draft-model", "x"], "--draft-model is for the peer vllm-draft-model; add it"),
+        (["--peers", "vllm-draft-model"], "give its directory, --draft-model"),
         (["--reference", "mtp fixed:1"], "no arm 'mtp fixed:1'; there are 'off', 'control',"),
     ],
 )

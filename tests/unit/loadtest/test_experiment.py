@@ -113,6 +113,20 @@ def test_results_of_another_machine_are_not_added_to(tmp_path):
         Results(tmp_path, METADATA | {"hardware": "there"}, MUST_MATCH)
 
 
+def test_a_draft_model_may_come_later_and_is_no_other_one_then(tmp_path):
+    with scripted_endpoint() as server:
+        one = server_of(server.url, "one")
+        measure(one, tmp_path, replace(PLAN, rounds=1))
+        keyed, keys = METADATA | {"draft_model": "a1"}, (*MUST_MATCH, "draft_model")
+        results = Results(tmp_path, keyed, keys)
+        with running(one, tmp_path / "log") as there:
+            run_server(PLAN, there, 1, results, Progress(2, print))
+    Results(tmp_path, keyed, keys)
+    Results(tmp_path, METADATA, MUST_MATCH)  # without that peer, whatever it drafts with
+    with pytest.raises(ProfileError, match="draft_model is 'a1' there and 'b2' here"):
+        Results(tmp_path, keyed | {"draft_model": "b2"}, keys)
+
+
 def test_other_prompts_do_not_go_into_the_same_results():
     other = replace(PLAN, conversations=tuple(bundled()[1:]))
     assert other.as_metadata()["prompts"] != PLAN.as_metadata()["prompts"]
