@@ -73,7 +73,7 @@ def write_page(
         for theme, png in pngs.items():
             (directory / "figures" / f"{chart.name}-{theme}.png").write_bytes(png)
     sections = [
-        *_comparison(records, before, slo),
+        *_comparison(records, before, slo, references),
         _section("Frontiers", _grid(pictures)),
         _section(
             f"Throughput, and its ratio to {references[0]}",
@@ -155,9 +155,12 @@ def _table(name: str, table: Table) -> str:
     )
 
 
-def _comparison(records: LoadRecords, before: LoadRecords | None, slo: Slo) -> list[str]:
+def _comparison(
+    records: LoadRecords, before: LoadRecords | None, slo: Slo, references: Sequence[str]
+) -> list[str]:
     if before is None:
         return []
+    reference = reference_arms(before, references)[0]
     compared = compare(points(records, slo), points(before, slo))
     differing = [
         f"{key}: {before.metadata.get(key)} then, {records.metadata.get(key)} now"
@@ -171,7 +174,7 @@ def _comparison(records: LoadRecords, before: LoadRecords | None, slo: Slo) -> l
         "forty looks worse by chance.</p>",
         _table("Before and now", compared.table()),
         "<p>The earlier result:</p>",
-        _table("Before", speed_table(speeds(before, slo))),
+        _table("Before", speed_table(speeds(before, slo, reference))),
     ]
     return [_section("Against the earlier result", "\n".join(parts))]
 

@@ -61,10 +61,8 @@ class Speed(NamedTuple):
     rounds: int
 
 
-def speeds(records: LoadRecords, slo: Slo, reference: str | None = None) -> list[Speed]:
-    """Every arm at every load point, load by load; the reference is the first arm's where none
-    is given."""
-    reference = reference or reference_arms(records)[0]
+def speeds(records: LoadRecords, slo: Slo, reference: str) -> list[Speed]:
+    """Every arm at every load point, load by load."""
     over_reference = ratios(records, REPLICA, reference, slo)
     loads = list(dict.fromkeys(load_label(run) for run in records.runs))
     found = []

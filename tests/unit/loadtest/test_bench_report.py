@@ -47,7 +47,7 @@ def records(speed: float = 1.0) -> LoadRecords:
 
 
 def test_a_row_per_load_and_a_column_per_arm_with_errors_in_every_cell():
-    table = speed_table(speeds(records(), SLO))
+    table = speed_table(speeds(records(), SLO, "off"))
     assert table.header == ("load", "off", "drafted")
     assert table.rows == (
         ("closed:1", "8 (1.00x ± 0.00; errors 0.0%)", "22 (2.75x ± 0.00; errors 50.0%)"),
@@ -58,7 +58,7 @@ def test_a_row_per_load_and_a_column_per_arm_with_errors_in_every_cell():
 def test_arms_of_servers_that_ran_one_after_the_other_are_not_shown_as_paired():
     together = records()
     apart = [replace(run, sitting=run.arm) for run in together.runs]
-    (light, _) = speed_table(speeds(together._replace(runs=tuple(apart)), SLO)).rows
+    (light, _) = speed_table(speeds(together._replace(runs=tuple(apart)), SLO, "off")).rows
     assert light[1:] == (
         "8 (1.00x ± 0.00; errors 0.0%)",
         "22 (2.75x ± 0.00 unpaired; errors 50.0%)",
@@ -111,7 +111,7 @@ def test_every_metric_has_a_column():
 
 
 def test_a_table_is_markdown():
-    lines = speed_table(speeds(records(), SLO)).markdown().splitlines()
+    lines = speed_table(speeds(records(), SLO, "off")).markdown().splitlines()
     assert lines[:2] == ["| load | off | drafted |", "| --- | --- | --- |"]
 
 
@@ -186,8 +186,10 @@ def test_a_comparison_names_what_differs_and_what_fell(tmp_path):
     before = records(2.0)
     before = before._replace(metadata=METADATA | {"versions": "ray 1"})
     now = records()._replace(metadata=METADATA | {"versions": "ray 2"})
-    text = write_page(tmp_path, now, SLO, before).read_text()
+    text = write_page(tmp_path, now, SLO, before, references=["drafted"]).read_text()
     assert "Against the earlier result" in text
+    # Off over drafted: two loads in both tables.
+    assert text.count("(0.36x ± 0.00; errors 0.0%)") == 4
     assert "versions: ray 1 then, ray 2 now" in text
     assert "<li>drafted at closed:1: tokens/s/user 150 → 75 (0.50x ± 0.00)</li>" in text
     assert "Only one of the two has" not in text
