@@ -45,7 +45,10 @@ def add_bench(
     what.add_argument(
         "--policies",
         nargs="+",
-        help=f"every model that drafts is an arm with each of these{_default('policies')}",
+        metavar="[MODEL=]POLICY",
+        help="every model that drafts is an arm with each of these, one that is named "
+        "(mtp=fixed:1,causal) with its own instead; local is causal without the fleet's plan"
+        f"{_default('policies')}",
     )
     what.add_argument(
         "--peers",
@@ -159,6 +162,8 @@ def fill_in(args: argparse.Namespace) -> None:
     for name, value in defaults.items():
         if getattr(args, name) is None:
             setattr(args, name, value)
+    if all("=" in policy for policy in args.policies):
+        args.policies = [*args.policies, *defaults["policies"]]  # of models that are not named
 
 
 def _default(name: str) -> str:

@@ -15,12 +15,13 @@ from typing import Any
 
 import httpx
 
-from loadtest.arms import Arm, parse_policy
+from loadtest.arms import Arm, is_drafted_by_us
 from loadtest.arrivals import LoadPoint, parse_load
 from loadtest.conversations import bundled, parse_mix, read_conversations
 from loadtest.experiment import DRAFT_MODEL, Plan, Progress, Results, run_server
 from loadtest.outputs import Outputs, divergences
 from loadtest.peers import DRAFTS_WITH_A_MODEL, endpoint_server, peer_server
+from loadtest.policies import PolicyChoice
 from loadtest.provenance import provenance, served_digest
 from loadtest.report.tables import (
     check_references,
@@ -148,12 +149,24 @@ def _target(models: Sequence[Mapping[str, Any]], chosen: Sequence[str]) -> Mappi
     raise ValueError("--peers are given the target of a chosen model; none has one of its own")
 
 
+def _policies(texts: Sequence[str], models: Sequence[Mapping[str, Any]]) -> PolicyChoice:
+    """Raises ValueError for a policy that is none, or of a model that goes by none of ours."""
+    choice = PolicyChoice.parse(texts)
+    drafted = [str(model["id"]) for model in models if is_drafted_by_us(model)]
+    if unknown := [name for name in choice.of_model if name not in drafted]:
+        there = ", ".join(drafted) or "none"
+        raise ValueError(
+            f"--policies names {', '.join(unknown)}; models that go by a policy are {there}"
+        )
+    return choice
+
+
 def _servers(args: argparse.Namespace, stack: ExitStack) -> list[Server]:
     """The application of the Serve file (one per model with --apart), peers, endpoints."""
     models = serve_document(args.config)["applications"][0]["args"]["models"]
     chosen = args.models or [model["id"] for model in models]
     groups = [[name] for name in chosen] if args.apart else [chosen]
-    policies = [parse_policy(text) for text in args.policies]
+    policies = _policies(args.policies, models)
     contexts = [
         dspark_server(args.config, group, policies, args.port)
         for group in ([] if args.without_dspark else groups)
@@ -176,8 +189,7 @@ def _known_arms(args: argparse.Namespace, servers: Sequence[Server]) -> Iterator
     """Arms that a result may have: those measured now, and those of models left for later."""
     yield from (arm.name for server in servers for arm in server.arms)
     models = serve_document(args.config)["applications"][0]["args"]["models"]
-    policies = [parse_policy(text) for text in args.policies]
-    yield from (arm.name for arm in Arm.of_models(models, policies))
+    yield from (arm.name for arm in Arm.of_models(models, _policies(args.policies, models)))
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from loadtest.arrivals import parse_load
 from loadtest.conversations import bundled
 from loadtest.experiment import Plan, Progress, Results, run_server, tasks
 from loadtest.peers import endpoint_server
+from loadtest.policies import PolicyChoice
 from loadtest.servers import Server, ServerError, check_models, dspark_server, running
 from profiles.load_records import load_load_records
 from profiles.provenance import ProfileError
@@ -192,7 +193,7 @@ def test_some_models_of_a_serve_file_are_served_alone(tmp_path):
         "applications: [{args: {models: [{id: plain, placement: 'off'}, {id: drafted},"
         " {id: other, placement: native}]}}]"
     )
-    policies = [{"kind": "fixed", "k": 3}, {"kind": "causal"}]
+    policies = PolicyChoice.parse(["fixed:3", "causal"])
     with dspark_server(path, ["plain", "drafted"], policies, 8000) as server:
         assert [arm.name for arm in server.arms] == ["plain", "drafted fixed 3", "drafted causal"]
         chosen = Path(server.command[server.command.index("--config") + 1])
