@@ -57,13 +57,28 @@ bench: setup ## measure this machine: parts of a step, then arms side by side (h
 	$(BIN)/dspark measure
 	$(BIN)/dspark bench --models off control split colocated --output bench
 
-# The demo's curves and the peers', ROUNDS times each; goes on where it stopped.
+# The demo's curves and the peers', a round of all of them after the other; goes on where it
+# stopped. In pieces: fewer ROUNDS, POINTS (clients), OPEN loads, MODELS or PEERS, more later.
 FRONTIER ?= profiles/demo-frontier
 ROUNDS ?= 5
+POINTS ?= 1 2 4 8 16 32 64
+OPEN ?= poisson:0.25 poisson:1
+MODELS ?= off colocated split mtp eagle3 dflash
+PEERS ?= vllm vllm-ngram ray-serve-llm
+# A small model of the target's vocabulary, for vLLM's own draft-model speculation.
+DRAFT_MODEL ?=
 frontier: setup ## the demo's throughput-latency frontiers, hours; the same command resumes
-	$(BIN)/dspark bench --policies fixed:3 fixed:5 fixed:7 causal lookahead \
-		--peers vllm vllm-ngram ray-serve-llm --open poisson:0.25 poisson:1 \
-		--rounds $(ROUNDS) --output $(FRONTIER)
+	@for round in $$(seq $(ROUNDS)); do \
+		$(BIN)/dspark bench --config deployments/configs/frontier.yaml --apart \
+			$(if $(MODELS),--models $(MODELS),--without-dspark) \
+			--policies colocated=fixed:3,fixed:5,fixed:7,local,causal split=local,causal \
+			mtp=fixed:1 eagle3=fixed:3,fixed:5,fixed:7 dflash=fixed:3,fixed:5,fixed:7 \
+			$(if $(PEERS)$(DRAFT_MODEL),--peers $(PEERS)) \
+			$(if $(DRAFT_MODEL),vllm-draft-model --draft-model $(DRAFT_MODEL)) \
+			--concurrency $(POINTS) $(if $(OPEN),--open $(OPEN)) \
+			--rounds $$round --reference off 'mtp fixed 1' --output $(FRONTIER) \
+		|| exit 1; \
+	done
 
 frontier-gpu: setup ## the same of Qwen3 4B, with EXTRA=cuda on two Hopper GPUs (not run yet)
 	$(BIN)/dspark bench --config deployments/configs/frontier-gpu.yaml --apart \

@@ -15,7 +15,8 @@ class Controls(BaseModel):
     `speculation` False stops drafting. `max_draft_tokens` bounds the draft tokens of a
     request in a step, `verify_budget_tokens` those of all its requests together, shared
     equally. `deadline_ms` is how long a step waits for drafts, `drafter_address` the
-    drafter replica that all targets of the model use.
+    drafter replica that all targets of the model use. `plan` False leaves local rules alone:
+    no advice of the fleet, and none of the calibrations and step costs that it learned.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -26,6 +27,7 @@ class Controls(BaseModel):
     verify_budget_tokens: int | None = Field(default=None, ge=0)
     deadline_ms: float | None = Field(default=None, gt=0, le=60_000)
     drafter_address: str | None = Field(default=None, pattern=r"^tcp://[^\s/]+:\d+$")
+    plan: bool | None = None
 
     @field_validator("policy")
     @classmethod

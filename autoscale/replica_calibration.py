@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
 from typing import NamedTuple
 
 import numpy as np
@@ -78,11 +79,24 @@ class ReplicaCalibration:
             for key, one in calibrations.items()
             if key not in known or one.version > known[key].version
         }
-        if not changed:
-            return
-        calibrator = Calibrator(self.block_size, {**known, **changed})
+        if changed:
+            self._use({**known, **changed}, changed.keys())
+
+    def go_back_to(self, calibrations: Mapping[CalibrationKey, Calibration]) -> None:
+        """Use these alone from now on, whatever was adopted before.
+
+        Raises ValueError for a calibration of another block size.
+        """
+        self._use(calibrations, self.calibrations.keys() | calibrations.keys())
+
+    def _use(
+        self,
+        calibrations: Mapping[CalibrationKey, Calibration],
+        changed: AbstractSet[CalibrationKey],
+    ) -> None:
+        calibrator = Calibrator(self.block_size, calibrations)
         self._digest()
-        for key in changed.keys() & self._outcomes.keys():
+        for key in changed & self._outcomes.keys():
             # Survival was predicted by what serves no longer.
             self._outcomes[key] = self._outcomes[key][0], SurvivalCounts(self.block_size)
         self._calibrator = calibrator

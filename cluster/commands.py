@@ -18,7 +18,7 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "set",
         help="change a model while it serves",
         description="Change a model while it serves, without a restart. Keys: speculation, "
-        "policy, max_draft_tokens, verify_budget_tokens, deadline_ms, drafter_address. "
+        "policy, max_draft_tokens, verify_budget_tokens, deadline_ms, drafter_address, plan. "
         "`key=null` goes back to the Serve file's setting.",
         epilog="dspark set demo speculation=off; dspark set demo 'policy={kind: fixed, k: 3}'",
     )

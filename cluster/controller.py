@@ -17,6 +17,7 @@ from typing import Any
 from autoscale.assignment import assign_drafters
 from autoscale.canary import CanaryRule
 from autoscale.controls import Controls
+from autoscale.plan import NO_PLAN, ReplicaPlan
 from autoscale.service_class import ServiceClass
 from cluster.canaries import Canaries, Canary
 from cluster.fleet_learning import FleetLearning
@@ -212,20 +213,26 @@ class FleetController:
             drafter = next((d for d, _ in self._drafters.values() if d.address == address), None)
             if drafter is not None and drafter.secret != self._secret:
                 address = None  # it would refuse the secret that goes with it
-        wants = report.engine if report.wants_step_cost else None
+        follows = controls.plan is not False
+        wants = report.engine if report.wants_step_cost and follows else None
         self._seq += 1
         return TargetPlan(
             address,
             self._secret,
             drafter.public_key if drafter else None,
             controls,
-            self._learning.plan(report.pair) if report.pair else {},
+            self._learning.plan(report.pair) if report.pair and follows else {},
             self._step_costs.plan(wants) if wants else None,
             self._canary_order(report),
-            self._plans.of(report.replica_id),
+            self._advice(report),
             self._epoch,
             self._seq,
         )
+
+    def _advice(self, report: TargetReport) -> ReplicaPlan:
+        if self._controls_of(report.model_id).plan is False:
+            return NO_PLAN
+        return self._plans.of(report.replica_id)
 
     def report_ingress(self, report: IngressReport) -> None:
         if report.replica_id not in self._ingresses and len(self._ingresses) >= MAX_INGRESSES:
@@ -241,7 +248,7 @@ class FleetController:
             entry = asdict(target) | {
                 "age_s": round(self._clock() - seen, 3),
                 "drafter": self._assigned.get(target.replica_id),
-                "plan": asdict(self._plans.of(target.replica_id)),
+                "plan": asdict(self._advice(target)),
                 "relative_step_cost": self._step_costs.relative(target.replica_id),
             }
             del entry["outcomes"], entry["step_cost"], entry["canary_outcomes"]

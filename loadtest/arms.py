@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 
 import httpx
 
+from loadtest.policies import Policy, PolicyChoice, controls_of
+
 VLLM, LLAMA_CPP, OPENAI = "vllm", "llama.cpp", "openai"
 """Whose request fields a server takes beside the API's own."""
 
@@ -44,47 +46,34 @@ class Arm:
     """
 
     model: str
-    policy: Mapping[str, Any] | None = None
+    policy: Policy | None = None
     label: str = ""
     dialect: str = VLLM
     gpus: Gpus | None = NO_GPUS
 
     @property
     def name(self) -> str:
-        """`split fixed 3`, `split causal`, `off`."""
+        """`split fixed 3`, `split causal`, `split local`, `off`."""
         return " ".join([self.label or self.model, *map(str, (self.policy or {}).values())])
 
     @classmethod
     def of_models(
-        cls, models: Sequence[Mapping[str, Any]], policies: Sequence[Mapping[str, Any]]
+        cls, models: Sequence[Mapping[str, Any]], policies: PolicyChoice
     ) -> Iterator[Arm]:
-        """The models of a Serve file: those of our drafting once with every policy; engines
-        that are attached draft by themselves."""
+        """The models of a Serve file: those of our drafting once with every policy of theirs;
+        engines that are attached draft by themselves."""
         for model in models:
-            placement = "attached" if "attach" in model else model.get("placement", "split")
-            gpus = Gpus.of_model(model) if placement != "attached" else None
-            if placement in ("split", "colocated"):
-                yield from (cls(model["id"], policy, gpus=gpus) for policy in policies)
+            gpus = Gpus.of_model(model) if "attach" not in model else None
+            if is_drafted_by_us(model):
+                policies_of = policies.of(model["id"])
+                yield from (cls(model["id"], policy, gpus=gpus) for policy in policies_of)
             else:
                 yield cls(model["id"], gpus=gpus)
 
 
-def parse_policy(text: str) -> dict[str, Any]:
-    """`causal`, `fixed:3` or `threshold:0.3` as the policy setting it stands for.
-
-    Raises ValueError.
-    """
-    kind, _, value = text.partition(":")
-    try:
-        if kind == "fixed":
-            return {"kind": kind, "k": int(value)}
-        if kind == "threshold":
-            return {"kind": kind, "least_survival": float(value)}
-        if not value:
-            return {"kind": kind}
-    except ValueError:
-        pass
-    raise ValueError(f"policy {text!r}: write causal, off, fixed:3 or threshold:0.3")
+def is_drafted_by_us(model: Mapping[str, Any]) -> bool:
+    """Whether a model of a Serve file goes by a policy of ours."""
+    return "attach" not in model and model.get("placement", "split") in ("split", "colocated")
 
 
 def switch_to(url: str, arm: Arm, headers: Mapping[str, str]) -> None:
@@ -95,14 +84,19 @@ def switch_to(url: str, arm: Arm, headers: Mapping[str, str]) -> None:
     """
     if arm.policy is None:
         return
-    change = {"policy": arm.policy}
+    controls = controls_of(arm.policy)
     path = f"{url}/fleet/models/{arm.model}"
-    httpx.patch(path, json=change, headers=headers).raise_for_status()
+    httpx.patch(path, json=controls, headers=headers).raise_for_status()
     deadline = time.monotonic() + _SWITCH_TIMEOUT_S
     while time.monotonic() < deadline:
         fleet = httpx.get(f"{url}/fleet", headers=headers).raise_for_status().json()
         targets = fleet["models"].get(arm.model, {"targets": []})["targets"]
-        if targets and all(t["stats"].get("policy") == arm.policy for t in targets):
+        if targets and all(_goes_by(target["stats"], controls) for target in targets):
             return
         time.sleep(0.1)
-    raise RuntimeError(f"the targets of {arm.model} do not take up {arm.policy}")
+    raise RuntimeError(f"the targets of {arm.model} do not take up {controls}")
+
+
+def _goes_by(stats: Mapping[str, Any], controls: Mapping[str, Any]) -> bool:
+    has_plan_as_asked = stats.get("controls", {}).get("plan") == controls["plan"]
+    return bool(stats.get("policy") == controls["policy"] and has_plan_as_asked)

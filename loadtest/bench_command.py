@@ -15,14 +15,21 @@ from typing import Any
 
 import httpx
 
-from loadtest.arms import parse_policy
+from loadtest.arms import Arm, is_drafted_by_us
 from loadtest.arrivals import LoadPoint, parse_load
 from loadtest.conversations import bundled, parse_mix, read_conversations
-from loadtest.experiment import Plan, Progress, Results, run_server, tasks
+from loadtest.experiment import DRAFT_MODEL, Plan, Progress, Results, run_server
 from loadtest.outputs import Outputs, divergences
-from loadtest.peers import endpoint_server, peer_server
+from loadtest.peers import DRAFTS_WITH_A_MODEL, endpoint_server, peer_server
+from loadtest.policies import PolicyChoice
 from loadtest.provenance import provenance, served_digest
-from loadtest.report.tables import matched_table, speed_table, speeds
+from loadtest.report.tables import (
+    check_references,
+    matched_table,
+    reference_arms,
+    speed_table,
+    speeds,
+)
 from loadtest.servers import Server, dspark_server, running, serve_document
 from profiles.frontier import Slo, points
 
@@ -34,27 +41,21 @@ def bench(args: argparse.Namespace, argv: Sequence[str]) -> None:
     """Measure, and write results, figures and the page. Raises what a user can mend, of a server
     that fails when the others have been measured."""
     plan = _plan(args)
-    served = {"served": "" if args.without_dspark else served_digest(serve_document(args.config))}
-    metadata = provenance(argv) | served | plan.as_metadata()
-    results = Results(args.output, metadata, (*_MUST_MATCH, *served, *plan.as_metadata()))
+    settings = _weights(args) | plan.as_metadata()
+    results = Results(args.output, provenance(argv) | settings, (*_MUST_MATCH, *settings))
     with _interrupted_by_terminate(), ExitStack() as stack:
         servers = _servers(args, stack)
-        left = sum(
-            not results.has(task.run_id)
-            for visit in range(1, args.visits + 1)
-            for server in servers
-            for task in tasks(plan, server.arms, visit)
-        )
+        check_references(args.reference, [*_known_arms(args, servers), *results.arms()])
+        visits = range(1, args.visits + 1)
+        left = sum(len(results.left(plan, server, v)) for v in visits for server in servers)
         outputs = Outputs(
             args.output, servers[0].arms[0].name, args.divergence, max_tokens=plan.max_tokens
         )
         progress = Progress(left, _say)
         failed: list[str] = []
-        for visit in range(1, args.visits + 1):
+        for visit in visits:
             for number, server in enumerate(servers):
-                todo = tasks(plan, server.arms, visit)
-                is_measured = all(results.has(task.run_id) for task in todo)
-                if is_measured and not outputs.lacks(server.arms):
+                if not (results.left(plan, server, visit) or outputs.lacks(server.arms)):
                     continue
                 _say(f"starting {server.description} (visit {visit} of {args.visits})")
                 try:
@@ -67,32 +68,50 @@ def bench(args: argparse.Namespace, argv: Sequence[str]) -> None:
                     _say(failed[-1])
     results.close()
     if results:
-        report(args.output, args.slo)
+        report(args.output, args.slo, args.reference)
     if failed:
         raise RuntimeError("; ".join(failed))
 
 
-def report(directory: Path, slo: Slo, others: Path | None = None) -> None:
-    """Print the table of a result; write it as JSON too, and a page. Beside `others`, an earlier
-    one, what became worse is named in both."""
+def report(
+    directory: Path, slo: Slo, references: Sequence[str] = (), others: Path | None = None
+) -> None:
+    """Print the tables of a result; write speeds as JSON too, and a page. Everything is compared
+    with those of the `references` that were run, or the first arm; beside `others`, an earlier
+    result, what became worse is named in both."""
     from loadtest.report.comparison import compare
     from loadtest.report.page import write_page
     from profiles.load_records import load_load_records
 
     records = load_load_records(directory)
-    rows = speeds(records, slo)
+    if others:
+        check_references(references, [run.arm for run in records.runs])
+    references = reference_arms(records, references)
+    rows = speeds(records, slo, references[0])
     print(speed_table(rows).markdown())
     table = json.dumps([row._asdict() for row in rows], indent=1)
     (directory / "speeds.json").write_text(table + "\n")
-    print()
-    print(matched_table(records, slo).markdown(), flush=True)
+    for reference in references:
+        print(f"\n{matched_table(records, slo, reference).markdown()}", flush=True)
     before = load_load_records(others) if others else None
     if before is not None:
         findings = compare(points(records, slo), points(before, slo)).findings()
         for title, lines in findings.items():
             print(f"\n{title}:", *lines, sep="\n- ", flush=True)
-    page = write_page(directory, records, slo, before, divergences(directory))
+    page = write_page(directory, records, slo, before, divergences(directory), references)
     _say(f"report: {page}")
+
+
+def _weights(args: argparse.Namespace) -> dict[str, str]:
+    """Digests of what is served: of the Serve file, empty where nothing of it is, and of the
+    draft model of a peer."""
+    if args.draft_model is not None and DRAFTS_WITH_A_MODEL not in args.peers:
+        raise ValueError(f"--draft-model is for the peer {DRAFTS_WITH_A_MODEL}; add it to --peers")
+    is_used = bool(args.peers) or not args.without_dspark
+    found = {"served": served_digest(serve_document(args.config)) if is_used else ""}
+    if args.draft_model is not None:
+        found[DRAFT_MODEL] = served_digest({"source": str(args.draft_model)})
+    return found
 
 
 def _plan(args: argparse.Namespace) -> Plan:
@@ -130,18 +149,30 @@ def _target(models: Sequence[Mapping[str, Any]], chosen: Sequence[str]) -> Mappi
     raise ValueError("--peers are given the target of a chosen model; none has one of its own")
 
 
+def _policies(texts: Sequence[str], models: Sequence[Mapping[str, Any]]) -> PolicyChoice:
+    """Raises ValueError for a policy that is none, or of a model that goes by none of ours."""
+    choice = PolicyChoice.parse(texts)
+    drafted = [str(model["id"]) for model in models if is_drafted_by_us(model)]
+    if unknown := [name for name in choice.of_model if name not in drafted]:
+        there = ", ".join(drafted) or "none"
+        raise ValueError(
+            f"--policies names {', '.join(unknown)}; models that go by a policy are {there}"
+        )
+    return choice
+
+
 def _servers(args: argparse.Namespace, stack: ExitStack) -> list[Server]:
     """The application of the Serve file (one per model with --apart), peers, endpoints."""
     models = serve_document(args.config)["applications"][0]["args"]["models"]
     chosen = args.models or [model["id"] for model in models]
     groups = [[name] for name in chosen] if args.apart else [chosen]
-    policies = [parse_policy(text) for text in args.policies]
+    policies = _policies(args.policies, models)
     contexts = [
         dspark_server(args.config, group, policies, args.port)
         for group in ([] if args.without_dspark else groups)
     ]
     contexts += [
-        peer_server(name, _target(models, chosen), args.port + number)
+        peer_server(name, _target(models, chosen), args.port + number, args.draft_model)
         for number, name in enumerate(args.peers, 1)
     ]
     servers = [stack.enter_context(context) for context in contexts]
@@ -152,6 +183,13 @@ def _servers(args: argparse.Namespace, stack: ExitStack) -> list[Server]:
     if twice or not names:
         raise ValueError(f"arms need names of their own: {', '.join(twice) or 'there is none'}")
     return servers
+
+
+def _known_arms(args: argparse.Namespace, servers: Sequence[Server]) -> Iterator[str]:
+    """Arms that a result may have: those measured now, and those of models left for later."""
+    yield from (arm.name for server in servers for arm in server.arms)
+    models = serve_document(args.config)["applications"][0]["args"]["models"]
+    yield from (arm.name for arm in Arm.of_models(models, _policies(args.policies, models)))
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from loadtest.arrivals import LoadPoint, arrival_offsets_s
 from loadtest.conversations import Conversation, filled, mixed
 from loadtest.counters import Pools, pools, read_counts
 from loadtest.drive import RunResult, Terms, run_closed, run_open, tree_cpu_s
-from loadtest.servers import Running, model_limit
+from loadtest.servers import Running, Server, model_limit
 from profiles.load_records import (
     RequestRow,
     RunRow,
@@ -28,6 +28,8 @@ from profiles.load_records import (
 from profiles.provenance import ProfileError, check_provenance
 
 _WARM_UP_ROUND = 0
+DRAFT_MODEL = "draft_model"  # in the metadata: may come with a later sitting, and then stays
+_LIMITS = "context_limits"  # in the metadata: tokens that a server's models take, by description
 _SLACK_TOKENS = 64  # of a chat template, and of the guess at a prompt's length
 
 
@@ -96,27 +98,44 @@ def tasks(plan: Plan, arms: Sequence[Arm], visit: int) -> Iterator[Task]:
                 yield Task(arm, load, round_, visit)
 
 
+def prompt_lengths(plan: Plan, limit: int | None) -> dict[LoadPoint, int]:
+    """The loads that are measured, with the length in tokens of their prompts where models take
+    `limit`: of several that are clipped to one length the first."""
+    found: dict[LoadPoint, int] = {}
+    for load in plan.loads:
+        clipped = replace(load, context_tokens=_clipped(load.context_tokens, plan, limit))
+        if all(replace(one, context_tokens=n) != clipped for one, n in found.items()):
+            found[load] = clipped.context_tokens
+    return found
+
+
 class Results:
     """The runs of a directory: what is there already, and what is added, run by run."""
 
     def __init__(
         self, directory: Path, metadata: Mapping[str, str], must_match: Sequence[str]
     ) -> None:
-        """Raises ProfileError where the directory holds results of something else."""
+        """Raises ProfileError where the directory holds results of something else: where a key of
+        `must_match` has another value there, or is missing but for `DRAFT_MODEL`."""
         self._directory = directory
         self._runs: list[RunRow] = []
         self._metadata = dict(metadata)
         path = directory / "runs.parquet"
         if path.exists():
             found = load_load_records(directory)
-            expected = {key: metadata[key] for key in must_match}
+            new = {DRAFT_MODEL} - found.metadata.keys()
+            expected = {key: metadata[key] for key in must_match if key not in new}
             try:
                 check_provenance(path, found.metadata, expected)
             except ProfileError as error:
                 raise ProfileError(f"{error}; or write to another --output") from None
             self._runs = list(found.runs)
-            self._metadata = found.metadata | {"commands": _joined(found.metadata, metadata)}
+            added = {key: metadata[key] for key in new & metadata.keys()}
+            commands = _joined(found.metadata, metadata)
+            self._metadata = found.metadata | added | {"commands": commands}
             merge_load_requests(directory)
+        limits = json.loads(self._metadata.get(_LIMITS, "{}"))
+        self._limits: dict[str, int | None] = limits
 
     def __bool__(self) -> bool:
         return bool(self._runs)
@@ -124,6 +143,27 @@ class Results:
     def has(self, run_id: str) -> bool:
         """Whether a run has been made already."""
         return any(run.run_id == run_id for run in self._runs)
+
+    def arms(self) -> list[str]:
+        """Names of the arms that there are runs of."""
+        return list(dict.fromkeys(run.arm for run in self._runs))
+
+    def left(self, plan: Plan, server: Server, visit: int) -> list[Task]:
+        """What is still to be run, as far as it is known how long prompts its models take: a
+        server that was not measured yet may leave out some of it."""
+        lengths = prompt_lengths(plan, self._limits.get(server.description))
+        found = {
+            task.run_id: replace(task, context_tokens=lengths[task.load])
+            for task in tasks(plan, server.arms, visit)
+            if task.load in lengths and not self.has(task.run_id)
+        }
+        return list(found.values())
+
+    def learn_limit(self, server: Server) -> None:
+        """Ask a server that is up how long prompts its models take, and write it down with the
+        next run."""
+        self._limits[server.description] = model_limit(server)
+        self._metadata[_LIMITS] = json.dumps(self._limits)
 
     def add(self, run: RunRow, requests: Sequence[RequestRow]) -> None:
         """Write a run down; after that it is not made again."""
@@ -150,6 +190,11 @@ class Progress:
         self._say = say
         self._spent_s: list[float] = []
 
+    def leave_out(self, num_runs: int) -> None:
+        """They turned out not to be needed."""
+        self._left -= num_runs
+        self._num_runs -= num_runs
+
     def done(self, task: Task, requests: Sequence[RequestRow], spent_s: float) -> None:
         self._left -= 1
         self._spent_s.append(spent_s)
@@ -173,17 +218,12 @@ def run_server(
     server refuses a policy; what befalls requests is in their rows.
     """
     warm: set[tuple[str, LoadPoint]] = set()
-    limit = model_limit(running.server)
-    lengths: dict[LoadPoint, int] = {}
     sitting = secrets.token_hex(4)
-    for load in plan.loads:  # of several that are clipped to one length the first is measured
-        clipped = replace(load, context_tokens=_clipped(load.context_tokens, plan, limit))
-        if all(replace(one, context_tokens=n) != clipped for one, n in lengths.items()):
-            lengths[load] = clipped.context_tokens
-    for task in tasks(plan, running.server.arms, visit):
-        if results.has(task.run_id) or task.load not in lengths:
-            continue
-        task = replace(task, context_tokens=lengths[task.load])
+    expected = len(results.left(plan, running.server, visit))
+    results.learn_limit(running.server)
+    todo = results.left(plan, running.server, visit)
+    progress.leave_out(expected - len(todo))
+    for task in todo:
         switch_to(running.server.url, task.arm, running.server.headers)
         if (task.arm.name, task.load) not in warm:
             warm.add((task.arm.name, task.load))

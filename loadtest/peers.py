@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 
 from loadtest.arms import LLAMA_CPP, OPENAI, Arm, Gpus
+from loadtest.draft_model import draft_model_speculation
 from loadtest.servers import Server
 
 _MIB = 1 << 20
@@ -24,22 +25,31 @@ _NGRAM = {
     "prompt_lookup_min": 2,
 }
 _SPECULATION: dict[str, dict[str, Any] | None] = {"vllm": None, "vllm-ngram": _NGRAM}
-PEERS = (*_SPECULATION, "ray-serve-llm", "llama-cpp")
-"""`vllm`: `vllm serve` as it is; `vllm-ngram`: with its n-gram speculation; `ray-serve-llm`:
-the stock application, unmodified; `llama-cpp`: its Python package's server, one request at a
-time. All with the target's checkpoint and settings, for the rest with their own defaults."""
+DRAFTS_WITH_A_MODEL = "vllm-draft-model"
+PEERS = (*_SPECULATION, DRAFTS_WITH_A_MODEL, "ray-serve-llm", "llama-cpp")
+"""`vllm`: `vllm serve` as it is; `vllm-ngram`: with its n-gram speculation; `vllm-draft-model`:
+with its speculation by a smaller model; `ray-serve-llm`: the stock application, unmodified;
+`llama-cpp`: its Python package's server, one request at a time. All with the target's checkpoint
+and settings, for the rest with their own defaults."""
 
 
 @contextmanager
-def peer_server(name: str, target: Mapping[str, Any], port: int) -> Iterator[Server]:
-    """One of `PEERS` with the `target` of a Serve file.
+def peer_server(
+    name: str, target: Mapping[str, Any], port: int, draft_model: Path | None = None
+) -> Iterator[Server]:
+    """One of `PEERS` with the `target` of a Serve file; `draft_model` is a checkpoint's directory.
 
-    Raises ValueError for another name, and for a target that it could only serve otherwise.
+    Raises ValueError for another name, for a target that it could only serve otherwise, and for a
+    draft model that is missing or that vLLM could not draft with.
     """
     if name in PEERS:
         _check_can_serve(name, target)
     if name in _SPECULATION:
-        yield _vllm(name, target, port)
+        yield _vllm(name, target, port, _SPECULATION[name])
+    elif name == DRAFTS_WITH_A_MODEL:
+        if draft_model is None:
+            raise ValueError(f"peer {name} drafts with a model: give its directory, --draft-model")
+        yield _vllm(name, target, port, draft_model_speculation(draft_model, target))
     elif name == "llama-cpp":
         with tempfile.TemporaryDirectory(prefix="dspark-bench-") as directory:
             yield _llama_cpp(name, target, port, Path(directory) / "target.gguf")
@@ -63,14 +73,15 @@ def endpoint_server(text: str) -> Server:
     return Server(url, url, (Arm(model, label=name, dialect=OPENAI, gpus=None),))
 
 
-def _vllm(name: str, target: Mapping[str, Any], port: int) -> Server:
+def _vllm(
+    name: str, target: Mapping[str, Any], port: int, speculation: Mapping[str, Any] | None
+) -> Server:
     """By its module: the console script of the processors' build lacks its metadata."""
     arguments = [
         *("--model", str(target["source"]), "--served-model-name", name),
         *("--host", "127.0.0.1", "--port", str(port)),
         *(part for key, value in _engine_kwargs(target).items() for part in _flags(key, value)),
     ]
-    speculation = _SPECULATION[name]
     if speculation is not None:
         arguments += ["--speculative-config", json.dumps(speculation)]
     return Server(

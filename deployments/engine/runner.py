@@ -132,6 +132,9 @@ class DraftingRunner:
         """Change what is changed of the settings; what no longer is goes back to them."""
         if controls == self.controls or isinstance(self.adapter, Follower):
             return
+        if controls.plan is False and self.controls.plan is not False:
+            start = calibrations_from_plain(self.settings.calibrations)
+            self.adapter.calibration.replica.go_back_to(start)
         self.controls = controls
         off = controls.speculation is False
         self.set_policy({"kind": "off"} if off else controls.policy or self.settings.policy)

@@ -17,7 +17,7 @@ from loadtest.report.tables import (
     divergence_table,
     matched_table,
     metrics_table,
-    reference_arm,
+    reference_arms,
     speed_table,
     speeds,
     unsteady,
@@ -57,11 +57,14 @@ def write_page(
     slo: Slo,
     before: LoadRecords | None = None,
     divergences: Sequence[DivergenceReport] = (),
+    references: Sequence[str] = (),
 ) -> Path:
     """Write `report.html` and `figures/*.png` into `directory`; the page's path.
 
     With `before`, an earlier result of the same arms, the page names what became worse.
+    Everything is compared with `references`, see `reference_arms`; throughput with the first.
     """
+    references = reference_arms(records, references)
     found = points(records, slo)
     arms = list(by_arm(found))
     pictures = [(c, {t: c.png(t, arms) for t in THEMES}) for c in charts(records, found)]
@@ -70,17 +73,21 @@ def write_page(
         for theme, png in pngs.items():
             (directory / "figures" / f"{chart.name}-{theme}.png").write_bytes(png)
     sections = [
-        *_comparison(records, before, slo),
+        *_comparison(records, before, slo, references),
         _section("Frontiers", _grid(pictures)),
         _section(
-            f"Throughput, and its ratio to {reference_arm(records)}",
-            _table("Throughput by load", speed_table(speeds(records, slo))),
+            f"Throughput, and its ratio to {references[0]}",
+            _table("Throughput by load", speed_table(speeds(records, slo, references[0]))),
         ),
         _section(
             "At matched throughput",
             "<p>User speed where both replicas give as much, interpolated between measured "
             "points and never beyond them.</p>"
-            + _table("At matched throughput", matched_table(records, slo)),
+            + "\n".join(
+                f"<h3>Over {escape(one)}</h3>"
+                + _table(f"At matched throughput, over {one}", matched_table(records, slo, one))
+                for one in references
+            ),
         ),
         _section("Every metric", _table("Every metric", metrics_table(found))),
         *_calibration(records),
@@ -148,9 +155,12 @@ def _table(name: str, table: Table) -> str:
     )
 
 
-def _comparison(records: LoadRecords, before: LoadRecords | None, slo: Slo) -> list[str]:
+def _comparison(
+    records: LoadRecords, before: LoadRecords | None, slo: Slo, references: Sequence[str]
+) -> list[str]:
     if before is None:
         return []
+    reference = reference_arms(before, references)[0]
     compared = compare(points(records, slo), points(before, slo))
     differing = [
         f"{key}: {before.metadata.get(key)} then, {records.metadata.get(key)} now"
@@ -164,7 +174,7 @@ def _comparison(records: LoadRecords, before: LoadRecords | None, slo: Slo) -> l
         "forty looks worse by chance.</p>",
         _table("Before and now", compared.table()),
         "<p>The earlier result:</p>",
-        _table("Before", speed_table(speeds(before, slo))),
+        _table("Before", speed_table(speeds(before, slo, reference))),
     ]
     return [_section("Against the earlier result", "\n".join(parts))]
 

@@ -28,16 +28,27 @@ class Table(NamedTuple):
         return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def reference_arm(records: LoadRecords) -> str:
-    """What everything is compared with: the arm whose run came first."""
-    return records.runs[0].arm if records.runs else ""
+def check_references(asked: Sequence[str], arms: Sequence[str]) -> None:
+    """Raises ValueError where an arm that is asked for is none of `arms`."""
+    if unknown := [name for name in asked if name not in arms]:
+        raise ValueError(
+            f"--reference: there is no arm {', '.join(map(repr, unknown))}; "
+            f"there are {', '.join(map(repr, dict.fromkeys(arms)))}"
+        )
+
+
+def reference_arms(records: LoadRecords, asked: Sequence[str] = ()) -> list[str]:
+    """What everything is compared with, at least one: of those asked for all that were run, or
+    the arm whose run came first."""
+    arms = list(dict.fromkeys(run.arm for run in records.runs))
+    return [name for name in dict.fromkeys(asked) if name in arms] or arms[:1] or [""]
 
 
 class Speed(NamedTuple):
-    """An arm at a load point: medians over its rounds, and its ratio to the first arm.
+    """An arm at a load point: medians over its rounds, and its ratio to the reference.
 
     `tokens_per_s` is of a replica; `ratio` and half the width of its 95 % interval are None
-    where the first arm has no run there; `is_paired` says whether both took turns on one server.
+    where the reference has no run there; `is_paired` says whether both took turns on one server.
     """
 
     load: str
@@ -50,13 +61,13 @@ class Speed(NamedTuple):
     rounds: int
 
 
-def speeds(records: LoadRecords, slo: Slo) -> list[Speed]:
+def speeds(records: LoadRecords, slo: Slo, reference: str) -> list[Speed]:
     """Every arm at every load point, load by load."""
-    to_first = ratios(records, REPLICA, reference_arm(records), slo)
+    over_reference = ratios(records, REPLICA, reference, slo)
     loads = list(dict.fromkeys(load_label(run) for run in records.runs))
     found = []
     for point in sorted(points(records, slo), key=lambda p: loads.index(p.label)):
-        ratio = to_first.get((point.arm, point.label))
+        ratio = over_reference.get((point.arm, point.label))
         found.append(
             Speed(
                 point.label,
@@ -77,7 +88,7 @@ def _known(value: float) -> float | None:
 
 
 def speed_table(some: Sequence[Speed]) -> Table:
-    """A row per load point: tokens/s/replica, the ratio to the first arm, errors."""
+    """A row per load point: tokens/s/replica, the ratio to the reference, errors."""
     cells = {(one.load, one.arm): one for one in some}
     arms = tuple(dict.fromkeys(one.arm for one in some))
     return Table(
@@ -92,17 +103,17 @@ def speed_table(some: Sequence[Speed]) -> Table:
 def _cell(one: Speed | None) -> str:
     if one is None:
         return ""
-    ratio = ratio_text(one.ratio, one.ratio_half_width)
-    if one.ratio_half_width is not None and not one.is_paired:
-        ratio += " unpaired"
+    ratio = ratio_text(one.ratio, one.ratio_half_width, is_paired=one.is_paired)
     return f"{number(one.tokens_per_s)} ({ratio}; errors {one.error_rate:.1%})"
 
 
-def ratio_text(ratio: float | None, half_width: float | None) -> str:
-    """`1.44x ± 0.02`; without an interval for a single run."""
+def ratio_text(ratio: float | None, half_width: float | None, *, is_paired: bool = True) -> str:
+    """`1.44x ± 0.02`, `1.44x ± 0.02 unpaired`; without an interval for a single run."""
     if ratio is None:
         return "no ratio"
-    return f"{ratio:.2f}x" + ("" if half_width is None else f" ± {half_width:.2f}")
+    if half_width is None:
+        return f"{ratio:.2f}x"
+    return f"{ratio:.2f}x ± {half_width:.2f}" + ("" if is_paired else " unpaired")
 
 
 def number(value: float) -> str:
@@ -112,26 +123,34 @@ def number(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
-def matched_table(records: LoadRecords, slo: Slo) -> Table:
-    """Per arm, its user speed over the first arm's where both replicas give as much, prompts of
-    the same length; the interval is over rounds, each with curves of its own."""
+def matched_table(records: LoadRecords, slo: Slo, reference: str) -> Table:
+    """Per arm and load of the reference, its user speed over the reference's where both replicas
+    give as much, prompts of the same length; the interval is over rounds, each with curves of
+    its own."""
     found = curves(points(records, slo))
-    reference = reference_arm(records)
+    turns = {(run.arm, run.sitting) for run in records.runs}
+    beside = {arm for arm, sitting in turns if (reference, sitting) in turns}
     by_round = matched_by_round(records, reference, slo)
     rows = [
         (
             str(key),
+            pair.load,
             number(pair.tokens_per_s_per_replica),
             number(pair.user),
             number(pair.reference_user),
-            ratio_text(pair.ratio, _half_width(by_round.get((key, pair.load)))),
+            ratio_text(
+                pair.ratio,
+                _half_width(by_round.get((key, pair.load))),
+                is_paired=key.arm in beside,
+            ),
             f"{max(run.error_rate for point in own for run in point.runs):.1%}",
         )
         for key, own in found.items()
         if key.arm != reference
         for pair in matched(own, found.get(key._replace(arm=reference), []))
     ]
-    header = ("arm", "tokens/s/replica", "tokens/s/user", reference, "ratio", "most errors")
+    speeds_of_both = ("tokens/s/replica", "tokens/s/user", f"{reference}, tokens/s/user")
+    header = ("arm", f"load of {reference}", *speeds_of_both, "ratio", "most errors")
     return Table(header, tuple(rows))
 
 

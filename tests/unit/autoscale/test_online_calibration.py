@@ -325,6 +325,20 @@ def test_a_replica_adopts_what_is_later_and_keeps_what_the_plan_does_not_name():
     assert calibrated[1] == pytest.approx(confidences[1])
 
 
+def test_a_replica_that_goes_back_keeps_nothing_that_it_adopted():
+    replica = ReplicaCalibration(GAMMA)
+    replica.adopt({KEY: Calibration(TRUE, version=4), CALIBRATION_KEYS[0]: Calibration(TRUE, 1)})
+    replica.record(verified(4, [INDEX] * 4), 1, 0.0)
+    start = {KEY: Calibration(CONFIDENT, version=0)}
+    replica.go_back_to(start)
+    assert replica.calibrations == start
+    assert replica.take_report()[KEY].survival.num_labels == 0  # as others predicted it
+    replica.go_back_to({})
+    assert replica.apply(np.full((1, GAMMA), 0.9), np.array([INDEX]))[0] == pytest.approx(0.9)
+    replica.adopt({KEY: Calibration(TRUE, version=4)})
+    assert replica.calibrations[KEY].version == 4
+
+
 @pytest.mark.parametrize("versions", [(9, 0), (0, 9)])
 def test_a_controller_that_starts_anew_learns_the_latest_version_from_its_replicas(versions):
     """One of them has not been reached by the last plan; whichever reports first."""

@@ -1,4 +1,4 @@
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 
@@ -16,7 +16,9 @@ from cluster.controller import (
     speculation_totals,
 )
 from cluster.messages import DrafterReport, IngressReport, TargetReport
+from cluster.step_cost_learning import StepCostLearning
 from profiles.provenance import DraftingPair
+from profiles.step_cost import EngineProvenance
 
 
 @pytest.fixture
@@ -220,6 +222,30 @@ def test_what_is_learned_of_a_pair_is_in_its_targets_plans_and_shown(clock):
     assert learned["acceptance"] == {"collapsed": True}
     assert models["n"]["learned"] == []
     assert "outcomes" not in models["m"]["targets"][0]
+
+
+class LearnedCosts(StepCostLearning):
+    def plan(self, engine):
+        return {"version": 3}
+
+
+def test_a_model_that_goes_without_a_plan_gets_its_drafter_and_nothing_that_was_learned(clock):
+    fleet = FleetController(clock, Learned(), LearnedCosts())
+    engine = EngineProvenance("cpu", "demo", "rev", "float32", "tp1", "vllm", "0.29.0", "1 thread")
+    new = {"pair": PAIR, "engine": engine, "wants_step_cost": True}
+    join(fleet, drafter())
+    fleet.report_target(replace(loaded(), **new))
+    clock.now += TICK_S
+    for change in (False, None):
+        fleet.change("m", {"plan": change})
+        plan = fleet.report_target(replace(loaded(), **new))
+        (shown,) = fleet.snapshot()["models"]["m"]["targets"]
+        assert plan.drafter_address == "tcp://d1"
+        assert plan.controls.plan is change
+        assert (plan.advice == NO_PLAN) is (change is False)
+        assert (shown["plan"] == asdict(NO_PLAN)) is (change is False)
+        assert plan.calibrations == ({} if change is False else {"greedy/0": {"version": 2}})
+        assert plan.step_cost == (None if change is False else {"version": 3})
 
 
 def test_what_became_of_lost_targets_is_summed_over_all_ingresses_there_were(fleet, clock):

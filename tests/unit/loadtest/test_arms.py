@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from loadtest.arms import Arm, Gpus
+from loadtest.policies import PolicyChoice
 from tests.unit.loadtest.test_bench_command import dspark
 
-POLICIES = [{"kind": "causal"}, {"kind": "fixed", "k": 3}]
+POLICIES = PolicyChoice.parse(["causal", "fixed:3"])
 
 
 def test_an_attached_engine_is_one_arm_whatever_the_policies():
@@ -26,7 +27,7 @@ def test_gpus_are_what_a_replica_of_each_pool_holds():
         {"id": "cpu", "target": {"tensor_parallel": 2}, "placement": "off"},
         {"id": "theirs", "attach": "http://127.0.0.1:9"},
     ]
-    assert [arm.gpus for arm in Arm.of_models(models, POLICIES[:1])] == [
+    assert [arm.gpus for arm in Arm.of_models(models, PolicyChoice.parse(["causal"]))] == [
         Gpus(2.0, 0.5),
         Gpus(0.5, 0.0),
         Gpus(0.0, 0.0),

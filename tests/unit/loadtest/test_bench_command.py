@@ -1,13 +1,14 @@
 import argparse
 import json
 import sys
+from contextlib import contextmanager
 
 import pytest
 
 from loadtest.arms import Arm
 from loadtest.commands import register
 from loadtest.divergence import Trace
-from loadtest.servers import Server
+from loadtest.servers import Running, Server
 from profiles.load_records import load_load_records
 from tests.unit.loadtest.scripted_endpoint import scripted_endpoint
 
@@ -65,6 +66,7 @@ QUICK = {
     ([], {}),
     (["--models", "split"], {"models": ["split"]}),
     (["--policies", "fixed:3", "causal"], {"policies": ["fixed:3", "causal"]}),
+    (["--policies", "split=fixed:3"], {"policies": ["split=fixed:3", "causal"]}),
     (["--concurrency"], {"concurrency": []}),
     (["--max-tokens", "128"], {"max_tokens": 128}),
     (["--rounds", "3"], {"rounds": 3}),
@@ -124,6 +126,40 @@ def test_a_second_call_measures_nothing_and_reports_again(tmp_path, capsys):
     assert (tmp_path / "report.html").exists()
 
 
+def test_a_second_call_starts_no_server_for_prompts_that_were_clipped(tmp_path, monkeypatch):
+    started = []
+
+    @contextmanager
+    def running_there(server, log):
+        started.append(server.description)
+        yield Running(server, None)
+
+    monkeypatch.setattr("loadtest.bench_command.running", running_there)
+    with scripted_endpoint() as server:
+        for _ in range(2):
+            endpoint = ("--endpoint", f"one={server.url}#demo", "--output", str(tmp_path))
+            few = ("--concurrency", "1", "--rounds", "1", "--without-dspark")
+            assert dspark(*few, *endpoint, "--context-tokens", "300", "4096", "8192") == 0
+    assert started == [server.url]
+    assert [run.context_tokens for run in load_load_records(tmp_path).runs] == [300, 512 - 192]
+
+
+def test_speeds_are_compared_with_an_arm_that_is_named_or_was_run_earlier(tmp_path, capsys):
+    with scripted_endpoint(gap_s=0.01) as one, scripted_endpoint(gap_s=0.01) as two:
+        endpoints = [f"one={one.url}#demo", f"two={two.url}#demo"]
+        assert measure(tmp_path, *endpoints) == 0
+        assert "| arm | load of one |" in capsys.readouterr().out
+        assert measure(tmp_path, endpoints[0], "--reference", "two", "one") == 0
+    said = capsys.readouterr().out
+    assert said.index("| arm | load of two |") < said.index("| arm | load of one |")
+    ratios = {
+        row["arm"]: row["ratio"] for row in json.loads((tmp_path / "speeds.json").read_text())
+    }
+    assert ratios["two"] == 1.0
+    assert ratios["one"] != 1.0
+    assert "<h3>Over two</h3>" in (tmp_path / "report.html").read_text()
+
+
 def test_two_results_are_compared_without_a_server(tmp_path, capsys):
     before, after = tmp_path / "a", tmp_path / "b"
     for directory in (before, after):
@@ -133,19 +169,27 @@ def test_two_results_are_compared_without_a_server(tmp_path, capsys):
     assert dspark("--compare", str(before), str(after)) == 0
     assert "\nBecame worse:\n- " in capsys.readouterr().out
     assert "Against the earlier result" in (after / "report.html").read_text()
+    assert dspark("--compare", str(before), str(after), "--reference", "two") == 1
+    assert "there is no arm 'two'; there are 'one'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["--open", "flood:3"], "'flood:3' is no load"),
-        (["--policies", "fixed:many"], "write causal, off, fixed:3 or threshold:0.3"),
+        (["--policies", "fixed:many"], "local, off, fixed:3 or threshold:0.3"),
+        (["--policies", "casual"], "policy 'casual': write causal, lookahead,"),
+        (["--policies", "split=fixed:3,causal:1"], "policy 'causal:1': write"),
+        (["--policies", "off=causal"], "names off; models that go by a policy are split,"),
         (["--mix", "math"], "whole number"),
         (["--prompts", "nowhere"], "nowhere has no *.jsonl file"),
         (["--peers", "nobody"], "no peer 'nobody'"),
         (["--models", "nobody"], "has no model nobody; it has off, control"),
         (["--config", "Makefile"], "Makefile is no Serve file of ours"),
         (["--compare", "nowhere", "nowhere"], "runs.parquet: there is no such file"),
+        (["--draft-model", "x"], "--draft-model is for the peer vllm-draft-model; add it"),
+        (["--peers", "vllm-draft-model"], "give its directory, --draft-model"),
+        (["--reference", "mtp fixed:1"], "no arm 'mtp fixed:1'; there are 'off', 'control',"),
     ],
 )
 def test_what_cannot_be_is_refused_before_anything_starts(tmp_path, capsys, arguments, message):

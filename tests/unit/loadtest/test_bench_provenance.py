@@ -13,7 +13,10 @@ def test_settings_and_weights_make_it_another_one(tmp_path):
     assert served_digest(document(str(tmp_path))) == before
     assert served_digest(document(str(tmp_path), k=3)) != before
     weights.write_bytes(b"two")
-    assert served_digest(document(str(tmp_path))) != before
+    changed = served_digest(document(str(tmp_path)))
+    assert changed != before
+    (tmp_path / "confidence.json").write_text("[]")
+    assert served_digest(document(str(tmp_path))) != changed
 
 
 def test_a_checkpoint_of_the_hub_is_known_by_its_settings():

@@ -9,6 +9,7 @@ from loadtest.report.tables import (
     metrics_table,
     number,
     ratio_text,
+    reference_arms,
     speed_table,
     speeds,
     unsteady,
@@ -46,7 +47,7 @@ def records(speed: float = 1.0) -> LoadRecords:
 
 
 def test_a_row_per_load_and_a_column_per_arm_with_errors_in_every_cell():
-    table = speed_table(speeds(records(), SLO))
+    table = speed_table(speeds(records(), SLO, "off"))
     assert table.header == ("load", "off", "drafted")
     assert table.rows == (
         ("closed:1", "8 (1.00x ± 0.00; errors 0.0%)", "22 (2.75x ± 0.00; errors 50.0%)"),
@@ -57,7 +58,7 @@ def test_a_row_per_load_and_a_column_per_arm_with_errors_in_every_cell():
 def test_arms_of_servers_that_ran_one_after_the_other_are_not_shown_as_paired():
     together = records()
     apart = [replace(run, sitting=run.arm) for run in together.runs]
-    (light, _) = speed_table(speeds(together._replace(runs=tuple(apart)), SLO)).rows
+    (light, _) = speed_table(speeds(together._replace(runs=tuple(apart)), SLO, "off")).rows
     assert light[1:] == (
         "8 (1.00x ± 0.00; errors 0.0%)",
         "22 (2.75x ± 0.00 unpaired; errors 50.0%)",
@@ -65,9 +66,41 @@ def test_arms_of_servers_that_ran_one_after_the_other_are_not_shown_as_paired():
 
 
 def test_speed_at_matched_throughput_has_errors_too():
-    (row,) = matched_table(records(), SLO).rows
+    table = matched_table(records(), SLO, "off")
     # Drafted: 22 tokens/s at 75 a user, 176 at 37.5; off gives 64 at 12.5.
-    assert row == ("drafted", "64", "64.8", "12.5", "5.18x ± 0.00", "50.0%")
+    row = ("drafted", "closed:8", "64", "64.8", "12.5", "5.18x ± 0.00", "50.0%")
+    assert table.rows == (row,)
+    assert table.header[1:5] == (
+        *("load of off", "tokens/s/replica", "tokens/s/user", "off, tokens/s/user"),
+    )
+
+
+def test_it_is_over_any_arm_and_says_where_the_two_took_no_turns():
+    together = records()
+    apart = [replace(run, sitting=run.arm) for run in together.runs]
+    table = matched_table(together._replace(runs=tuple(apart)), SLO, "drafted")
+    # Drafted gives 22 tokens/s at 75 a user; off 8 at 25 and 64 at 12.5.
+    ratio = "0.29x ± 0.00 unpaired"
+    assert table.rows == (("off", "closed:1", "22", "21.9", "75", ratio, "0.0%"),)
+
+
+def test_throughput_is_over_the_reference_that_is_asked_for():
+    table = speed_table(speeds(records(), SLO, "drafted"))
+    assert table.rows[0] == (
+        *("closed:1", "8 (0.36x ± 0.00; errors 0.0%)", "22 (1.00x ± 0.00; errors 50.0%)"),
+    )
+
+
+def test_what_is_compared_with_was_run_and_is_the_first_arm_where_nothing_else_is():
+    assert reference_arms(records()) == ["off"]
+    assert reference_arms(records(), ["drafted", "failed", "drafted"]) == ["drafted"]
+    assert reference_arms(records(), ["failed"]) == ["off"]
+
+
+def test_the_page_has_a_table_over_every_reference(tmp_path):
+    text = write_page(tmp_path, records(), SLO, references=["drafted", "off"]).read_text()
+    assert "Throughput, and its ratio to drafted" in text
+    assert [text.count(f"<h3>Over {name}</h3>") for name in ("drafted", "off")] == [1, 1]
 
 
 def test_every_metric_has_a_column():
@@ -78,7 +111,7 @@ def test_every_metric_has_a_column():
 
 
 def test_a_table_is_markdown():
-    lines = speed_table(speeds(records(), SLO)).markdown().splitlines()
+    lines = speed_table(speeds(records(), SLO, "off")).markdown().splitlines()
     assert lines[:2] == ["| load | off | drafted |", "| --- | --- | --- |"]
 
 
@@ -153,8 +186,10 @@ def test_a_comparison_names_what_differs_and_what_fell(tmp_path):
     before = records(2.0)
     before = before._replace(metadata=METADATA | {"versions": "ray 1"})
     now = records()._replace(metadata=METADATA | {"versions": "ray 2"})
-    text = write_page(tmp_path, now, SLO, before).read_text()
+    text = write_page(tmp_path, now, SLO, before, references=["drafted"]).read_text()
     assert "Against the earlier result" in text
+    # Off over drafted: two loads in both tables.
+    assert text.count("(0.36x ± 0.00; errors 0.0%)") == 4
     assert "versions: ray 1 then, ray 2 now" in text
     assert "<li>drafted at closed:1: tokens/s/user 150 → 75 (0.50x ± 0.00)</li>" in text
     assert "Only one of the two has" not in text

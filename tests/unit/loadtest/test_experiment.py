@@ -8,6 +8,7 @@ from loadtest.arrivals import parse_load
 from loadtest.conversations import bundled
 from loadtest.experiment import Plan, Progress, Results, run_server, tasks
 from loadtest.peers import endpoint_server
+from loadtest.policies import PolicyChoice
 from loadtest.servers import Server, ServerError, check_models, dspark_server, running
 from profiles.load_records import load_load_records
 from profiles.provenance import ProfileError
@@ -36,7 +37,7 @@ def server_of(url: str, *names: str) -> Server:
 def measure(server: Server, directory, plan: Plan = PLAN, visit: int = 1) -> list[str]:
     said: list[str] = []
     results = Results(directory, METADATA, MUST_MATCH)
-    left = sum(not results.has(task.run_id) for task in tasks(plan, server.arms, visit))
+    left = len(results.left(plan, server, visit))
     with running(server, directory / "log") as one:
         run_server(plan, one, visit, results, Progress(left, said.append))
     return said
@@ -113,6 +114,20 @@ def test_results_of_another_machine_are_not_added_to(tmp_path):
         Results(tmp_path, METADATA | {"hardware": "there"}, MUST_MATCH)
 
 
+def test_a_draft_model_may_come_later_and_is_no_other_one_then(tmp_path):
+    with scripted_endpoint() as server:
+        one = server_of(server.url, "one")
+        measure(one, tmp_path, replace(PLAN, rounds=1))
+        keyed, keys = METADATA | {"draft_model": "a1"}, (*MUST_MATCH, "draft_model")
+        results = Results(tmp_path, keyed, keys)
+        with running(one, tmp_path / "log") as there:
+            run_server(PLAN, there, 1, results, Progress(2, print))
+    Results(tmp_path, keyed, keys)
+    Results(tmp_path, METADATA, MUST_MATCH)  # without that peer, whatever it drafts with
+    with pytest.raises(ProfileError, match="draft_model is 'a1' there and 'b2' here"):
+        Results(tmp_path, keyed | {"draft_model": "b2"}, keys)
+
+
 def test_other_prompts_do_not_go_into_the_same_results():
     other = replace(PLAN, conversations=tuple(bundled()[1:]))
     assert other.as_metadata()["prompts"] != PLAN.as_metadata()["prompts"]
@@ -178,7 +193,7 @@ def test_some_models_of_a_serve_file_are_served_alone(tmp_path):
         "applications: [{args: {models: [{id: plain, placement: 'off'}, {id: drafted},"
         " {id: other, placement: native}]}}]"
     )
-    policies = [{"kind": "fixed", "k": 3}, {"kind": "causal"}]
+    policies = PolicyChoice.parse(["fixed:3", "causal"])
     with dspark_server(path, ["plain", "drafted"], policies, 8000) as server:
         assert [arm.name for arm in server.arms] == ["plain", "drafted fixed 3", "drafted causal"]
         chosen = Path(server.command[server.command.index("--config") + 1])
@@ -220,9 +235,36 @@ def test_prompts_are_as_long_as_the_model_takes_and_written_down_so(tmp_path, ca
     assert run.context_tokens == written
 
 
+LONG = replace(
+    PLAN,
+    rounds=1,
+    loads=tuple(parse_load("closed:1", asked) for asked in (100, 512 - 80, 2048, 4096)),
+)
+
+
 def test_lengths_that_are_clipped_to_one_are_measured_once(tmp_path):
     with scripted_endpoint() as server:
-        loads = tuple(parse_load("closed:1", asked) for asked in (100, 2048, 4096))
-        measure(server_of(server.url, "one"), tmp_path, replace(PLAN, rounds=1, loads=loads))
+        said = measure(server_of(server.url, "one"), tmp_path, LONG)
     runs = load_load_records(tmp_path).runs
     assert [run.context_tokens for run in runs] == [100, 512 - 80]
+    assert [line.split()[0] for line in said] == ["[1/2]", "[2/2]"]
+
+
+def test_a_load_that_is_named_twice_is_measured_once(tmp_path):
+    twice = replace(PLAN, rounds=1, loads=(parse_load("closed:1"),) * 2)
+    with scripted_endpoint() as server:
+        assert len(measure(server_of(server.url, "one"), tmp_path, twice)) == 1
+
+
+def test_a_server_of_which_only_clipped_lengths_are_left_is_known_to_be_done(tmp_path):
+    """Without asking it, as it would have to be started for that."""
+    with scripted_endpoint() as server:
+        one = server_of(server.url, "one")
+        measure(one, tmp_path, LONG)
+    again = Results(tmp_path, METADATA, MUST_MATCH)
+    assert again.left(LONG, one, 1) == []
+    longer = replace(LONG, loads=(*LONG.loads, parse_load("closed:1", 200)))
+    assert [task.load.context_tokens for task in again.left(longer, one, 1)] == [200]
+    assert [task.round for task in again.left(replace(LONG, rounds=2), one, 1)] == [2, 2]
+    other = replace(one, description="another")
+    assert len(again.left(LONG, replace(other, arms=(Arm("demo", label="two"),)), 1)) == 4

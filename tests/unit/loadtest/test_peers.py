@@ -1,4 +1,5 @@
 import json
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 
 import pytest
@@ -69,6 +70,61 @@ def test_a_gpu_target_is_left_to_ray():
     assert "accelerator_config" not in config
     assert config["engine_kwargs"] == LIMITS | {"tensor_parallel_size": 2}
     assert config["model_loading_config"]["model_source"] == "Qwen/Qwen3-4B"
+
+
+def draft_model(directory: Path, **config: object) -> Path:
+    directory.mkdir()
+    usual = {"architectures": ["Qwen3ForCausalLM"], "vocab_size": 8192}
+    (directory / "config.json").write_text(json.dumps(usual | config))
+    return directory
+
+
+def test_vllm_drafts_with_the_model_that_it_is_given(tmp_path):
+    small = draft_model(tmp_path / "small")
+    with peer_server("vllm-draft-model", TARGET, 9001, small) as server:
+        config = json.loads(after(server.command, "--speculative-config"))
+    assert config == {"method": "draft_model", "model": str(small), "num_speculative_tokens": 5}
+    assert after(server.command, "--model") == "models/demo-target"
+    assert server.arms[0].name == "vllm-draft-model"
+
+
+@pytest.mark.parametrize(("config", "message"), [
+    ({"vocab_size": 4096}, "has 4096 tokens and the target 8192"),
+    ({"architectures": ["Qwen3DSparkModel"]}, "Qwen3DSparkModel: vLLM's draft model generates"),
+    ({"architectures": None}, "is nothing known"),
+])  # fmt: skip
+def test_a_model_that_vllm_could_not_draft_with_is_refused(tmp_path, config, message):
+    other = draft_model(tmp_path / "other", **config)
+    refused = pytest.raises(ValueError, match=message)
+    with refused, peer_server("vllm-draft-model", TARGET, 9001, other):
+        pass
+
+
+@pytest.mark.parametrize(("draft", "message"), [
+    (None, "give its directory, --draft-model"),
+    (Path("models"), "models is no checkpoint: config.json cannot be read"),
+])  # fmt: skip
+def test_a_draft_model_that_is_not_there_is_refused(draft, message):
+    refused = pytest.raises(ValueError, match=message)
+    with refused, peer_server("vllm-draft-model", TARGET, 9001, draft):
+        pass
+
+
+@pytest.mark.parametrize("stand_ins", [None, "# those of n-gram speculation alone"])
+def test_a_vllm_without_draft_models_on_processors_is_refused(tmp_path, monkeypatch, stand_ins):
+    if stand_ins is not None:
+        (tmp_path / "utils").mkdir()
+        (tmp_path / "utils" / "cpu_triton_utils.py").write_text(stand_ins)
+    spec = ModuleSpec("vllm", None)
+    spec.submodule_search_locations = [str(tmp_path)]
+    monkeypatch.setattr("loadtest.draft_model.find_spec", lambda _: spec)
+    small = draft_model(tmp_path / "small")
+    refused = pytest.raises(ValueError, match="no draft models on processors")
+    with refused, peer_server("vllm-draft-model", TARGET, 9001, small):
+        pass
+    gpu = TARGET | {"device": "cuda"}
+    with peer_server("vllm-draft-model", gpu, 9001, small) as server:
+        assert server.arms[0].gpus == Gpus(1.0)
 
 
 COMMIT = "1cfa9a7208912126459214e8b04321603b3df60c"
