@@ -95,7 +95,7 @@ class TargetBooks:
         self.targets: dict[str, Counted] = {}
         self._url, self._model, self._now_s = url, model, now_s
         self._is_over = threading.Event()
-        self._thread = threading.Thread(target=self._look_forever)
+        self._thread = threading.Thread(target=self._look_forever, daemon=True)
         self._thread.start()
 
     def close(self) -> None:
