@@ -114,7 +114,7 @@ class ReplicaCalibration:
         return self._calibrator.apply(confidences, keys)
 
     def record(self, drafts: VerifiedDrafts, step: int, now_s: float) -> None:
-        """Drafts of step `step`, verified at `now_s` of a clock that replicas share.
+        """Drafts of step `step`, verified at `now_s` of the clock that `take_report` is told.
 
         The arrays are kept, not copied.
         """
@@ -123,12 +123,13 @@ class ReplicaCalibration:
         if self._num_pending >= _DIGEST_EVERY:
             self._digest()
 
-    def take_report(self) -> dict[CalibrationKey, KeyReport]:
-        """Outcomes since the last call, by key."""
+    def take_report(self, now_s: float = 0.0) -> dict[CalibrationKey, KeyReport]:
+        """Outcomes since the last call, by key, dated by their age at `now_s`: the clocks of
+        replicas and of the controller differ, and jump."""
         self._digest()
         identity = Calibration.identity(self.block_size)
         report = {
-            key: KeyReport(self.calibrations.get(key, identity), drafts, survival)
+            key: KeyReport(self.calibrations.get(key, identity), drafts.dated(-now_s), survival)
             for key, (drafts, survival) in self._outcomes.items()
         }
         self._outcomes = {}

@@ -40,7 +40,8 @@ class FleetController:
 
     A replica that has not reported for `EXPIRY_S` is forgotten. `clock` is in seconds;
     `learning` and `step_costs` are told of reports by whoever owns them. `epoch` rises from
-    one controller of an application to the next; `classes` are what each model promises.
+    one controller of an application to the next: where the clock it was read from was set back,
+    above those of the plans that targets come with. `classes` are what each model promises.
     Nobody is assigned a drafter in the first `settle_s`, while replicas of an earlier controller
     report to this one. `on_taken` is told of reports that count, `on_gone` of targets that fell
     silent.
@@ -199,6 +200,8 @@ class FleetController:
             relative = self._step_costs.relative(report.replica_id)
             self._plans.report(report.model_id, report.replica_id, report.load, relative)
         self._canaries.adopt(report, now_s)
+        if now_s < self._settled_s:
+            self._epoch = max(self._epoch, (report.held_plan.get("epoch") or 0) + 1)
         self._on_taken(report)
         changed = report.stats.get("controls")
         if changed and report.model_id not in self._controls:  # before this controller began

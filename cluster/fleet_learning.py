@@ -69,9 +69,16 @@ class FleetLearning:
         return self._snapshots.get(pair, {})
 
     def absorb(self, pair: DraftingPair, outcomes: Mapping[str, Any]) -> None:
-        """A replica's `report_to_plain`. One that cannot be is counted and dropped."""
+        """A replica's `report_to_plain`. One that cannot be is counted and dropped.
+
+        Its drafts are dated by their age; here they are as old as they were when they were sent.
+        """
         try:
-            report = report_from_plain(outcomes)
+            now_s = self._clock()
+            report = {
+                key: one._replace(drafts=one.drafts.dated(now_s))
+                for key, one in report_from_plain(outcomes).items()
+            }
             self._calibration.absorb(pair, report)
         except ValueError as error:
             self.num_malformed_reports += 1

@@ -8,6 +8,7 @@ the oldest parts make room for new ones.
 from __future__ import annotations
 
 import logging
+import os
 import queue
 import random
 import threading
@@ -27,6 +28,7 @@ MIN_OUTPUT_TOKENS = 8
 _QUEUED = 256
 _CLOSING_S = 10.0
 _IDLE_S = 10.0  # without an offer, what is pending is written
+_A_MOMENT_NS = 1_000_000_000  # within which what was just written is the newest
 
 Redact = Callable[[Sequence[int], Sequence[int]], tuple[tuple[int, ...], tuple[int, ...]]]
 
@@ -127,10 +129,21 @@ class TrafficCapture:
                 status = part.stat()
             except FileNotFoundError:  # another replica made room
                 continue
-            sized.append((status.st_mtime_ns, part, status.st_size))
+            sized.append((_written_ns(part, status.st_mtime_ns), part, status.st_size))
         total = sum(size for _, _, size in sized)
         for _, part, size in sorted(sized):
             if total <= self._max_bytes:
                 return
             part.unlink(missing_ok=True)
             total -= size
+
+
+def _written_ns(part: Path, dated_ns: int) -> int:
+    """When a part was written. One dated to the future, by a clock that was set back since, gets
+    a date a moment ago: else it would outlive all that is written until that future has come."""
+    now_ns = time.time_ns()
+    if dated_ns <= now_ns:
+        return dated_ns
+    with suppress(OSError):  # made room for meanwhile, or somebody else's
+        os.utime(part, ns=(now_ns - _A_MOMENT_NS, now_ns - _A_MOMENT_NS))
+    return now_ns - _A_MOMENT_NS

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 
 from autoscale.exploration import EXPLORATION_RATE, explores, request_seed
 from autoscale.policies import PLAIN_TERMS, Policy, StepTerms, Verified
-from autoscale.replica_calibration import ReplicaCalibration, VerifiedDrafts
+from autoscale.replica_calibration import KeyReport, ReplicaCalibration, VerifiedDrafts
 from drafters.messages import StepRow
-from profiles.calibration_key import CALIBRATION_KEYS, calibration_key
+from profiles.calibration_key import CALIBRATION_KEYS, CalibrationKey, calibration_key
 
 _STEPS_AHEAD = 32  # for which it is decided at once who explores
 
@@ -57,31 +57,21 @@ class _Admitted(NamedTuple):
     confidences: NDArray[np.float64]
 
 
-def epoch_clock(
-    wall: Callable[[], float] = time.time, steady: Callable[[], float] = time.monotonic
-) -> Callable[[], float]:
-    """Seconds since the epoch, which no later jump of the wall clock reaches.
-
-    Drafts dated to the future would stay in the fleet's sample until it has come.
-    """
-    offset_s = wall() - steady()
-    return lambda: offset_s + steady()
-
-
 class DraftCalibration:
-    """Stands between a draft source's confidences and the policy of one engine.
+    """Stands between a draft source's confidences and the policy of one engine."""
 
-    `clock` is in seconds since the epoch, as replicas' outcomes are merged by age.
-    """
-
-    def __init__(self, block_size: int, clock: Callable[[], float] | None = None) -> None:
+    def __init__(self, block_size: int, clock: Callable[[], float] = time.monotonic) -> None:
         self.replica = ReplicaCalibration(block_size)
-        self._clock = clock or epoch_clock()
+        self._clock = clock
         self._traits: dict[str, _Traits] = {}
         self._num_steps = 0
         self._last: _Requests | None = None
         self._exploring: _Exploring | None = None
         self._admitted: _Admitted | None = None
+
+    def take_report(self) -> dict[CalibrationKey, KeyReport]:
+        """Outcomes since the last call, by key."""
+        return self.replica.take_report(self._clock())
 
     def forget(self, request_id: str) -> None:
         """A request has ended."""

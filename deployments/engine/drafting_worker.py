@@ -123,10 +123,10 @@ class DraftingWorker:
         adapter = runner.adapter
         if isinstance(adapter, Follower):
             return None, None
-        served = report_to_plain(adapter.calibration.replica.take_report())
+        served = report_to_plain(adapter.calibration.take_report())
         if adapter.canary is None:
             return served, None
-        return served, report_to_plain(adapter.canary.calibration.replica.take_report())
+        return served, report_to_plain(adapter.canary.calibration.take_report())
 
     def dspark_provenance(self) -> dict[str, str]:
         """What this worker's step costs belong to: the fields of `EngineProvenance`."""

@@ -46,11 +46,24 @@ _KINDS = {"internal": SpanKind.INTERNAL, "server": SpanKind.SERVER, "client": Sp
 
 
 class OtelSpan(Span):
-    """A span that is recorded."""
+    """A span that is recorded. It begins by the wall clock and lasts by one that does not jump."""
 
-    def __init__(self, tracer: Tracer, span: RecordedSpan) -> None:
+    def __init__(
+        self,
+        tracer: Tracer,
+        name: str,
+        context: Context,
+        kind: SpanKind,
+        attributes: Attributes,
+        ago_s: float = 0.0,
+    ) -> None:
+        ago_ns = round(ago_s * 1e9)
         self._tracer = tracer
-        self._span = span
+        self._start_ns = time.time_ns() - ago_ns
+        self._steady_start_ns = time.monotonic_ns() - ago_ns
+        self._span: RecordedSpan = tracer.start_span(
+            name, context, kind, attributes, start_time=self._start_ns
+        )
 
     @property
     def traceparent(self) -> str:
@@ -60,8 +73,7 @@ class OtelSpan(Span):
 
     def child(self, name: str, attributes: Attributes = NOTHING, kind: Kind = "internal") -> Span:
         within = set_span_in_context(self._span, Context())
-        span = self._tracer.start_span(name, within, _KINDS[kind], attributes)
-        return OtelSpan(self._tracer, span)
+        return OtelSpan(self._tracer, name, within, _KINDS[kind], attributes)
 
     def note(self, attributes: Attributes) -> None:
         self._span.set_attributes(attributes)
@@ -73,7 +85,7 @@ class OtelSpan(Span):
         self._span.set_status(Status(StatusCode.ERROR, reason))
 
     def end(self) -> None:
-        self._span.end()
+        self._span.end(self._start_ns + time.monotonic_ns() - self._steady_start_ns)
 
     def __exit__(
         self,
@@ -113,11 +125,7 @@ class OtelTracing(Tracing):
         *,
         ago_s: float = 0.0,
     ) -> Span:
-        start_ns = time.time_ns() - round(ago_s * 1e9)
-        span = self._tracer.start_span(
-            name, _within(parent), _KINDS[kind], attributes, start_time=start_ns
-        )
-        return OtelSpan(self._tracer, span)
+        return OtelSpan(self._tracer, name, _within(parent), _KINDS[kind], attributes, ago_s)
 
 
 def _within(parent: TraceParent | None) -> Context:

@@ -15,6 +15,7 @@ from cluster.controller import (
     FleetController,
     speculation_totals,
 )
+from cluster.held_plan import HeldPlan
 from cluster.messages import DrafterReport, IngressReport, TargetReport
 from cluster.step_cost_learning import StepCostLearning
 from profiles.provenance import DraftingPair
@@ -324,6 +325,25 @@ def test_plans_are_numbered_within_the_controllers_epoch(clock):
     fleet = FleetController(clock, epoch=17)
     plans = [fleet.report_target(target()) for _ in range(3)]
     assert [(plan.epoch, plan.seq) for plan in plans] == [(17, 1), (17, 2), (17, 3)]
+
+
+@pytest.mark.parametrize("clock_went_s", [-3600, 0, 3600])
+def test_a_new_controllers_plans_are_taken_whatever_the_clock_did_in_between(clock, clock_went_s):
+    """Its epoch is the time at which it began."""
+    earlier = FleetController(clock, epoch=10_000 * 10**9)
+    held = HeldPlan(clock)
+    assert held.take(earlier.report_target(target()))
+    later = FleetController(clock, epoch=(10_000 + clock_went_s) * 10**9 + 1, settle_s=1.0)
+    clock.now += 0.1
+    assert held.take(later.report_target(replace(target(), held_plan=held.snapshot())))
+    assert not held.take(earlier.report_target(target()))
+
+
+def test_once_it_has_settled_a_controller_stays_below_one_that_began_later(clock):
+    fleet = FleetController(clock, epoch=5, settle_s=1.0)
+    clock.now += 1.0
+    later = replace(target(), held_plan={"epoch": 9})
+    assert fleet.report_target(later).epoch == 5
 
 
 def test_a_load_that_cannot_be_is_counted_and_moves_nobodys_plan(fleet, clock):

@@ -12,6 +12,7 @@ import pytest
 
 from autoscale.calibration import Calibration
 from autoscale.calibration_messages import calibrations_from_plain, report_to_plain
+from autoscale.draft_sample import MEMORY_S
 from autoscale.replica_calibration import ReplicaCalibration, VerifiedDrafts
 from cluster.fleet_learning import FleetLearning
 from cluster.learning_thread import LearningThread
@@ -211,3 +212,15 @@ def test_metrics_of_what_is_known(known):
     if known:
         assert told["dspark_calibration_version"] == 1
         assert told["dspark_acceptance_rate"] == pytest.approx(0.65, abs=0.03)
+
+
+def test_drafts_are_as_old_as_when_they_were_sent_by_the_clock_here(clock):
+    learning = FleetLearning(clock=clock)
+    report = outcomes(400, rate=0.65)
+    learning.absorb(PAIR, report)
+    clock.now += 10 * MEMORY_S
+    learning.absorb(PAIR, report)
+    (online,) = learning._calibration.learned(PAIR).values()
+    later, earlier = online.drafts.priority.reshape(2, -1)
+    assert later - earlier == pytest.approx(10.0)
+    assert min(later) > max(earlier)

@@ -10,7 +10,7 @@ from autoscale.causal_policy import Causal
 from autoscale.exploration import explores, request_seed
 from autoscale.policies import Fixed, Verified
 from autoscale.step_cost import StepCostTable
-from deployments.engine.draft_calibration import EXPLORATION_RATE, DraftCalibration, epoch_clock
+from deployments.engine.draft_calibration import EXPLORATION_RATE, DraftCalibration
 from drafters.messages import StepRow
 from profiles.calibration_key import CalibrationKey
 
@@ -168,7 +168,13 @@ def test_a_request_that_comes_again_under_its_name_is_another(calibration):
     }
 
 
-def test_outcomes_are_dated_by_a_clock_that_no_jump_reaches():
-    walls, steady = iter([1e9, 5e9, 1.0]), iter([10.0, 11.0, 13.5])
-    clock = epoch_clock(lambda: next(walls), lambda: next(steady))
-    assert [clock(), clock()] == [1e9 + 1.0, 1e9 + 3.5]
+def test_outcomes_are_dated_by_their_age_whatever_the_replicas_clock_says():
+    def dates(now_s: float) -> list[float]:
+        clock = iter([now_s, now_s + 60.0])  # verified, and reported
+        calibration = DraftCalibration(GAMMA, clock=lambda: next(clock))
+        admit(calibration, Fixed(1), rows("a"))
+        calibration.record([Verified("a", 1, 1)])
+        (report,) = calibration.take_report().values()
+        return report.drafts.priority.tolist()
+
+    assert dates(7.0) == pytest.approx(dates(1e6))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import pickle
 from pathlib import Path
 
@@ -51,6 +52,15 @@ def tenants(ring: KeyRing, *secrets: str) -> list[str | None]:
 
 def test_keys_of_both_are_known(ring):
     assert tenants(ring, "fixed", "first", "other") == ["t-fixed", "t-first", None]
+
+
+@pytest.mark.parametrize("jump_s", [-3600, 3600])
+def test_a_file_is_read_again_whatever_date_the_clock_gave_it(ring, path, jump_s):
+    assert tenants(ring, "first") == ["t-first"]
+    then_s = path.stat().st_mtime + jump_s
+    write(path, "other")  # as long as before
+    os.utime(path, (then_s, then_s))
+    assert tenants(ring, "first", "other") == [None, "t-other"]
 
 
 def test_a_new_key_is_known_and_a_revoked_one_not_any_more(ring, path):

@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import pickle
+import time
 
 import httpx
 import pytest
@@ -65,6 +66,18 @@ def test_a_line_says_who_asked_and_what_became_of_it():
         "is_whole": True,
         "bytes": 7,
     }
+
+
+@pytest.mark.parametrize("jump_s", [-3600.0, 3600.0])
+def test_what_a_request_took_is_not_told_by_a_clock_that_jumps(monkeypatch, jump_s):
+    target, now_s = Target(), time.time()
+
+    async def jumping(scope, receive, send):
+        monkeypatch.setattr("time.time", lambda: now_s + jump_s)
+        await target(scope, receive, send)
+
+    _, (line,) = ask(jumping)
+    assert 0 <= line["first_byte_ms"] <= line["ms"] < 60_000
 
 
 def test_neither_prompt_nor_output_nor_key_is_in_it():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import threading
 from pathlib import Path
 from typing import Any
@@ -190,3 +191,22 @@ def test_what_looks_like_an_address_a_number_or_a_secret_is_found(secret):
 )
 def test_usual_text_is_left_alone(text):
     assert not any(found_tokens(list(text)))
+
+
+@pytest.mark.parametrize("jump_s", [-3600, 3600])
+def test_a_clock_that_jumps_makes_no_new_part_the_oldest(tmp_path, jump_s):
+    """Parts written before the jump are ahead of the clock after it, or far behind it."""
+    early = capture(tmp_path, "early", rows_per_part=1)
+    for i in range(3):
+        early.offer((i,), OUTPUT)
+    early.close()
+    parts = answer_parts(tmp_path)
+    for part in parts:
+        then_s = part.stat().st_mtime - jump_s
+        os.utime(part, (then_s, then_s))
+    bound = 4 * parts[0].stat().st_size + 100
+    late = capture(tmp_path, "late", rows_per_part=1, max_bytes=bound)
+    for i in range(3, 6):
+        late.offer((i,), OUTPUT)
+    late.close()
+    assert sorted(row["prompt"] for _, row in read_answers(tmp_path)) == [[2], [3], [4], [5]]

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import subprocess
 import sys
+import time
 
 import pytest
 from recorded_spans import CLIENT_SPAN, SAMPLED, TRACE_ID, UNSAMPLED, Recorded, ids, parent_id
@@ -64,6 +65,20 @@ def test_a_span_may_have_begun_before():
     assert span.start_time is not None
     assert span.end_time is not None
     assert 2.0 <= (span.end_time - span.start_time) / 1e9 < 3.0
+
+
+@pytest.mark.parametrize("jump_s", [-3600, 3600])
+def test_a_clock_that_jumps_makes_no_span_longer_or_shorter(monkeypatch, jump_s):
+    recorded = Recorded()
+    now_ns = time.time_ns()
+    with recorded.tracing.begin("a", None) as parent, parent.child("b"):
+        for name in ("time.time_ns", "opentelemetry.sdk.trace.time_ns"):
+            monkeypatch.setattr(name, lambda: now_ns + jump_s * 10**9)
+    assert recorded.names == ["b", "a"]
+    for span in recorded.spans:
+        assert span.start_time is not None
+        assert span.end_time is not None
+        assert 0 <= (span.end_time - span.start_time) / 1e9 < 60
 
 
 def test_an_exception_is_known_by_its_class_and_not_by_what_it_says():

@@ -1,0 +1,74 @@
+"""Hooks reach the processes that they are for."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.integration.hooks import hooked, jumping_clock, watched_prefill
+
+pytestmark = pytest.mark.light
+
+TELLS_TIME = """
+import pickle, time
+print("began", flush=True)
+pickle.loads(pickle.dumps(time.time))
+while input():
+    print(time.time(), time.time_ns(), time.monotonic(), flush=True)
+"""
+
+
+@pytest.mark.parametrize("off_s", [-3600, 3600])
+def test_the_clock_of_a_running_process_jumps_and_comes_back(tmp_path, off_s):
+    path = tmp_path / "clock"
+    jumping_clock.make(path)
+    env = hooked("jumping_clock") | {jumping_clock.PATH: str(path)}
+    with subprocess.Popen(
+        [sys.executable, "-c", TELLS_TIME],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | env,
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stdout.readline() == "began\n"
+        steady = []
+        for expected_s in (0, off_s, 0):
+            jumping_clock.jump_to(path, expected_s)
+            process.stdin.write("now\n")
+            process.stdin.flush()
+            wall_s, wall_ns, steady_s = map(float, process.stdout.readline().split())
+            assert wall_s - time.time() == pytest.approx(expected_s, abs=60)
+            assert wall_ns / 1e9 - time.time() == pytest.approx(expected_s, abs=60)
+            steady.append(steady_s)
+        assert steady == sorted(steady)
+        process.stdin.write("\n")
+
+
+def test_what_a_scheduler_goes_by_is_written_down(tmp_path):
+    """Of a scheduler that vLLM would have made; the engine's is in test_served_prefill.py."""
+    script = """
+from types import SimpleNamespace as Some
+from deployments.engine.bounded_prefill import BoundedPrefill
+made = BoundedPrefill.__new__(BoundedPrefill)
+one = Some(is_prefill_chunk=False, sampling_params=Some(extra_args={"dspark_class": "fast"}))
+made._tpot_s, made.running, made.waiting = {"fast": 0.03}, [one], []
+for weights in ({}, {}, {"fast": 1.5}):
+    made._plans = Some(current=lambda: Some(class_weights=weights))
+    made._promised_s([one])
+"""
+    env = hooked("watched_prefill") | {watched_prefill.DIRECTORY: str(tmp_path)}
+    env["PYTHONPATH"] += os.pathsep + str(Path(__file__).parents[2])
+    subprocess.run([sys.executable, "-c", script], env=os.environ | env, check=True)
+    (path,) = tmp_path.iterdir()
+    assert [json.loads(line) for line in path.read_text().splitlines()] == [
+        {"promised_s": 0.03, "weights": {}},
+        {"promised_s": pytest.approx(0.02), "weights": {"fast": 1.5}},
+    ]
