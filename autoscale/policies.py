@@ -31,13 +31,14 @@ class StepOutcome:
 
     `step_s` is its wall time, drafting excluded, or None where that would say nothing: the
     engine was idle before it, or a prompt was prefilled in it. `context_tokens` are those
-    that its requests had computed before, all together.
+    that its requests had computed before, all together. What is `verified` are `Verified`, or
+    plain tuples of the same.
     """
 
     n_tokens: int
     num_requests: int
     step_s: float | None
-    verified: Sequence[Verified]
+    verified: Sequence[tuple[str, int, int]]
     context_tokens: int = 0
 
 

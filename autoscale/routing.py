@@ -12,13 +12,12 @@ from __future__ import annotations
 import random
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 _SPEEDS = (1 / 8, 8.0)  # relative to the others', that are believed
 
 
-@dataclass(frozen=True, slots=True)
-class Candidate:
+class Candidate(NamedTuple):
     """A replica as a router sees it: work in output tokens, speed 1 where it is like others.
 
     `known_work` of the request has been done there already. One that `is_full` comes into
@@ -37,9 +36,9 @@ def rank(candidates: Sequence[Candidate], work: float, rng: random.Random) -> li
         return []
     free = [i for i, one in enumerate(candidates) if not one.is_full] or range(len(candidates))
     drawn = _draw_two(free, [candidates[i].speed for i in free], rng)
-    knowing = max(free, key=lambda i: candidates[i].known_work)
-    if candidates[knowing].known_work > 0 and knowing not in drawn:
-        drawn.append(knowing)
+    most_known, knowing = max((candidates[i].known_work, -i) for i in free)
+    if most_known > 0 and -knowing not in drawn:
+        drawn.append(-knowing)
     return sorted(drawn, key=lambda i: _done_after(candidates[i], work))
 
 
