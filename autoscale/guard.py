@@ -126,8 +126,8 @@ class Guard:
         if not is_sample:  # of few requests, that stand for all
             share = min(len(outcomes) / num_requests, 1.0)
             self.achieved.share += _MAX_WEIGHT * (share - self.achieved.share)
-        request_ids, sent, kept = zip(*outcomes, strict=True)
-        self._own.record(request_ids, kept)
+        self._own.record(outcomes)
+        _, sent, kept = zip(*outcomes, strict=True)
         verified, accepted = sum(sent), sum(kept)
         self.achieved.add(len(outcomes), verified, accepted)
         if self._probe is not None:

@@ -41,10 +41,10 @@ class OwnAcceptance:
         """Requests of which something is known."""
         return len(self._own.keys() | self._paused.keys())
 
-    def record(self, request_ids: Sequence[str], accepted: Sequence[int]) -> None:
-        """The draft tokens that requests had accepted in a step."""
+    def record(self, outcomes: Sequence[tuple[str, int, int]]) -> None:
+        """Draft tokens verified and accepted in a step: (request, verified, accepted)."""
         known = self._own
-        for request_id, kept in zip(request_ids, accepted, strict=True):
+        for request_id, _, kept in outcomes:
             own = known.get(request_id)
             if own is None:
                 own = known[request_id] = _Own()

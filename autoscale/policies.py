@@ -25,8 +25,7 @@ class Verified(NamedTuple):
     num_accepted: int
 
 
-@dataclass(frozen=True, slots=True)
-class StepOutcome:
+class StepOutcome(NamedTuple):
     """A finished target step of `num_requests`.
 
     `step_s` is its wall time, drafting excluded, or None where that would say nothing: the
@@ -42,8 +41,7 @@ class StepOutcome:
     context_tokens: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class StepTerms:
+class StepTerms(NamedTuple):
     """What a schedule weighs beside confidences.
 
     `weights` [R] are those of the drafted requests' service classes and `plain_weight` that

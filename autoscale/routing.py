@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import random
 import statistics
+from bisect import bisect_right
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import NamedTuple
 
 _SPEEDS = (1 / 8, 8.0)  # relative to the others', that are believed
@@ -36,9 +38,10 @@ def rank(candidates: Sequence[Candidate], work: float, rng: random.Random) -> li
         return []
     free = [i for i, one in enumerate(candidates) if not one.is_full] or range(len(candidates))
     drawn = _draw_two(free, [candidates[i].speed for i in free], rng)
-    most_known, knowing = max((candidates[i].known_work, -i) for i in free)
-    if most_known > 0 and -knowing not in drawn:
-        drawn.append(-knowing)
+    known_work = [candidates[i].known_work for i in free]
+    most_known = max(known_work)
+    if most_known > 0 and (knowing := free[known_work.index(most_known)]) not in drawn:
+        drawn.append(knowing)
     return sorted(drawn, key=lambda i: _done_after(candidates[i], work))
 
 
@@ -49,12 +52,17 @@ def _done_after(candidate: Candidate, work: float) -> float:
 
 def _draw_two(these: Sequence[int], weights: Sequence[float], rng: random.Random) -> list[int]:
     """Two different ones, or the only one, in random order, drawn by weight."""
-    (first,) = rng.choices(these, weights)
-    others = [(i, weight) for i, weight in zip(these, weights, strict=True) if i != first]
-    if not others:
-        return [first]
-    (second,) = rng.choices(*zip(*others, strict=True))
-    return [first, second]
+    first = _draw(weights, rng)
+    if len(these) == 1:
+        return [these[first]]
+    second = _draw([*weights[:first], *weights[first + 1 :]], rng)
+    return [these[first], these[second + (second >= first)]]
+
+
+def _draw(weights: Sequence[float], rng: random.Random) -> int:
+    """A place in `weights`, drawn by them; what `rng.choices` would draw, without its checks."""
+    up_to = list(accumulate(weights))
+    return bisect_right(up_to, rng.random() * up_to[-1], 0, len(up_to) - 1)
 
 
 def relative_speeds(token_s: Sequence[float | None]) -> list[float]:

@@ -135,6 +135,7 @@ class SimulatedFleet:
             for i in range(shape.num_replicas)
         ]
         self._served: list[Served] = []
+        self._to_come: Iterator[tuple[float, int, Served]] = iter(())  # those not among the events
 
     def run(self, trace: Sequence[Arrival], duration_s: float) -> Outcome:
         """Serve `trace` until `duration_s`; what has not ended by then stays unfinished."""
@@ -144,8 +145,9 @@ class SimulatedFleet:
     def start(self, trace: Sequence[Arrival], duration_s: float) -> None:
         """Take in `trace` and the faults of a run of `duration_s`."""
         self._served = [Served(arrival) for arrival in trace]
-        for one in self._served:
-            self._at(one.arrival.arrival_s, self._arrive, one)
+        numbered = enumerate(self._served, -len(self._served))  # before all that happens with them
+        self._to_come = iter(sorted((one.arrival.arrival_s, i, one) for i, one in numbered))
+        self._await_arrival()
         faults = self._shape.faults
         if faults.late_replicas:
             for replica in self.replicas[-faults.late_replicas :]:
@@ -168,7 +170,14 @@ class SimulatedFleet:
     def _at(self, at_s: float, happen: Callable[[float, Any], None], subject: Any) -> None:
         heapq.heappush(self._events, (at_s, next(self._order), happen, subject))
 
+    def _await_arrival(self) -> None:
+        """Only the next one waits among the events: the fewer there are, the sooner sorted."""
+        for at_s, number, served in self._to_come:
+            heapq.heappush(self._events, (at_s, number, self._arrive, served))
+            return
+
     def _arrive(self, now_s: float, served: Served) -> None:
+        self._await_arrival()
         self._submit(now_s, served)
 
     def _submit(self, now_s: float, served: Served) -> None:

@@ -272,7 +272,8 @@ class SimulatedReplica:
         )
         rows.advance(drafted, accepted, num_accepted)
         totals.committed_tokens += num_requests + num_accepted
-        ended = np.flatnonzero(rows.position >= rows.output).tolist()
+        (has_ended,) = np.nonzero(rows.position >= rows.output)
+        ended = has_ended.tolist()
         if ended:
             for i in ended:
                 totals.committed_tokens -= int(rows.position[i] - rows.output[i])
