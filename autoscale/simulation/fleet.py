@@ -80,7 +80,7 @@ class Arm:
     def advice(self, plan: ReplicaPlan) -> ReplicaPlan:
         """What it follows of a plan."""
         left_out = {name: getattr(NO_PLAN, name) for name in ADVICE if name not in self.plan_fields}
-        return replace(plan, **left_out)
+        return replace(plan, **left_out) if left_out else plan
 
 
 @dataclass(slots=True)
@@ -183,9 +183,7 @@ class SimulatedFleet:
     def _submit(self, now_s: float, served: Served) -> None:
         """Where a router of the served fleet sends it, by what has been seen of speeds."""
         alive = [i for i, replica in enumerate(self.replicas) if replica.is_alive]
-        candidates = [
-            Candidate(float(self.replicas[i].num_requests), self._speeds[i]) for i in alive
-        ]
+        candidates = [Candidate(self.replicas[i].num_requests, self._speeds[i]) for i in alive]
         best, *_ = rank(candidates, 1.0, self._router)
         replica = self.replicas[alive[best]]
         replica.submit(served)

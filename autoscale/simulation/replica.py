@@ -126,7 +126,7 @@ class SimulatedReplica:
     @property
     def num_requests(self) -> int:
         """Those that run or wait here."""
-        return len(self._rows) + len(self._prefills) + len(self.waiting)
+        return len(self._rows.ids) + len(self._prefills) + len(self.waiting)
 
     def submit(self, served: Served) -> None:
         self.waiting.append(served)
@@ -244,9 +244,9 @@ class SimulatedReplica:
             served.produced = 1
             self.totals.committed_tokens += 1
         self._num_ids += 1
-        text = served.arrival.text % self._texts.num_texts
+        first_place = self._texts.first_place(served.arrival.text)
         index = self._class_index[served.arrival.service_class]
-        self._rows.add(f"r{self._num_ids}", served, text, index)
+        self._rows.add(f"r{self._num_ids}", served, first_place, index)
 
     def _commit(self, now_s: float) -> None:
         rows, step, totals = self._rows, self._step, self.totals
@@ -272,11 +272,11 @@ class SimulatedReplica:
         )
         rows.advance(drafted, accepted, num_accepted)
         totals.committed_tokens += num_requests + num_accepted
-        (has_ended,) = np.nonzero(rows.position >= rows.output)
+        (has_ended,) = np.nonzero(rows.position > rows.last)
         ended = has_ended.tolist()
         if ended:
             for i in ended:
-                totals.committed_tokens -= int(rows.position[i] - rows.output[i])
+                totals.committed_tokens -= int(rows.position[i] - rows.last[i] - 1)
                 rows.served[i].finished_s = now_s
                 self._end(rows.ids[i], rows.served[i])
             rows.remove(ended)
@@ -303,10 +303,10 @@ class SimulatedReplica:
         num_requests = len(rows)
         if self.policy.pauses(num_requests):
             return self._nothing_drafted(now_s)
-        room = np.minimum(self._texts.gamma, rows.output - rows.position - 1)
+        room = np.minimum(rows.last - rows.position, self._texts.gamma)
         ids = rows.ids
-        able = np.flatnonzero(room).tolist()
-        candidates = ids if len(able) == num_requests else [ids[i] for i in able]
+        (able,) = np.nonzero(room)
+        candidates = ids if len(able) == num_requests else [ids[i] for i in able.tolist()]
         chosen = self.policy.choose(candidates, num_requests)
         if not chosen:
             return self._nothing_drafted(now_s)
@@ -324,7 +324,7 @@ class SimulatedReplica:
 
     def _admit(self, some: NDArray[np.int64] | slice, room: NDArray[np.int64]) -> None:
         rows = self._rows
-        places = self._texts.places(rows.text[some], rows.position[some])
+        places = self._texts.places(rows.first_place[some], rows.position[some])
         lengths = self.drafts.admit(
             self.policy,
             self._texts.confidences_at(places),

@@ -38,6 +38,8 @@ class DecodingRows:
     """The decoding requests, one row each, up to `capacity`.
 
     Columns are int64 [R] but for `seed`, uint64 [R]: views, for as long as no row comes or goes.
+    `first_place` is where the drafts of a row's text begin (see `Texts`), `position` the output
+    token that it comes to, and `last` the one it ends with.
     """
 
     __slots__ = (
@@ -45,12 +47,12 @@ class DecodingRows:
         "_seeds",
         "class_index",
         "context_tokens",
+        "first_place",
         "ids",
-        "output",
+        "last",
         "position",
         "seed",
         "served",
-        "text",
     )
 
     def __init__(self, capacity: int) -> None:
@@ -64,11 +66,11 @@ class DecodingRows:
     def __len__(self) -> int:
         return len(self.ids)
 
-    def add(self, id_: str, served: Served, text: int, class_index: int) -> None:
+    def add(self, id_: str, served: Served, first_place: int, class_index: int) -> None:
         arrival = served.arrival
         position = served.produced
         row = len(self.ids)
-        self._columns[:, row] = (text, class_index, arrival.output_tokens, position)
+        self._columns[:, row] = (first_place, class_index, arrival.output_tokens - 1, position)
         self._seeds[row] = request_seed(id_)
         self.ids.append(id_)
         self.served.append(served)
@@ -96,5 +98,5 @@ class DecodingRows:
 
     def _show(self) -> None:
         columns = self._columns[:, : len(self.ids)]
-        self.text, self.class_index, self.output, self.position = columns
+        self.first_place, self.class_index, self.last, self.position = columns
         self.seed = self._seeds[: len(self.ids)]

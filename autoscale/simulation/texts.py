@@ -39,9 +39,14 @@ class Texts:
     def gamma(self) -> int:
         return int(self.confidences.shape[2])
 
-    def places(self, text: NDArray[np.int64], position: NDArray[np.int64]) -> NDArray[np.int64]:
-        """[R], where drafts are that start at these output tokens of these texts, int64 [R]."""
-        return text * self._length + position % self._length
+    def places(self, first: NDArray[np.int64], position: NDArray[np.int64]) -> NDArray[np.int64]:
+        """[R], where drafts are that start at these output tokens of the texts that begin at the
+        places `first`, int64 [R]."""
+        return first + position % self._length
+
+    def first_place(self, text: int) -> int:
+        """Where the draft is that starts a text; texts are numbered over and over."""
+        return text % self.num_texts * self._length
 
     def confidences_at(self, places: NDArray[np.int64]) -> NDArray[np.float64]:
         """[R, gamma] of the drafts at `places` [R]."""
