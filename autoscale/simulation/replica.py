@@ -255,7 +255,9 @@ class SimulatedReplica:
         accepted = np.minimum(lengths, self._texts.would_accept_at(places))
         kept = accepted.tolist()
         num_accepted = sum(kept)
-        ids = rows.ids if drafted is _EVERY else [rows.ids[i] for i in drafted.tolist()]
+        ids = rows.ids
+        if isinstance(drafted, np.ndarray):
+            ids = [ids[i] for i in drafted.tolist()]
         if kept:
             self.drafts.record(lengths, accepted, now_s)
             totals.drafts += len(kept)
