@@ -16,7 +16,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from autoscale.exploration import request_seed
-from autoscale.policies import Verified
 
 _Z = 3.0  # standard errors of an interval: it is looked at again and again
 _MIN_REQUESTS = 50  # that ended, of either drafter
@@ -109,15 +108,17 @@ class CanaryWatch:
         self.serving, self.canary = ArmTotals(), ArmTotals()
         self._open: dict[str, tuple[ArmTotals, list[int]]] = {}
 
-    def record(self, verified: Iterable[Verified], canary_ids: frozenset[str] | set[str]) -> None:
+    def record(
+        self, verified: Iterable[tuple[str, int, int]], canary_ids: frozenset[str] | set[str]
+    ) -> None:
         """What a step made of its drafts; requests in `canary_ids` are the canary's."""
-        for one in verified:
-            known = self._open.get(one.request_id)
+        for request_id, _, num_accepted in verified:
+            known = self._open.get(request_id)
             if known is None:
-                arm = self.canary if one.request_id in canary_ids else self.serving
-                known = self._open[one.request_id] = (arm, [0, 0])
+                arm = self.canary if request_id in canary_ids else self.serving
+                known = self._open[request_id] = (arm, [0, 0])
             known[1][0] += 1
-            known[1][1] += one.num_accepted
+            known[1][1] += num_accepted
 
     def end(self, request_id: str) -> None:
         """A request left; one that was never drafted for does not count."""

@@ -108,7 +108,7 @@ class Causal:
     def record_step(self, outcome: StepOutcome) -> None:
         self._guard.record(outcome.verified, outcome.num_requests)
         if outcome.step_s is not None:
-            has_drafts = any(request.num_drafts for request in outcome.verified)
+            has_drafts = any(sent for _, sent, _ in outcome.verified)
             cost = self._drafted if has_drafts else self._plain
             context_tokens = outcome.context_tokens
             cost.record(outcome.n_tokens, outcome.step_s, outcome.num_requests, context_tokens)

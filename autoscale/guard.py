@@ -11,9 +11,9 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-_MEMORY = 64  # drafts that the moving means look back on ...
-_MAX_WEIGHT = 0.1  # ... and 10 steps at least: the drafts of one step are alike
-_ACCEPTED_SPREAD = 2.0  # standard deviation of the draft tokens a request has accepted
+from autoscale.own_acceptance import MEMORY, OwnAcceptance, doubt_of
+
+_MAX_WEIGHT = 0.1  # 10 steps that a mean looks back on at least: drafts of one step are alike
 _STOP_GAIN = 1.02  # what is not measured, as colder caches, takes its share
 _RESUME_GAIN = 1.08
 _FIRST_PROBE_STEPS = 128  # plain steps before a probe; doubled by each that finds no gain
@@ -23,9 +23,7 @@ _MAX_PROBE_LENGTH = 10
 _MAX_PROBED = 4  # requests
 _BASELINE_EVERY = 128  # drafted steps, of which the first ones stay plain ...
 _BASELINE_LENGTH = 2  # ... so that the cost of plain decoding stays measured
-_MIN_OWN_DRAFTS = 12  # of a request, before its own acceptance decides
 _OWN_STOP_GAIN = 0.8  # its few drafts say little: only a clear loss counts
-_OWN_PAUSE_STEPS = 64
 _OTHER_LOAD = 0.5  # of the requests there were: what was found then says little now
 
 Gain = Callable[[float, float, float], float]
@@ -46,25 +44,18 @@ class Achieved:
     num_drafts: int = 0
     share: float = 1.0
 
-    def record(self, outcomes: Sequence[tuple[str, int, int]]) -> None:
-        """The drafts of one step: (request, verified, accepted)."""
-        verified = sum(sent for _, sent, _ in outcomes)
-        accepted = sum(kept for _, _, kept in outcomes)
-        self.add(len(outcomes), verified, accepted)
-
     def add(self, num_drafts: int, verified: int, accepted: int) -> None:
         """Drafts of one step, and their tokens verified and accepted together."""
         n = num_drafts
         self.num_drafts += n
-        weight = max(min(n / _MEMORY, _MAX_WEIGHT), n / self.num_drafts)
+        weight = max(min(n / MEMORY, _MAX_WEIGHT), n / self.num_drafts)
         self.accepted += weight * (accepted / n - self.accepted)
         self.verified += weight * (verified / n - self.verified)
 
     @property
     def doubt(self) -> float:
         """How much higher `accepted` may well be, as yet few drafts were seen."""
-        few = 1 / math.sqrt(self.num_drafts) - 1 / math.sqrt(_MEMORY)
-        return _ACCEPTED_SPREAD * max(few, 0.0)
+        return doubt_of(self.num_drafts)
 
 
 class Guard:
@@ -77,9 +68,8 @@ class Guard:
     def __init__(self, accepted: float = 0.0, verified: float = 0.0, num_drafts: int = 0) -> None:
         self.drafting = True
         self.num_probes = 0
-        self.achieved = Achieved(accepted, verified, min(num_drafts, _MEMORY))
-        self._own: dict[str, Achieved] = {}
-        self._paused: dict[str, int] = {}  # steps that a request still goes without drafts
+        self.achieved = Achieved(accepted, verified, min(num_drafts, MEMORY))
+        self._own = OwnAcceptance()
         self._plain_steps = 0
         self._found_at = 0  # requests, when drafting was last found not to pay
         self._drafted_steps = 0
@@ -111,7 +101,7 @@ class Guard:
             if self.achieved.num_drafts < _PROBE_DRAFTS:  # nothing is known yet: a probe too
                 return candidates[:_MAX_PROBED]
             enough = _OWN_STOP_GAIN * (1 + self.achieved.accepted) / max(expected, 1e-9) - 1
-            return [id_ for id_ in candidates if self._pays(id_, enough)]
+            return self._own.paying(candidates, enough)
         if self._probe is None:
             self._plain_steps += 1
             if self._plain_steps < self._probe_after:
@@ -136,18 +126,15 @@ class Guard:
         if not is_sample:  # of few requests, that stand for all
             share = min(len(outcomes) / num_requests, 1.0)
             self.achieved.share += _MAX_WEIGHT * (share - self.achieved.share)
-        for request_id, verified, accepted in outcomes:
-            own = self._own.get(request_id)
-            if own is None:
-                own = self._own[request_id] = Achieved()
-            own.add(1, verified, accepted)
-        self.achieved.record(outcomes)
+        self._own.record(outcomes)
+        _, sent, kept = zip(*outcomes, strict=True)
+        verified, accepted = sum(sent), sum(kept)
+        self.achieved.add(len(outcomes), verified, accepted)
         if self._probe is not None:
-            self._probe.record(outcomes)
+            self._probe.add(len(outcomes), verified, accepted)
 
     def forget(self, request_id: str) -> None:
-        self._own.pop(request_id, None)
-        self._paused.pop(request_id, None)
+        self._own.forget(request_id)
 
     def _decide(self, gain: Gain, num_requests: int) -> float:
         """Stop or resume for the batch, with hysteresis; the load alone may turn it.
@@ -197,22 +184,3 @@ class Guard:
         else:
             self._probe_after = min(2 * self._probe_after, _MAX_PROBE_STEPS)
         return found
-
-    def _pays(self, request_id: str, enough: float) -> bool:
-        """Whether a request's own acceptance is worth drafting for it.
-
-        More than `enough` tokens accepted per draft are: a batch of requests like it would gain
-        in proportion to the tokens they commit per step.
-        """
-        pause_steps = self._paused.get(request_id, 0)
-        if pause_steps:
-            self._paused[request_id] = pause_steps - 1
-            return False
-        own = self._own.get(request_id)
-        if own is None or own.num_drafts < _MIN_OWN_DRAFTS:
-            return True
-        if own.accepted > enough or own.accepted + own.doubt > enough:
-            return True
-        del self._own[request_id]
-        self._paused[request_id] = _OWN_PAUSE_STEPS
-        return False

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,6 +36,14 @@ _MEMORY = 4096  # steps, after which what was learned weighs 1/e
 _LEAST = 0.2  # of the profile: no step is believed to take less
 
 
+class _Size(NamedTuple):
+    """What never changes of steps of so many tokens."""
+
+    profile_s: float  # without what requests and their context add
+    left: int  # the entry at or below
+    share: float  # how far it is to the next, 0 to 1
+
+
 class LiveStepCost:
     """Seconds of a step, from `profile` and from what `record` was told."""
 
@@ -42,6 +51,7 @@ class LiveStepCost:
         self.profile = profile
         self.num_steps = 0
         self._log_n = [math.log2(n) for n in profile.n_tokens]
+        self._sizes: dict[int, _Size] = {}  # that came up, at most an engine's largest step
         self._prior = _prior(np.array(self._log_n))
         self._covariance = self._prior.copy()
         # Relative corrections at the table's entries, then overhead and cost of context.
@@ -54,8 +64,8 @@ class LiveStepCost:
         self, n_tokens: int, step_s: float, num_requests: int = 1, context_tokens: float = 0.0
     ) -> None:
         """A step of `n_tokens` took `step_s`; `context_tokens` are its requests' together."""
-        expected_s = self._profile_s(n_tokens, num_requests, context_tokens)
-        left, share = self._place(n_tokens)
+        profile_s, left, share = self._size(n_tokens)
+        expected_s = profile_s + self.profile.beside_s(n_tokens, num_requests, context_tokens)
         unit = self.profile.step_cost_s[0] / expected_s
         seen = np.zeros(len(self._correction))
         seen[left] += 1 - share
@@ -80,8 +90,8 @@ class LiveStepCost:
 
     def at(self, n_tokens: int, num_requests: int = 1, context_tokens: float = 0.0) -> float:
         """Seconds of a step of `n_tokens`."""
-        profile_s = self._profile_s(n_tokens, num_requests, context_tokens)
-        left, share = self._place(n_tokens)
+        profile_s, left, share = self._size(n_tokens)
+        profile_s += self.profile.beside_s(n_tokens, num_requests, context_tokens)
         c = self._known
         relative = c[left] if not share else (1 - share) * c[left] + share * c[left + 1]
         beside = c[-2] + c[-1] * context_tokens / _CONTEXT_UNIT
@@ -121,9 +131,12 @@ class LiveStepCost:
     def _weights(self) -> NDArray[np.float64]:
         return self._visits if self._visits.any() else np.ones(len(self._visits))
 
-    def _profile_s(self, n_tokens: int, num_requests: int, context_tokens: float) -> float:
-        beside_s = self.profile.beside_s(n_tokens, num_requests, context_tokens)
-        return self.profile.at_one(n_tokens) + beside_s
+    def _size(self, n_tokens: int) -> _Size:
+        known = self._sizes.get(n_tokens)
+        if known is None:
+            known = _Size(self.profile.at_one(n_tokens), *self._place(n_tokens))
+            self._sizes[n_tokens] = known
+        return known
 
     def _place(self, n_tokens: int) -> tuple[int, float]:
         """The entry at or below `n_tokens`, and how far it is to the next, 0 to 1."""

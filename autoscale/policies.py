@@ -25,24 +25,23 @@ class Verified(NamedTuple):
     num_accepted: int
 
 
-@dataclass(frozen=True, slots=True)
-class StepOutcome:
+class StepOutcome(NamedTuple):
     """A finished target step of `num_requests`.
 
     `step_s` is its wall time, drafting excluded, or None where that would say nothing: the
     engine was idle before it, or a prompt was prefilled in it. `context_tokens` are those
-    that its requests had computed before, all together.
+    that its requests had computed before, all together. What is `verified` are `Verified`, or
+    plain tuples of the same.
     """
 
     n_tokens: int
     num_requests: int
     step_s: float | None
-    verified: Sequence[Verified]
+    verified: Sequence[tuple[str, int, int]]
     context_tokens: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class StepTerms:
+class StepTerms(NamedTuple):
     """What a schedule weighs beside confidences.
 
     `weights` [R] are those of the drafted requests' service classes and `plain_weight` that

@@ -11,14 +11,15 @@ from __future__ import annotations
 
 import random
 import statistics
+from bisect import bisect_right
 from collections.abc import Sequence
-from dataclasses import dataclass
+from itertools import accumulate
+from typing import NamedTuple
 
 _SPEEDS = (1 / 8, 8.0)  # relative to the others', that are believed
 
 
-@dataclass(frozen=True, slots=True)
-class Candidate:
+class Candidate(NamedTuple):
     """A replica as a router sees it: work in output tokens, speed 1 where it is like others.
 
     `known_work` of the request has been done there already. One that `is_full` comes into
@@ -37,8 +38,9 @@ def rank(candidates: Sequence[Candidate], work: float, rng: random.Random) -> li
         return []
     free = [i for i, one in enumerate(candidates) if not one.is_full] or range(len(candidates))
     drawn = _draw_two(free, [candidates[i].speed for i in free], rng)
-    knowing = max(free, key=lambda i: candidates[i].known_work)
-    if candidates[knowing].known_work > 0 and knowing not in drawn:
+    known_work = [candidates[i].known_work for i in free]
+    most_known = max(known_work)
+    if most_known > 0 and (knowing := free[known_work.index(most_known)]) not in drawn:
         drawn.append(knowing)
     return sorted(drawn, key=lambda i: _done_after(candidates[i], work))
 
@@ -50,12 +52,17 @@ def _done_after(candidate: Candidate, work: float) -> float:
 
 def _draw_two(these: Sequence[int], weights: Sequence[float], rng: random.Random) -> list[int]:
     """Two different ones, or the only one, in random order, drawn by weight."""
-    (first,) = rng.choices(these, weights)
-    others = [(i, weight) for i, weight in zip(these, weights, strict=True) if i != first]
-    if not others:
-        return [first]
-    (second,) = rng.choices(*zip(*others, strict=True))
-    return [first, second]
+    first = _draw(weights, rng)
+    if len(these) == 1:
+        return [these[first]]
+    second = _draw([*weights[:first], *weights[first + 1 :]], rng)
+    return [these[first], these[second + (second >= first)]]
+
+
+def _draw(weights: Sequence[float], rng: random.Random) -> int:
+    """A place in `weights`, drawn by them; what `rng.choices` would draw, without its checks."""
+    up_to = list(accumulate(weights))
+    return bisect_right(up_to, rng.random() * up_to[-1], 0, len(up_to) - 1)
 
 
 def relative_speeds(token_s: Sequence[float | None]) -> list[float]:

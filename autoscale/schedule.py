@@ -30,10 +30,10 @@ def token_worth(
     `confidences` [R, gamma] are P(token k accepted | those before it), `limits` [R] the
     most draft tokens a request can take, `weights` [R] positive (missing: 1 each).
     """
-    worth: NDArray[np.float64] = np.cumprod(confidences, axis=1, dtype=np.float64)
+    worth: NDArray[np.float64] = np.multiply.accumulate(confidences, axis=1, dtype=np.float64)
     gamma = confidences.shape[1]
     if len(limits) and int(limits.min()) < gamma:
-        worth[np.arange(gamma) >= limits[:, None]] = 0.0
+        np.putmask(worth, np.arange(gamma) >= limits[:, None], 0.0)
     if weights is not None:
         worth *= weights[:, None]
     return worth
@@ -48,7 +48,10 @@ def causal_budget(expected: NDArray[np.float64], cost_s: NDArray[np.float64]) ->
     """The draft tokens before the first that does not raise the ratio."""
     rate = expected / cost_s
     falls = rate[1:] <= rate[:-1]
-    return int(falls.argmax()) if falls.any() else len(falls)
+    if not len(falls):
+        return 0
+    first = int(falls.argmax())
+    return first if falls[first] else len(falls)
 
 
 def best_budget(expected: NDArray[np.float64], cost_s: NDArray[np.float64]) -> int:
@@ -73,7 +76,10 @@ def causal_lengths(
     budget = causal_budget(_expected(falling, weight), cost_s)
     if not budget:
         return np.zeros(len(worth), dtype=np.int64)
-    return _admit_down_to(float(falling[budget - 1]), worth, budget)
+    least = float(falling[budget - 1])
+    if least > 0.0 and (budget == len(falling) or falling[budget] < least):
+        return _prefix_lengths(worth >= least)
+    return _admit_down_to(least, worth, budget)
 
 
 def threshold_lengths(
@@ -81,10 +87,7 @@ def threshold_lengths(
 ) -> NDArray[np.int64]:
     """Lengths [R] that admit every draft token which survives with `least_survival` or more."""
     survival = token_worth(confidences, limits)
-    admitted: NDArray[np.int64] = np.count_nonzero(
-        (survival >= least_survival) & (survival > 0.0), axis=1
-    )
-    return admitted
+    return _prefix_lengths((survival >= least_survival) & (survival > 0.0))
 
 
 def _falling(worth: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -98,18 +101,24 @@ def _expected(falling: NDArray[np.float64], weight: float) -> NDArray[np.float64
     expected = np.empty(len(falling) + 1)
     expected[0] = weight
     expected[1:] = falling
-    return np.cumsum(expected, out=expected)
+    return np.add.accumulate(expected, out=expected)
 
 
 def _admit_down_to(least: float, worth: NDArray[np.float64], budget: int) -> NDArray[np.int64]:
     """Lengths [R] of the `budget` best draft tokens, of which `least` is the last one's worth."""
     if least <= 0.0:
-        positive: NDArray[np.int64] = (worth > 0.0).sum(axis=1)
-        return positive
-    lengths: NDArray[np.int64] = (worth >= least).sum(axis=1)
+        return _prefix_lengths(worth > 0.0)
+    lengths = _prefix_lengths(worth >= least)
     surplus = int(lengths.sum()) - budget
     if surplus:  # ties go by request, then position: the last of them stay out
         rows, gamma = worth.shape
         tied = np.flatnonzero(worth.ravel() == least)[-surplus:]
         lengths -= np.bincount(tied // gamma, minlength=rows)
+    return lengths
+
+
+def _prefix_lengths(taken: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """Lengths [R] of what is taken of every draft, bool [R, gamma]: a prefix of each."""
+    lengths: NDArray[np.int64] = taken.argmin(axis=1)  # the first that is not, 0 where all are
+    lengths[taken[:, -1]] = taken.shape[1]
     return lengths

@@ -40,7 +40,7 @@ class StepCostTable:
 
     def beside_s(self, n_tokens: int, num_requests: int, context_tokens: float) -> float:
         """Seconds that requests and their context add; `context_tokens` are all of theirs."""
-        pairs = n_tokens * context_tokens / max(num_requests, 1)
+        pairs = n_tokens * context_tokens / (num_requests or 1)
         return (
             self.request_s * num_requests
             + self.context_token_s * context_tokens

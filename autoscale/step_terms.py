@@ -34,7 +34,8 @@ def step_terms(
     if weights is None:
         return StepTerms(prefill_tokens=prefill_tokens, joining_requests=joining)
     of_drafted = weights[drafted]
-    plain = float(weights.sum() - of_drafted.sum())
+    all_drafted = len(of_drafted) == len(weights)
+    plain = 0.0 if all_drafted else float(weights.sum() - of_drafted.sum())
     return StepTerms(of_drafted, plain, prefill_tokens, joining)
 
 

@@ -3,6 +3,9 @@ policy sees them, held against what became of the drafts after the step."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import count
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -13,6 +16,8 @@ from profiles.calibration_key import CALIBRATION_KEYS, calibration_key
 
 _PLACE = CALIBRATION_KEYS.index(calibration_key("q", 0.7))  # how all of them are verified
 
+_DRAWN = 1024
+
 
 class CalibratedDrafts:
     """The drafts of one replica's steps; `keeps_outcomes` where calibrations are learned.
@@ -21,7 +26,7 @@ class CalibratedDrafts:
     """
 
     def __init__(self, block_size: int, rng: np.random.Generator, *, keeps_outcomes: bool) -> None:
-        self._rng = rng
+        self._explorers = Explorers(rng)
         self.replica = ReplicaCalibration(block_size)
         self._keeps_outcomes = keeps_outcomes
         self._num_steps = 0
@@ -44,8 +49,9 @@ class CalibratedDrafts:
         self._num_steps += 1
         self._seeds, self._confidences = seeds, confidences
         lengths = policy.admit(self._calibrated(confidences), limits, num_requests, terms)
-        exploring = np.flatnonzero(self._rng.random(len(limits)) < EXPLORATION_RATE)
-        lengths[exploring] = limits[exploring]
+        exploring = self._explorers.of_next(len(limits))
+        if exploring:
+            lengths[exploring] = limits[exploring]
         return lengths
 
     def _calibrated(self, confidences: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -70,3 +76,28 @@ class CalibratedDrafts:
             num_accepted[rows],
         )
         self.replica.record(drafts, self._num_steps, now_s)
+
+
+class Explorers:
+    """Who of the drafted requests explores: of each alike, as `rng` draws it for one by one."""
+
+    def __init__(self, rng: np.random.Generator) -> None:
+        self._exploring = _exploring(rng)
+        self._next = next(self._exploring)
+        self._num_asked = 0
+
+    def of_next(self, num_requests: int) -> list[int]:
+        """Rows of those who explore of so many more requests."""
+        first = self._num_asked
+        self._num_asked += num_requests
+        rows = []
+        while self._next < self._num_asked:
+            rows.append(self._next - first)
+            self._next = next(self._exploring)
+        return rows
+
+
+def _exploring(rng: np.random.Generator) -> Iterator[int]:
+    """Of all requests ever drafted for, the numbers of those who explore; drawn by the thousand."""
+    for first in count(step=_DRAWN):
+        yield from (first + np.flatnonzero(rng.random(_DRAWN) < EXPLORATION_RATE)).tolist()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 
@@ -36,7 +37,7 @@ class SimulatedCosts:
         return cls(*costs_of(profile), padding, drafter_slowdown)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "_draft_cost", DraftCost(self.drafts_s))
+        object.__setattr__(self, "_drafts_at", cache(DraftCost(self.drafts_s).at))
 
     def step_s(self, n_tokens: int, num_requests: int, context_tokens: int) -> float:
         padded = -(-n_tokens // self.padding) * self.padding
@@ -44,8 +45,8 @@ class SimulatedCosts:
         return table.at_one(padded) + table.beside_s(n_tokens, num_requests, context_tokens)
 
     def draft_s(self, num_requests: int) -> float:
-        drafts: DraftCost = self._draft_cost  # type: ignore[attr-defined]
-        return self.drafter_slowdown * drafts.at(num_requests)
+        known_s: float = self._drafts_at(num_requests)  # type: ignore[attr-defined]
+        return self.drafter_slowdown * known_s
 
     @property
     def at_start(self) -> StepCostTable:

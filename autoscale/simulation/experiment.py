@@ -18,7 +18,7 @@ from autoscale.simulation.costs import SimulatedCosts
 from autoscale.simulation.fleet import PLAN_FIELDS, Arm, FleetShape, SimulatedFleet
 from autoscale.simulation.regimes import Regime
 from autoscale.simulation.replica import EngineLimits
-from autoscale.simulation.results import BATCH, LATENCY, Result, quantile, summarise
+from autoscale.simulation.results import BATCH, LATENCY, Result, Took, quantile, summarise
 from autoscale.simulation.texts import Texts, draw_texts
 from autoscale.simulation.traces import Arrival, draw_trace
 from profiles.step_cost import StepCostProfile
@@ -188,11 +188,11 @@ class Experiment:
         texts = _texts(regime)
         results = []
         for arm in arms:
-            began = time.perf_counter()
+            began_s, began_processor_s = time.perf_counter(), time.process_time()
             fleet = SimulatedFleet(arm, self._shape(regime), costs, texts, classes, seed)
             outcome = fleet.run(trace, duration_s)
-            wall_s = time.perf_counter() - began
-            results.append(summarise(outcome, classes, (regime.name, arm.name, seed), wall_s))
+            took = Took(time.perf_counter() - began_s, time.process_time() - began_processor_s)
+            results.append(summarise(outcome, classes, (regime.name, arm.name, seed), took))
         return results
 
 

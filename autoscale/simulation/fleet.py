@@ -80,7 +80,7 @@ class Arm:
     def advice(self, plan: ReplicaPlan) -> ReplicaPlan:
         """What it follows of a plan."""
         left_out = {name: getattr(NO_PLAN, name) for name in ADVICE if name not in self.plan_fields}
-        return replace(plan, **left_out)
+        return replace(plan, **left_out) if left_out else plan
 
 
 @dataclass(slots=True)
@@ -135,6 +135,7 @@ class SimulatedFleet:
             for i in range(shape.num_replicas)
         ]
         self._served: list[Served] = []
+        self._to_come: Iterator[tuple[float, int, Served]] = iter(())  # those not among the events
 
     def run(self, trace: Sequence[Arrival], duration_s: float) -> Outcome:
         """Serve `trace` until `duration_s`; what has not ended by then stays unfinished."""
@@ -144,8 +145,9 @@ class SimulatedFleet:
     def start(self, trace: Sequence[Arrival], duration_s: float) -> None:
         """Take in `trace` and the faults of a run of `duration_s`."""
         self._served = [Served(arrival) for arrival in trace]
-        for one in self._served:
-            self._at(one.arrival.arrival_s, self._arrive, one)
+        numbered = enumerate(self._served, -len(self._served))  # before all that happens with them
+        self._to_come = iter(sorted((one.arrival.arrival_s, i, one) for i, one in numbered))
+        self._await_arrival()
         faults = self._shape.faults
         if faults.late_replicas:
             for replica in self.replicas[-faults.late_replicas :]:
@@ -168,15 +170,20 @@ class SimulatedFleet:
     def _at(self, at_s: float, happen: Callable[[float, Any], None], subject: Any) -> None:
         heapq.heappush(self._events, (at_s, next(self._order), happen, subject))
 
+    def _await_arrival(self) -> None:
+        """Only the next one waits among the events: the fewer there are, the sooner sorted."""
+        for at_s, number, served in self._to_come:
+            heapq.heappush(self._events, (at_s, number, self._arrive, served))
+            return
+
     def _arrive(self, now_s: float, served: Served) -> None:
+        self._await_arrival()
         self._submit(now_s, served)
 
     def _submit(self, now_s: float, served: Served) -> None:
         """Where a router of the served fleet sends it, by what has been seen of speeds."""
         alive = [i for i, replica in enumerate(self.replicas) if replica.is_alive]
-        candidates = [
-            Candidate(float(self.replicas[i].num_requests), self._speeds[i]) for i in alive
-        ]
+        candidates = [Candidate(self.replicas[i].num_requests, self._speeds[i]) for i in alive]
         best, *_ = rank(candidates, 1.0, self._router)
         replica = self.replicas[alive[best]]
         replica.submit(served)

@@ -10,20 +10,23 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from autoscale.fleet_load import OUTCOME_FADE, ClassOutcomes, ReplicaLoad
 from autoscale.plan import NO_PLAN, ReplicaPlan
-from autoscale.policies import Policy, StepOutcome, StepTerms, Verified
+from autoscale.policies import Policy, StepOutcome, StepTerms
 from autoscale.service_class import ServiceClass
 from autoscale.simulation.confidences import CalibratedDrafts
 from autoscale.simulation.served import DecodingRows, Served
 from autoscale.simulation.texts import Texts
-from autoscale.step_terms import step_terms
+from autoscale.step_terms import request_weights, step_terms
 
 _MEAN = 0.05  # weight of a new step in what it reports
+_NONE = np.zeros(0, dtype=np.int64)
+_EVERY = slice(None)
 
 StepSeconds = Callable[[int, int, int], float]
 """Seconds of a step, by its tokens, decoding requests and their context tokens together."""
@@ -56,6 +59,28 @@ class _Prefill:
     remaining: int
 
 
+class _Step(NamedTuple):
+    """One that has begun; `context_tokens` are all that its decoding requests had before."""
+
+    n_tokens: int = 0
+    context_tokens: int = 0
+    step_s: float = 0.0
+    only_decodes: bool = False
+
+
+class _Drafts(NamedTuple):
+    """What the next step verifies: of each of `rows` a draft of the texts' `places` [R], the
+    first `lengths` [R] of its tokens, `num_tokens` together."""
+
+    rows: NDArray[np.int64] | slice
+    places: NDArray[np.int64]
+    lengths: NDArray[np.int64]
+    num_tokens: int
+
+
+_NO_DRAFTS = _Drafts(_NONE, _NONE, _NONE, 0)
+
+
 class SimulatedReplica:
     """Driven by `begin_step` and `end_step`, which say when the step ends and the next begins."""
 
@@ -84,12 +109,11 @@ class SimulatedReplica:
         self._limits = limits
         self._step_s = step_s
         self._draft = draft
-        self._rows = DecodingRows()
+        self._rows = DecodingRows(limits.seats)
         self._prefills: deque[_Prefill] = deque()
-        self._lengths = np.zeros(0, dtype=np.int64)  # draft tokens that the next step verifies
-        self._asked: list[int] = []  # rows for which drafts came
+        self._drafts = _NO_DRAFTS
         self._num_ids = 0
-        self._step: tuple[int, float, bool] = (0, 0.0, False)  # tokens, seconds, only decodes
+        self._step = _Step()
         self._finishing_prefills: list[Served] = []
         self._mean_step_s = 0.0
         self._mean_relative = 1.0
@@ -97,12 +121,12 @@ class SimulatedReplica:
         self._arrived, self._arrived_tokens = 0, 0
         self._reported_tokens = 0
         self._outcomes = {one.name: [0.0, 0.0] for one in classes}
-        self._weights = np.ones(len(classes))
+        self._weights: NDArray[np.float64] | None = None  # of classes; None where all weigh 1
 
     @property
     def num_requests(self) -> int:
         """Those that run or wait here."""
-        return len(self._rows) + len(self._prefills) + len(self.waiting)
+        return len(self._rows.ids) + len(self._prefills) + len(self.waiting)
 
     def submit(self, served: Served) -> None:
         self.waiting.append(served)
@@ -111,7 +135,8 @@ class SimulatedReplica:
 
     def take_plan(self, plan: ReplicaPlan) -> None:
         self.plan = plan
-        self._weights = np.array([plan.class_weights.get(c.name, 1.0) for c in self._classes])
+        names = [one.name for one in self._classes]
+        self._weights = request_weights(plan.class_weights, names)
 
     def lose_all(self) -> list[Served]:
         """The replica is gone: what it had goes on elsewhere, from what was produced."""
@@ -120,7 +145,8 @@ class SimulatedReplica:
             served.produced = int(self._rows.position[i])
         reading = [*self._finishing_prefills, *(p.served for p in self._prefills)]
         lost = [*self._rows.served, *reading, *self.waiting]
-        self._rows, self._prefills, self.waiting = DecodingRows(), deque(), deque()
+        self._rows = DecodingRows(self._limits.seats)
+        self._prefills, self.waiting = deque(), deque()
         self._finishing_prefills.clear()
         return lost
 
@@ -132,21 +158,21 @@ class SimulatedReplica:
             self.is_busy = False
             return None
         self.is_busy = True
-        decode_tokens = num_rows + int(self._lengths.sum())
+        decode_tokens = num_rows + self._drafts.num_tokens
         prompt_tokens = self._read_prompts(self._limits.max_step_tokens - decode_tokens)
         n_tokens = decode_tokens + prompt_tokens
-        context = int(self._rows.context.sum())
+        context = self._rows.context_tokens
         step_s = self._step_s(n_tokens, max(num_rows, 1), context)
-        self._step = (n_tokens, step_s, prompt_tokens == 0)
+        self._step = _Step(n_tokens, context, step_s, prompt_tokens == 0)
         return now_s + step_s
 
     def end_step(self, now_s: float) -> float:
         """Commit what the step made, ask the policy; returns when the next step may begin."""
         rows = self._rows
         self.totals.steps += 1
-        n_tokens, step_s, only_decodes = self._step
+        step_s = self._step.step_s
         if len(rows):
-            self._commit(now_s, n_tokens, step_s, only_decodes)
+            self._commit(now_s)
         for served in self._finishing_prefills:
             self._start(served, now_s)
         self._finishing_prefills.clear()
@@ -163,10 +189,10 @@ class SimulatedReplica:
         for name, counts in self._outcomes.items():
             outcomes[name] = ClassOutcomes(*counts)
             counts[:] = [OUTCOME_FADE * counts[0], OUTCOME_FADE * counts[1]]
-        n_tokens, step_s, _ = self._step
+        n_tokens = self._step.n_tokens
         if n_tokens and len(self._rows):
-            expected = profile_step_s(n_tokens, len(self._rows), int(self._rows.context.sum()))
-            self._mean_relative += 0.2 * (step_s / expected - self._mean_relative)
+            expected = profile_step_s(n_tokens, len(self._rows), self._rows.context_tokens)
+            self._mean_relative += 0.2 * (self._step.step_s / expected - self._mean_relative)
         totals = self.totals
         return ReplicaLoad(
             running=len(self._rows) + len(self._prefills),
@@ -218,44 +244,44 @@ class SimulatedReplica:
             served.produced = 1
             self.totals.committed_tokens += 1
         self._num_ids += 1
-        text = served.arrival.text % self._texts.num_texts
+        first_place = self._texts.first_place(served.arrival.text)
         index = self._class_index[served.arrival.service_class]
-        self._rows.add(f"r{self._num_ids}", served, text, index)
+        self._rows.add(f"r{self._num_ids}", served, first_place, index)
 
-    def _commit(self, now_s: float, n_tokens: int, step_s: float, only_decodes: bool) -> None:
-        rows = self._rows
-        lengths = self._lengths
-        would = self._texts.would_accept_at(rows.text, rows.position)
-        accepted = np.minimum(lengths, would)
+    def _commit(self, now_s: float) -> None:
+        rows, step, totals = self._rows, self._step, self.totals
         num_requests = len(rows)
-        verified = []
-        if self._asked:
-            sent, kept = lengths.tolist(), accepted.tolist()
-            verified = [Verified(rows.ids[i], sent[i], kept[i]) for i in self._asked]
-            self.drafts.record(lengths[self._asked], accepted[self._asked], now_s)
-            totals = self.totals
-            totals.drafts += len(verified)
-            totals.draft_tokens += sum(sent)
-            totals.accepted_tokens += sum(kept)
+        drafted, places, lengths, num_tokens = self._drafts
+        accepted = np.minimum(lengths, self._texts.would_accept_at(places))
+        kept = accepted.tolist()
+        num_accepted = sum(kept)
+        ids = rows.ids
+        if isinstance(drafted, np.ndarray):
+            ids = [ids[i] for i in drafted.tolist()]
+        if kept:
+            self.drafts.record(lengths, accepted, now_s)
+            totals.drafts += len(kept)
+            totals.draft_tokens += num_tokens
+            totals.accepted_tokens += num_accepted
         self.policy.record_step(
             StepOutcome(
-                n_tokens,
+                step.n_tokens,
                 num_requests,
-                step_s if only_decodes else None,
-                verified,
-                int(rows.context.sum()),
+                step.step_s if step.only_decodes else None,
+                list(zip(ids, lengths.tolist(), kept, strict=True)),
+                step.context_tokens,
             )
         )
-        rows.position += 1 + accepted
-        rows.context += 1 + accepted
-        self.totals.committed_tokens += num_requests + int(accepted.sum())
-        ended = rows.position >= rows.output
-        if ended.any():
-            for i in np.flatnonzero(ended).tolist():
-                self.totals.committed_tokens -= int(rows.position[i] - rows.output[i])
+        rows.advance(drafted, accepted, num_accepted)
+        totals.committed_tokens += num_requests + num_accepted
+        (has_ended,) = np.nonzero(rows.position > rows.last)
+        ended = has_ended.tolist()
+        if ended:
+            for i in ended:
+                totals.committed_tokens -= int(rows.position[i] - rows.last[i] - 1)
                 rows.served[i].finished_s = now_s
                 self._end(rows.ids[i], rows.served[i])
-            rows.keep(~ended)
+            rows.remove(ended)
 
     def _end(self, id_: str, served: Served) -> None:
         self.policy.forget(id_)
@@ -270,8 +296,7 @@ class SimulatedReplica:
         counts[1] += is_met
 
     def _nothing_drafted(self, now_s: float) -> float:
-        self._asked = []
-        self._lengths = np.zeros(len(self._rows), dtype=np.int64)
+        self._drafts = _NO_DRAFTS
         return now_s
 
     def _ask(self, now_s: float) -> float:
@@ -280,45 +305,40 @@ class SimulatedReplica:
         num_requests = len(rows)
         if self.policy.pauses(num_requests):
             return self._nothing_drafted(now_s)
-        room = np.minimum(self._texts.gamma, rows.output - rows.position - 1)
-        able = np.flatnonzero(room > 0).tolist()
+        room = np.minimum(rows.last - rows.position, self._texts.gamma)
         ids = rows.ids
-        candidates = ids if len(able) == num_requests else [ids[i] for i in able]
+        (able,) = np.nonzero(room)
+        candidates = ids if len(able) == num_requests else [ids[i] for i in able.tolist()]
         chosen = self.policy.choose(candidates, num_requests)
         if not chosen:
             return self._nothing_drafted(now_s)
-        if len(chosen) == num_requests:
-            asked = list(range(num_requests))
-        else:
-            wanted = set(chosen)
-            asked = [i for i in able if ids[i] in wanted]
-        ready_s = self._draft(now_s, len(asked))
+        ready_s = self._draft(now_s, len(chosen))
         if ready_s is None:
             return self._nothing_drafted(now_s)
         self._mean_wait_s += _MEAN * (ready_s - now_s - self._mean_wait_s)
-        self.policy.record_draft(len(asked), ready_s - now_s)
-        self._admit(asked, room, num_requests)
+        self.policy.record_draft(len(chosen), ready_s - now_s)
+        if len(chosen) == num_requests:
+            self._admit(_EVERY, room)
+        else:
+            asked = set(chosen)
+            self._admit(np.array([i for i, id_ in enumerate(ids) if id_ in asked]), room)
         return ready_s
 
-    def _admit(self, asked: list[int], room: NDArray[np.int64], num_requests: int) -> None:
+    def _admit(self, some: NDArray[np.int64] | slice, room: NDArray[np.int64]) -> None:
         rows = self._rows
-        every = len(asked) == num_requests
-        some = slice(None) if every else np.array(asked)
-        confidences = self._texts.confidences_at(rows.text[some], rows.position[some])
+        places = self._texts.places(rows.first_place[some], rows.position[some])
         lengths = self.drafts.admit(
-            self.policy, confidences, room[some], rows.seed[some], num_requests, self._terms(some)
+            self.policy,
+            self._texts.confidences_at(places),
+            room[some],
+            rows.seed[some],
+            len(rows),
+            self._terms(some),
         )
-        self._asked = asked
-        if every:
-            self._lengths = lengths
-        else:
-            self._lengths = np.zeros(num_requests, dtype=np.int64)
-            self._lengths[asked] = lengths
+        self._drafts = _Drafts(some, places, lengths, sum(lengths.tolist()))
 
     def _terms(self, some: slice | NDArray[np.int64]) -> StepTerms:
-        weights = None
-        if not (self._weights == 1.0).all():
-            weights = self._weights[self._rows.class_index]
+        weights = None if self._weights is None else self._weights[self._rows.class_index]
         return step_terms(
             self.plan,
             len(self._rows),

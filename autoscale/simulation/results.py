@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -13,6 +14,13 @@ from autoscale.simulation.served import Served
 
 LATENCY, BATCH = "latency", "batch"
 _COUNTED = 0.7  # of the duration: later arrivals are served but not judged
+
+
+class Took(NamedTuple):
+    """Of a process, for one run; beside other work on the machine only the latter says much."""
+
+    wall_s: float
+    processor_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,13 +44,14 @@ class Result:
     accepted_share: float
     simulated_s: float
     wall_s: float
+    processor_s: float
 
 
 def summarise(
     outcome: Outcome,
     classes: Sequence[ServiceClass],
     labels: tuple[str, str, int],
-    wall_s: float,
+    took: Took,
 ) -> Result:
     """What a run comes to; requests that arrived late in it are not judged."""
     judged_s = _COUNTED * outcome.duration_s
@@ -75,7 +84,8 @@ def summarise(
         drafted_per_step=drafted / max(steps, 1),
         accepted_share=sum(one.accepted_tokens for one in totals) / max(drafted, 1),
         simulated_s=outcome.duration_s,
-        wall_s=wall_s,
+        wall_s=took.wall_s,
+        processor_s=took.processor_s,
     )
 
 

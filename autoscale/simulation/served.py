@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -34,40 +35,68 @@ class Served:
 
 
 class DecodingRows:
-    """The decoding requests, one row each."""
+    """The decoding requests, one row each, up to `capacity`.
 
-    __slots__ = ("class_index", "context", "ids", "output", "position", "seed", "served", "text")
+    Columns are int64 [R] but for `seed`, uint64 [R]: views, for as long as no row comes or goes.
+    `first_place` is where the drafts of a row's text begin (see `Texts`), `position` the output
+    token that it comes to, and `last` the one it ends with.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = (
+        "_columns",
+        "_seeds",
+        "class_index",
+        "context_tokens",
+        "first_place",
+        "ids",
+        "last",
+        "position",
+        "seed",
+        "served",
+    )
+
+    def __init__(self, capacity: int) -> None:
         self.ids: list[str] = []
         self.served: list[Served] = []
-        self.text, self.position, self.output, self.context, self.class_index = (
-            np.zeros(0, dtype=np.int64) for _ in range(5)
-        )
-        self.seed = np.zeros(0, dtype=np.uint64)
+        self.context_tokens = 0  # of all rows together
+        self._columns = np.zeros((4, capacity), dtype=np.int64)
+        self._seeds = np.zeros(capacity, dtype=np.uint64)
+        self._show()
 
     def __len__(self) -> int:
         return len(self.ids)
 
-    def add(self, id_: str, served: Served, text: int, class_index: int) -> None:
-        self.ids.append(id_)
-        self.served.append(served)
+    def add(self, id_: str, served: Served, first_place: int, class_index: int) -> None:
         arrival = served.arrival
         position = served.produced
-        values = (text, position, arrival.output_tokens, arrival.prompt_tokens + position)
-        columns = (self.text, self.position, self.output, self.context, self.class_index)
-        self.text, self.position, self.output, self.context, self.class_index = (
-            np.append(column, value)
-            for column, value in zip(columns, (*values, class_index), strict=True)
-        )
-        self.seed = np.append(self.seed, np.uint64(request_seed(id_)))
+        row = len(self.ids)
+        self._columns[:, row] = (first_place, class_index, arrival.output_tokens - 1, position)
+        self._seeds[row] = request_seed(id_)
+        self.ids.append(id_)
+        self.served.append(served)
+        self.context_tokens += arrival.prompt_tokens + position
+        self._show()
 
-    def keep(self, rows: NDArray[np.bool_]) -> None:
-        kept = np.flatnonzero(rows).tolist()
-        self.ids = [self.ids[i] for i in kept]
-        self.served = [self.served[i] for i in kept]
-        columns = (self.text, self.position, self.output, self.context, self.class_index)
-        self.text, self.position, self.output, self.context, self.class_index = (
-            column[rows] for column in columns
-        )
-        self.seed = self.seed[rows]
+    def advance(
+        self, drafted: NDArray[np.int64] | slice, accepted: NDArray[np.int64], num_accepted: int
+    ) -> None:
+        """Every row by a token, and the rows `drafted` by those of their drafts accepted,
+        `num_accepted` together."""
+        self.position += 1
+        self.position[drafted] += accepted
+        self.context_tokens += len(self.ids) + num_accepted
+
+    def remove(self, rows: Sequence[int]) -> None:
+        """Take out these rows, given in rising order."""
+        for row in reversed(rows):
+            self.context_tokens -= self.served[row].arrival.prompt_tokens + int(self.position[row])
+            del self.ids[row], self.served[row]
+            last = len(self.ids)
+            self._columns[:, row:last] = self._columns[:, row + 1 : last + 1]
+            self._seeds[row:last] = self._seeds[row + 1 : last + 1]
+        self._show()
+
+    def _show(self) -> None:
+        columns = self._columns[:, : len(self.ids)]
+        self.first_place, self.class_index, self.last, self.position = columns
+        self.seed = self._seeds[: len(self.ids)]

@@ -39,17 +39,22 @@ class Texts:
     def gamma(self) -> int:
         return int(self.confidences.shape[2])
 
-    def confidences_at(
-        self, text: NDArray[np.int64], position: NDArray[np.int64]
-    ) -> NDArray[np.float64]:
-        """[R, gamma] of drafts that start at these output tokens of these texts, int64 [R]."""
-        return self.confidences[text, position % self._length]
+    def places(self, first: NDArray[np.int64], position: NDArray[np.int64]) -> NDArray[np.int64]:
+        """[R], where drafts are that start at these output tokens of the texts that begin at the
+        places `first`, int64 [R]."""
+        return first + position % self._length
 
-    def would_accept_at(
-        self, text: NDArray[np.int64], position: NDArray[np.int64]
-    ) -> NDArray[np.int64]:
-        """[R], see `confidences_at`."""
-        return self.would_accept[text, position % self._length]
+    def first_place(self, text: int) -> int:
+        """Where the draft is that starts a text; texts are numbered over and over."""
+        return text % self.num_texts * self._length
+
+    def confidences_at(self, places: NDArray[np.int64]) -> NDArray[np.float64]:
+        """[R, gamma] of the drafts at `places` [R]."""
+        return self.confidences.reshape(-1, self.gamma).take(places, axis=0)
+
+    def would_accept_at(self, places: NDArray[np.int64]) -> NDArray[np.int64]:
+        """[R] of the drafts at `places` [R]."""
+        return self.would_accept.take(places)
 
     @property
     def _length(self) -> int:
@@ -82,7 +87,7 @@ def draw_texts(
     accepted = draws[:, :length] < _sigmoid(logits)
     would_accept = np.cumprod(accepted, axis=2).sum(axis=2)
     reported = _sigmoid((1 + overconfidence) * logits + overconfidence)
-    return Texts(np.ascontiguousarray(reported), would_accept)
+    return Texts(np.ascontiguousarray(reported), np.ascontiguousarray(would_accept))
 
 
 def _sigmoid(logits: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autoscale.canary import CanaryWatch, joins_canary
-from autoscale.policies import Policy, StepTerms, Verified
+from autoscale.policies import Policy, StepTerms
 from deployments.engine.draft_calibration import DraftCalibration, admit_together
 from drafters.canary_source import CanarySource
 from drafters.messages import StepRow
@@ -64,7 +64,7 @@ class CanaryArm:
         self._watch = CanaryWatch()
         self.source = CanarySource(serving, canary, self._joins, known, self._waited)
 
-    def record(self, verified: Sequence[Verified]) -> None:
+    def record(self, verified: Sequence[tuple[str, int, int]]) -> None:
         """What a step made of its drafts."""
         self._watch.record(verified, self.source.canary_ids)
         self.calibration.record(verified)

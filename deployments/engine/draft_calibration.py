@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autoscale.exploration import EXPLORATION_RATE, explores, request_seed
-from autoscale.policies import PLAIN_TERMS, Policy, StepTerms, Verified
+from autoscale.policies import PLAIN_TERMS, Policy, StepTerms
 from autoscale.replica_calibration import KeyReport, ReplicaCalibration, VerifiedDrafts
 from drafters.messages import StepRow
 from profiles.calibration_key import CALIBRATION_KEYS, CalibrationKey, calibration_key
@@ -143,7 +143,7 @@ class DraftCalibration:
             )
         return ahead
 
-    def record(self, verified: Sequence[Verified]) -> None:
+    def record(self, verified: Sequence[tuple[str, int, int]]) -> None:
         """What the step after `admit` made of its drafts; whoever is missing is not counted."""
         admitted, self._admitted = self._admitted, None
         if admitted is None:

@@ -6,7 +6,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from autoscale.policies import Verified
 from deployments.tracing.span import Attributes, Span, Tracing
 from deployments.tracing.traceparent import is_traced_round
 from drafters.messages import StepBatch, StepRow
@@ -70,13 +69,13 @@ class DraftSpans:
                 drafting.answered += answered
                 drafting.wait_s += wait_s
 
-    def verified(self, drafts: Iterable[Verified]) -> None:
+    def verified(self, drafts: Iterable[tuple[str, int, int]]) -> None:
         """Drafts were verified."""
-        for draft in drafts:
-            drafting = self._open.get(draft.request_id)
+        for request_id, num_drafts, num_accepted in drafts:
+            drafting = self._open.get(request_id)
             if drafting is not None:
-                drafting.verified_tokens += draft.num_drafts
-                drafting.accepted_tokens += draft.num_accepted
+                drafting.verified_tokens += num_drafts
+                drafting.accepted_tokens += num_accepted
 
     def close(self, request_id: str) -> None:
         """A request ended."""

@@ -31,6 +31,7 @@ RESULT = Result(
     accepted_share=0.5,
     simulated_s=60.0,
     wall_s=0.5,
+    processor_s=0.25,
 )
 PROFILE = modelled_profile(MACHINES["h200"], QWEN3_14B)
 RIVALS = ("off", "fixed 1", "fixed 3", "fixed 5", "fixed 7", "local")
@@ -90,6 +91,14 @@ def test_intervals_are_of_paired_runs():
 
 def test_nothing_against_nothing_is_equal():
     assert paired_ratio([0.0, 0.0], [0.0, 0.0]).mean == 1.0
+
+
+def test_it_says_how_fast_it_was():
+    slow = {"wall_s": 1.5, "processor_s": 0.75}
+    some = [replace(r, **slow) if r.arm == "off" else r for r in results(100.0)]
+    *_, line = report(some, PROFILE).splitlines()
+    assert "processor time, per process: 240 of fleet, 187 over all policies" in line
+    assert line.endswith("over wall time 120 and 93.")
 
 
 def simulate(*arguments: str) -> int:
