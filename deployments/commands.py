@@ -82,6 +82,9 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     measure.add_argument(
         "--tracing", action="store_true", help="instead: what tracing takes of a request"
     )
+    measure.add_argument(
+        "--metrics", action="store_true", help="instead: what publishing takes of a target's time"
+    )
     measure.set_defaults(run=_measure)
 
     profile = subparsers.add_parser(
@@ -234,6 +237,10 @@ def _measure(args: argparse.Namespace) -> int:
             from deployments.measure_fleet import measure_fleet
 
             print(measure_fleet(args.replicas, args.repeats))
+        elif args.metrics:
+            from deployments.measure_metrics import measure_metrics
+
+            print(measure_metrics(args.repeats))
         elif args.tracing:
             check_installed()
             from deployments.measure_tracing import measure_tracing
