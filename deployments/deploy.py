@@ -18,7 +18,7 @@ from typing import Protocol
 from ray.serve.schema import ServeApplicationSchema, ServeDeploySchema
 
 from deployments.reasons import reason
-from deployments.rollout import Resources, plan_rollout, with_surge
+from deployments.rollout import TARGET, Resources, plan_rollout, with_surge
 from deployments.serve_file import ServeFile
 
 _POLL_S = 0.5
@@ -53,6 +53,12 @@ class Seen:
     message: str = ""
     deployments: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     replicas: Mapping[str, Replica] = field(default_factory=dict)
+
+    @property
+    def serving(self) -> set[str]:
+        """Models with a target that runs, whatever became of the application."""
+        running = (one.deployment for one in self.replicas.values() if one.is_running)
+        return {name.removeprefix(TARGET) for name in running if name.startswith(TARGET)}
 
     @property
     def reasons(self) -> list[str]:
@@ -90,9 +96,9 @@ def deploy(
     sleep: Callable[[float], None] = time.sleep,
 ) -> Outcome:
     """Deploy `file`, whose settings are checked; returns when it runs or what ran before does."""
-    running = cluster.running(file.app_name)
-    rollout = plan_rollout(running, file, cluster.free())
-    if running is not None:
+    running, serving = cluster.running(file.app_name), cluster.seen(file.app_name).serving
+    rollout = plan_rollout(running, serving, file, cluster.free())
+    if serving:
         for line in rollout.lines() or ["nothing is replaced: it runs like this"]:
             say(line)
     if rollout.down and not accept_downtime:
@@ -107,7 +113,9 @@ def deploy(
         return Outcome.RUNNING
     for why in seen.reasons:
         say(f"it does not start: {why}")
-    if running is not None:
+    if running is None:
+        say("no configuration ran before that could be put back")
+    else:
         say("putting back what ran before")
         cluster.send(file.schema.model_copy(update={"applications": [running]}))
         back = wait.until_ended()

@@ -9,7 +9,7 @@ is no room, its model is down until the next one is up.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,7 @@ from deployments.placement import placement_group, pool_sizes
 from deployments.schema import AttachedModelSpec, ModelSpec
 from deployments.serve_file import ServeFile
 
+TARGET = "Target:"  # and the model's id: the name of a deployment
 SURGE = "max_surge_percent"
 _ONE_MORE = 1  # percent of the replicas, rounded up
 
@@ -54,20 +55,22 @@ class Rollout:
 
 
 def plan_rollout(
-    running: ServeApplicationSchema | None, file: ServeFile, free: Iterable[Mapping[str, float]]
+    running: ServeApplicationSchema | None,
+    serving: Collection[str],
+    file: ServeFile,
+    free: Iterable[Mapping[str, float]],
 ) -> Rollout:
-    """`running` is what Serve runs under the application's name, `free` the logical resources
-    that are free on each node."""
-    before = {} if running is None else {m["id"]: m for m in running.args.get("models", ())}
+    """`running` is what Serve runs under the application's name, None where that did not come up;
+    `serving` are the models that have a target all the same. `free`: logical resources by node."""
     (app,) = file.schema.applications
     if running is not None and _is_same(running, app):
         return Rollout()
     nodes = [dict(node) for node in free]
     models: dict[str, list[str]] = {"beside": [], "in_turn": [], "down": [], "added": []}
     for model in file.settings.models:
-        models[_fate(model, before, _own_surge(app, model.id), nodes)].append(model.id)
+        models[_fate(model, serving, _own_surge(app, model.id), nodes)].append(model.id)
     after = {model.id for model in file.settings.models}
-    removed = tuple(id_ for id_ in before if id_ not in after)
+    removed = tuple(sorted(set(serving) - after))
     return Rollout(removed=removed, **{fate: tuple(ids) for fate, ids in models.items()})
 
 
@@ -75,8 +78,8 @@ def with_surge(schema: ServeDeploySchema, models: Sequence[str]) -> ServeDeployS
     """The same file, in which these models' next targets start before the old ones go."""
     (app,) = schema.applications
     options = {one.name: one.model_dump(exclude_unset=True) for one in app.deployments}
-    for id_ in models:
-        options.setdefault(_target(id_), {"name": _target(id_)}).setdefault(SURGE, _ONE_MORE)
+    for name in (TARGET + id_ for id_ in models):
+        options.setdefault(name, {"name": name}).setdefault(SURGE, _ONE_MORE)
     deployments = [DeploymentSchema.model_validate(one) for one in options.values()]
     return schema.model_copy(
         update={"applications": [app.model_copy(update={"deployments": deployments})]}
@@ -85,11 +88,11 @@ def with_surge(schema: ServeDeploySchema, models: Sequence[str]) -> ServeDeployS
 
 def _fate(
     model: ModelSpec | AttachedModelSpec,
-    before: Mapping[str, Any],
+    serving: Collection[str],
     own_surge: int | None,
     nodes: list[Resources],
 ) -> str:
-    if model.id not in before:
+    if model.id not in serving:
         return "added"
     has_room = own_surge != 0 and take_room(*_needs(model), nodes)
     if own_surge or has_room:
@@ -111,13 +114,9 @@ def _without_surge(app: ServeApplicationSchema) -> dict[str, Any]:
 def _own_surge(app: ServeApplicationSchema, model_id: str) -> int | None:
     """What the file itself says of a model's targets; None where it leaves that open."""
     for one in app.deployments:
-        if one.name == _target(model_id) and SURGE in one.model_fields_set:
+        if one.name == TARGET + model_id and SURGE in one.model_fields_set:
             return int(one.max_surge_percent)
     return None
-
-
-def _target(model_id: str) -> str:
-    return f"Target:{model_id}"
 
 
 def _needs(model: ModelSpec | AttachedModelSpec) -> tuple[list[Resources], str]:

@@ -195,13 +195,12 @@ def test_serve_deploy_of_a_file_that_cannot_be(served, right):
 
 
 def test_dspark_deploy_of_a_changed_file(served, right):
-    """It mends what the one before left, too."""
-    served.serve_deploy(served.file("changed", max_num_seqs=6))
-    wait_for(lambda: served.has("RUNNING"), UP_S)
+    """Over what the one before left: a target that runs, of an application that failed."""
     before = served.pids()
     with nobody_notices(served, right):
         done = served.dspark_deploy(served.file("again", max_num_seqs=5))
         assert (done.returncode, "running after" in done.stdout) == (0, True)
+        assert "demo: the next replica starts before an old one goes" in done.stdout
         wait_for(lambda: len(served.pids()) == 2 and not served.pids() & before, 120)
 
 

@@ -94,7 +94,7 @@ def surges(schema: ServeDeploySchema) -> dict[str, int]:
 
 
 def test_with_room_the_next_target_starts_first_and_its_start_is_timed(tmp_path, running):
-    cluster = ScriptedCluster(running, RUNS, UPDATING, UPDATING, UPDATING, REPLACED)
+    cluster = ScriptedCluster(running, RUNS, RUNS, UPDATING, UPDATING, UPDATING, REPLACED)
     outcome, said = run(serve_file(tmp_path), cluster)
     assert outcome is Outcome.RUNNING
     assert [surges(schema) for schema in cluster.sent] == [{TARGET: 1}]
@@ -115,14 +115,14 @@ def test_downtime_is_announced_and_nothing_is_sent(tmp_path, running):
 
 
 def test_downtime_that_is_accepted_goes_without_surge(tmp_path, running):
-    cluster = ScriptedCluster(running, RUNS, REPLACED, cpus=0.5)
+    cluster = ScriptedCluster(running, RUNS, RUNS, REPLACED, cpus=0.5)
     outcome, _ = run(serve_file(tmp_path), cluster, accept_downtime=True)
     assert outcome is Outcome.RUNNING
     assert [surges(schema) for schema in cluster.sent] == [{}]
 
 
 def test_what_does_not_start_is_told_and_what_ran_is_put_back(tmp_path, running):
-    cluster = ScriptedCluster(running, RUNS, UPDATING, FAILED, UPDATING, RUNS)
+    cluster = ScriptedCluster(running, RUNS, RUNS, UPDATING, FAILED, UPDATING, RUNS)
     outcome, said = run(serve_file(tmp_path), cluster)
     assert outcome is Outcome.FAILED
     assert cluster.sent[1].applications == [running]
@@ -132,10 +132,20 @@ def test_what_does_not_start_is_told_and_what_ran_is_put_back(tmp_path, running)
 
 def test_a_first_deployment_that_fails_has_nothing_to_put_back(tmp_path):
     failed = Seen("DEPLOY_FAILED", "it failed with:\ndeployments.errors.ConfigError: no directory")
-    cluster = ScriptedCluster(None, Seen("NOT_STARTED"), failed)
+    cluster = ScriptedCluster(None, Seen("NOT_STARTED"), Seen("NOT_STARTED"), failed)
     outcome, said = run(serve_file(tmp_path), cluster)
     assert (outcome, len(cluster.sent)) == (Outcome.FAILED, 1)
-    assert said == ["it does not start: deployments.errors.ConfigError: no directory"]
+    assert said == [
+        "it does not start: deployments.errors.ConfigError: no directory",
+        "no configuration ran before that could be put back",
+    ]
+
+
+def test_a_target_that_outlived_a_failed_deployment_counts_as_serving(tmp_path):
+    left = Seen("DEPLOY_FAILED", "why", RUNS.deployments, RUNS.replicas)
+    outcome, said = run(serve_file(tmp_path), ScriptedCluster(None, left, cpus=0.5))
+    assert outcome is Outcome.NOT_ACCEPTED
+    assert said[0].startswith("m: DOWN until")
 
 
 @pytest.mark.parametrize(
@@ -151,7 +161,7 @@ def test_why_is_the_last_line_that_says_something(message, line):
 
 
 def test_what_is_unhealthy_may_come_up_yet(tmp_path, running):
-    cluster = ScriptedCluster(running, RUNS, Seen("UNHEALTHY"), REPLACED)
+    cluster = ScriptedCluster(running, RUNS, RUNS, Seen("UNHEALTHY"), REPLACED)
     assert run(serve_file(tmp_path), cluster)[0] is Outcome.RUNNING
 
 

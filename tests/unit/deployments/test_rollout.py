@@ -41,18 +41,19 @@ def app_of(file: ServeFile) -> Any:
 )
 def test_what_becomes_of_a_changed_models_targets(tmp_path, target, free, rollout):
     running = app_of(serve_file(tmp_path, "m", max_num_seqs=4))
-    assert plan_rollout(running, serve_file(tmp_path, "m", **target), free) == rollout
+    assert plan_rollout(running, "m", serve_file(tmp_path, "m", **target), free) == rollout
 
 
 def test_models_that_share_the_room_are_down_where_it_is_enough_for_one(tmp_path):
     running = app_of(serve_file(tmp_path, "a", "b", max_num_seqs=4))
-    rollout = plan_rollout(running, serve_file(tmp_path, "a", "b"), [{"CPU": 3.0}])
+    rollout = plan_rollout(running, "ab", serve_file(tmp_path, "a", "b"), [{"CPU": 3.0}])
     assert rollout == Rollout(beside=("a",), down=("b",))
 
 
 def test_models_come_and_go(tmp_path):
     running = app_of(serve_file(tmp_path, "old", "kept"))
-    rollout = plan_rollout(running, serve_file(tmp_path, "kept", "new"), ROOMY)
+    file = serve_file(tmp_path, "kept", "new")
+    rollout = plan_rollout(running, {"old", "kept"}, file, ROOMY)
     assert rollout == Rollout(beside=("kept",), removed=("old",), added=("new",))
 
 
@@ -61,7 +62,7 @@ def test_nothing_is_replaced_by_the_file_that_runs(tmp_path):
     deployed = app_of(file).model_copy(
         update={"deployments": app_of(with_surge_of(file, "m")).deployments}
     )
-    assert plan_rollout(deployed, file, FULL) == Rollout()
+    assert plan_rollout(deployed, "m", file, FULL) == Rollout()
 
 
 def with_surge_of(file: ServeFile, *models: str) -> Any:
@@ -72,7 +73,13 @@ def with_surge_of(file: ServeFile, *models: str) -> Any:
 
 
 def test_where_nothing_runs_nothing_is_down(tmp_path):
-    assert plan_rollout(None, serve_file(tmp_path, "m"), FULL) == Rollout(added=("m",))
+    assert plan_rollout(None, "", serve_file(tmp_path, "m"), FULL) == Rollout(added=("m",))
+
+
+def test_targets_that_outlived_a_failed_deployment_are_not_taken_down_unsaid(tmp_path):
+    file = serve_file(tmp_path, "m")
+    assert plan_rollout(None, "m", file, FULL) == Rollout(down=("m",))
+    assert plan_rollout(None, "m", file, ROOMY) == Rollout(beside=("m",))
 
 
 def surge(percent: int) -> dict[str, Any]:
@@ -86,7 +93,7 @@ def surge(percent: int) -> dict[str, Any]:
 def test_what_the_file_says_itself_stands(tmp_path, percent, free, rollout):
     running = app_of(serve_file(tmp_path, "m", max_num_seqs=4))
     file = serve_file(tmp_path, "m", deployments=[surge(percent)])
-    assert plan_rollout(running, file, free) == rollout
+    assert plan_rollout(running, "m", file, free) == rollout
     (deployment,) = app_of(with_surge_of(file, "m")).deployments
     assert deployment.max_surge_percent == percent
 
