@@ -39,12 +39,20 @@ class BusyTarget:
         n = self._num_exchanges
         for i in range(DRAFTS):
             self._stats.count_draft(BLOCK_SIZE, i % (BLOCK_SIZE + 1))
+        self._stats.ineligible["seed"] = n
         self._source = replace(
             self._source, requests=n * STEPS, replies=n * STEPS, bytes_sent=n << 20
         )
         totals = ClassTotals(arrived=n * REQUESTS, admitted=n * REQUESTS, met=n * REQUESTS)
         classes = {promise.name: asdict(totals) for promise in CLASSES}
+        expected = [float(n * DRAFTS) / (k + 2) for k in range(BLOCK_SIZE)]
         stats = self._stats.to_plain() | {
+            "expected_by_position": expected,
+            "expected_tokens": sum(expected),
+            "sessions": 8,
+            "mean_step_s": 0.02,
+            "mean_draft_wait_s": 0.004,
+            "mean_plan_s": 0.0002,
             "schedule": self._policy.snapshot(),
             "source": asdict(self._source),
             "admission": {"seats": 32, "classes": classes},
