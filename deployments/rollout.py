@@ -106,7 +106,7 @@ def _is_same(one: ServeApplicationSchema, other: ServeApplicationSchema) -> bool
 
 
 def _without_surge(app: ServeApplicationSchema) -> dict[str, Any]:
-    said = app.model_dump(exclude_unset=True)
+    said: dict[str, Any] = app.model_dump(exclude_unset=True)
     options = [{k: v for k, v in one.items() if k != SURGE} for one in said.get("deployments", ())]
     return said | {"deployments": [one for one in options if one.keys() != {"name"}]}
 
