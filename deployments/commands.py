@@ -1,8 +1,9 @@
-"""`dspark serve`, `prefetch`, `measure`, `profile`, `generate` and `matrix`."""
+"""`dspark serve`, `deploy`, `prefetch`, `measure`, `profile`, `generate` and `matrix`."""
 
 from __future__ import annotations
 
 import argparse
+import functools
 import logging
 import os
 import sys
@@ -29,6 +30,23 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     serve.add_argument("--host", help="address to listen on (default: the file's)")
     serve.add_argument("--port", type=int, help="port to listen on (default: the file's)")
     serve.set_defaults(run=_serve)
+
+    deploy = subparsers.add_parser(
+        "deploy",
+        help="deploy a Serve file onto a running cluster, or change what it serves",
+        description="As `serve deploy`, from a node of the cluster, and more: settings are checked "
+        "here first, targets are replaced without downtime where there is room, downtime is "
+        "announced and has to be accepted, and it waits. Where the application does not come up, "
+        "it says why and what ran before is put back. Exit status: 0 it runs, 1 it does not, 2 "
+        "refused, 3 downtime not accepted.",
+    )
+    deploy.add_argument("--config", type=Path, required=True, help="a Serve file")
+    deploy.add_argument(
+        "--accept-downtime",
+        action="store_true",
+        help="also where a model's only target goes before the next one is up",
+    )
+    deploy.set_defaults(run=_deploy)
 
     prefetch = subparsers.add_parser(
         "prefetch", help="fetch a Serve file's checkpoints, so that nodes serve offline"
@@ -63,6 +81,9 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     )
     measure.add_argument(
         "--tracing", action="store_true", help="instead: what tracing takes of a request"
+    )
+    measure.add_argument(
+        "--metrics", action="store_true", help="instead: what publishing takes of a target's time"
     )
     measure.set_defaults(run=_measure)
 
@@ -142,6 +163,31 @@ def _serve(args: argparse.Namespace) -> int:
         return 2
 
 
+def _deploy(args: argparse.Namespace) -> int:
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+    logging.disable(logging.INFO)
+    from cluster.versions import CompatibilityError
+    from deployments.compatibility import accept_software
+    from deployments.deploy import deploy
+    from deployments.deploy_ray import running_serve
+    from deployments.errors import ConfigError
+    from deployments.preflight import check_settings
+    from deployments.serve_file import check_https, read_serve_file
+
+    try:
+        file = read_serve_file(args.config)
+        accept_software(model.placement for model in file.settings.launched)
+        check_https(file)
+        check_settings(file.settings)
+        options = file.schema.http_options.model_dump()
+        with running_serve(file.schema.proxy_location, options) as cluster:
+            say = functools.partial(print, flush=True)
+            return deploy(file, cluster, say, accept_downtime=args.accept_downtime)
+    except (ConfigError, CompatibilityError) as error:
+        print(f"dspark deploy: {error}", file=sys.stderr)
+        return 2
+
+
 def _prefetch(args: argparse.Namespace) -> int:
     from huggingface_hub.constants import HF_HOME
 
@@ -191,6 +237,10 @@ def _measure(args: argparse.Namespace) -> int:
             from deployments.measure_fleet import measure_fleet
 
             print(measure_fleet(args.replicas, args.repeats))
+        elif args.metrics:
+            from deployments.measure_metrics import measure_metrics
+
+            print(measure_metrics(args.repeats))
         elif args.tracing:
             check_installed()
             from deployments.measure_tracing import measure_tracing

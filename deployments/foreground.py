@@ -21,6 +21,7 @@ from ray.serve.context import _get_global_client
 from deployments.compatibility import accept_software
 from deployments.errors import ConfigError
 from deployments.preflight import check_cpus, check_one_machine, check_settings
+from deployments.reasons import reason
 from deployments.schema import AppSpec
 from deployments.serve_file import ServeFile, check_https, read_serve_file
 
@@ -191,7 +192,7 @@ def _wait_until_running(deploying: Future[None], stop: threading.Event, began: f
 def _reasons() -> list[str]:
     """Why deployments failed: the last lines of what their replicas raised."""
     return [
-        f"  {name}: {deployment.message.strip().splitlines()[-1]}"
+        f"  {name}: {reason(deployment.message)}"
         for app in serve.status().applications.values()
         for name, deployment in sorted(app.deployments.items())
         if deployment.status.value in ("DEPLOY_FAILED", "UNHEALTHY") and deployment.message.strip()

@@ -54,6 +54,11 @@ def closed_at_its_end(response: Response) -> Response:
     """
     if not isinstance(response, StreamingResponse):
         return response
-    return _ClosedAtItsEnd(
-        response.body_iterator, response.status_code, media_type=response.media_type
+    closed = _ClosedAtItsEnd(
+        response.body_iterator,
+        response.status_code,
+        media_type=response.media_type,
+        background=response.background,
     )
+    closed.raw_headers = response.raw_headers
+    return closed

@@ -77,7 +77,8 @@ def measure(config: Path, repeats: int) -> str:
             f"{schedule_ms(block_size, repeats * 5, ADVICE):.3f} ms",
             f"split round trip beyond draft compute, {_REQUESTS} requests x {_TOKENS} rows: "
             "{:.2f} ms, p99 {:.2f} ms; ".format(*open_wire)
-            + "under CURVE {:.2f} ms, p99 {:.2f} ms".format(*encrypted),
+            + "under CURVE {:.2f} ms, p99 {:.2f} ms".format(*encrypted)
+            + f", {encrypted[0] - open_wire[0]:+.2f} ms",
             f"drafter memory: {footprint.session_bytes / 1024:.1f} KiB per session, "
             f"{footprint.context_bytes / MIB:.2f} MiB per 1,000 context tokens",
             f"bytes on the wire per token: prompt {footprint.prefill_bytes:.0f}, decode "

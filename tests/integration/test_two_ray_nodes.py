@@ -8,7 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ import pytest
 from vllm import SamplingParams
 
 from loadtest.prompts import PROMPTS
+from tests.integration.ray_nodes import ray_nodes
 from tests.integration.served import demo_config, fleet, serving, wait_for
 
 pytestmark = pytest.mark.long  # minutes until two nodes' ranks are up
@@ -25,37 +26,7 @@ CHATS = [[{"role": "user", "content": prompt}] for prompt in PROMPTS[:12]]
 
 
 # A pretended GPU each: a node has room for one rank, so two nodes it has to be.
-TWO_NODES = """
-import sys
-from ray.cluster_utils import Cluster
-node = {"num_cpus": 4, "num_gpus": 1}
-cluster = Cluster(initialize_head=True, head_node_args=node | {"include_dashboard": False})
-cluster.add_node(**node)
-print("at", cluster.address, flush=True)
-sys.stdin.read()
-cluster.shutdown()
-"""
-
-
-@contextmanager
-def two_nodes(**env: str) -> Iterator[str]:
-    """The address of a Ray cluster of two nodes on this machine, in a process of its own."""
-    nodes = subprocess.Popen(
-        [sys.executable, "-c", TWO_NODES],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        env=os.environ | env,
-    )
-    assert nodes.stdin is not None
-    assert nodes.stdout is not None
-    try:
-        said = next((line for line in nodes.stdout if line.startswith("at ")), None)
-        assert said is not None, "the nodes did not start"
-        yield said.split()[1]
-    finally:
-        nodes.stdin.close()
-        nodes.wait(60)
+NODE = {"num_cpus": 4, "num_gpus": 1}
 
 
 @dataclass(frozen=True)
@@ -81,8 +52,8 @@ def served(
         threads=1,
     )
     token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(16)}
-    with two_nodes(**token) as address, ExitStack() as running:
-        ray = token | {"RAY_ADDRESS": address}
+    with ray_nodes(NODE, NODE, **token) as nodes, ExitStack() as running:
+        ray = token | {"RAY_ADDRESS": nodes.address}
         base = running.enter_context(serving(config, folder / "log", **ray))
         yield Served(base, ray, interrupt=running.close)
 

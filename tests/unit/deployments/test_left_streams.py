@@ -7,6 +7,7 @@ from contextlib import aclosing
 from typing import Any
 
 import pytest
+from starlette.background import BackgroundTask
 from starlette.responses import JSONResponse, StreamingResponse
 
 from deployments.continuation import DONE
@@ -109,7 +110,15 @@ def test_an_answer_in_one_piece_stays_as_it_is():
     assert closed_at_its_end(answer) is answer
 
 
-def test_a_stream_keeps_its_status_and_type():
-    stream = StreamingResponse(cancelled_when_left(Call()), 203, media_type="text/event-stream")
+def test_a_stream_keeps_its_status_type_headers_and_what_runs_after_it():
+    after = BackgroundTask(print)
+    headers = {"x-request-id": "r", "content-type": "text/event-stream; charset=utf-8"}
+    stream = StreamingResponse(
+        cancelled_when_left(Call()), 203, headers, "text/event-stream", background=after
+    )
+    stream.set_cookie("a", "b")
+    stream.set_cookie("c", "d")
     closed = closed_at_its_end(stream)
     assert (closed.status_code, closed.media_type) == (203, "text/event-stream")
+    assert closed.raw_headers == stream.raw_headers
+    assert closed.background is after

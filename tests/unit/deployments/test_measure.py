@@ -8,13 +8,17 @@ import pytest
 import torch
 
 from cluster.cli import main
+from cluster.observability.metrics import of_source
+from cluster.observability.samples import latency_samples, target_samples
 from deployments.catalog.qwen3 import QWEN3_4B, num_parameters
+from deployments.measure_metrics import BusyTarget
 from drafters.checkpoint import empty_model
 from drafters.config import DrafterConfig
 from drafters.dspark import DSparkModel
 from drafters.floor import bytes_read
 from drafters.latency import latency_table, random_engine
 from drafters.measure import draft_times_ms
+from tests.unit.cluster.reports import drafting_report
 from tests.unit.drafters.drafter_fixtures import FIELDS, KINDS
 
 
@@ -76,7 +80,20 @@ def test_what_tracing_takes_is_measured_without_a_collector(capsys):
     assert main(["measure", "--tracing", "--repeats", "2"]) == 0
     said = capsys.readouterr().out
     assert re.fullmatch(
-        r"tracing, processor time per request: not sampled -?[\d.]+ us; sampled, 40 draft rounds, "
-        r"encoded and not sent \d+ us\n",
+        r"tracing, processor time per request of 40 draft rounds, and its share of as many rounds "
+        r"of 20 ms: not sampled -?[\d.]+ us, -?[\d.]+%; sampled, encoded and not sent [\d.]+ us, "
+        r"[\d.]+%\n",
         said,
     )
+
+
+def test_the_target_whose_metrics_are_measured_says_what_a_drafting_one_does():
+    target = BusyTarget()
+    first, second = ({s.name: s.value for s in target_samples(target.report())} for _ in range(2))
+    assert {s.name for s in target_samples(drafting_report())} <= first.keys()
+    assert first.keys() <= of_source("target").keys()
+    assert second["dspark_draft_tokens"] == 2 * first["dspark_draft_tokens"] > 0
+    assert {s.name for s in latency_samples(target.latencies())} == {
+        "dspark_ttft_seconds",
+        "dspark_tpot_seconds",
+    }
