@@ -36,7 +36,10 @@ def write_drafter(
         output / WEIGHTS,
     )
     fields = KINDS[plan.kind].fields(plan)
-    (output / "config.json").write_text(json.dumps(fields, indent=2) + "\n")
+    config = output / "config.json"
+    config.write_text(json.dumps(fields, indent=2) + "\n")
+    # safetensors keeps what it writes to the one who wrote it; a server may be somebody else.
+    (output / WEIGHTS).chmod(config.stat().st_mode)
     settings = asdict(plan)
     for name in ("target_dir", "data", "start_from"):
         settings[name] = settings[name] and Path(settings[name]).name

@@ -91,6 +91,8 @@ def test_a_trained_drafter_loads_beside_its_target(plan, tmp_path):
     model = load_drafter(tmp_path, dtype=torch.float32, device="cpu", target_dir=plan.target_dir)
     assert model.config.block_size == plan.block_size
     assert model.config.target_layer_ids == plan.target_layer_ids
+    files = [tmp_path / name for name in ("config.json", "model.safetensors")]
+    assert len({path.stat().st_mode for path in files}) == 1
     record = json.loads((tmp_path / "training.json").read_text())
     assert set(record["held_out"]) == {"chat", "math"}
     assert record["positions"] > 0
