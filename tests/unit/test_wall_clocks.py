@@ -16,6 +16,7 @@ WALL_CLOCKS = {
     "cluster/fleet_learning.py": "the day that a profile bears",
     "cluster/step_cost_learning.py": "the day that a profile bears",
     "deployments/controller.py": "an epoch, raised above those held (test_controller.py)",
+    "deployments/deploy.py": "how long starts took, which Serve dates so; nothing waits by it",
     "deployments/engine/profile.py": "the day that a profile bears",
     "deployments/request_log.py": "a date to read; what took how long is told by another clock",
     "deployments/tracing/otel.py": "where a span begins, not how long it is",

@@ -18,7 +18,7 @@ from deployments.specs import TargetSpec
 from tests.unit.deployments.real_models import CONFIGS, REAL_FILES, on_disk, real_model
 
 OTHERS = {
-    *("attach", "bench", "bench-tp2", "frontier-gpu"),
+    *("attach", "bench", "bench-tp2", "frontier", "frontier-gpu"),
     *("demo", "demo-autoscaling", "demo-colocated", "demo-off", "demo-tp2", "demo-tp2-nodes"),
 }
 
