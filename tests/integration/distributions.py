@@ -1,8 +1,9 @@
-"""Whether answers drawn in two ways have one distribution."""
+"""Answers drawn by an engine, and whether those drawn in two ways have one distribution."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,6 +11,19 @@ from numpy.typing import NDArray
 NUM_SHUFFLES = 999
 
 Draws = Sequence[tuple[int, ...]]  # the first tokens of every answer, of each as many
+
+
+def first_three(
+    engine: Any, prompt: str, draws: int, *, temperature: float, n: int = 1
+) -> list[tuple[int, ...]]:
+    """The first three tokens of `draws` answers, `n` a request; three more are drawn behind them,
+    for there to be drafts of all three."""
+    from vllm import SamplingParams  # slow, and not every user has an engine
+
+    params = SamplingParams(temperature=temperature, max_tokens=6, ignore_eos=True, n=n)
+    chat = [{"role": "user", "content": prompt}]
+    answers = engine.chat([chat] * (draws // n), params, use_tqdm=False)
+    return [tuple(output.token_ids[:3]) for answer in answers for output in answer.outputs]
 
 
 def are_alike(pairs: Sequence[tuple[Draws, Draws]]) -> bool:

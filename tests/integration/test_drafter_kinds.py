@@ -1,13 +1,16 @@
 """Drafters of every kind behind a live target, colocated and split.
 
-Random weights: what is drafted is worthless, and every path to it is the real one.
+The bundled ones are trained, so that what follows an accepted token is exercised too. Of random
+weights are the serial heads that no bundled drafter has: what they draft is worthless, and every
+path to it is the real one.
 """
 
 from __future__ import annotations
 
 import gc
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,6 +20,11 @@ from safetensors.torch import save_file
 from vllm import SamplingParams
 
 from drafters.checkpoint import random_model
+from drafters.evaluation.benchmarks import Conversation
+from drafters.evaluation.chat import ChatTemplate
+from drafters.evaluation.dialogue import Dialogue, Limits
+from drafters.evaluation.loop import SpeculativeLoop
+from drafters.evaluation.target import EvaluatedTarget
 from drafters.messages import StepBatch
 from drafters.new_config import dspark_fields
 from drafters.server import DraftServer
@@ -24,51 +32,44 @@ from drafters.sources import ColocatedDraftSource, RemoteDraftSource
 from drafters.tensor_files import TARGET_TENSORS
 from loadtest.prompts import PROMPTS
 from tests.integration.demo import demo_drafter
+from tests.integration.distributions import are_alike, first_three
 from tests.integration.engines import draft_engine, make_engine, runner_of, settings
 
 TARGET = "models/demo-target"
-GREEDY = SamplingParams(temperature=0, max_tokens=24)
-CHATS: list[Any] = [[{"role": "user", "content": prompt}] for prompt in PROMPTS[:8]]
+MAX_TOKENS = 48
+# Past the end of an answer, so that none is too short to draft for.
+GREEDY = SamplingParams(temperature=0, max_tokens=MAX_TOKENS, ignore_eos=True)
+SAMPLED = SamplingParams(temperature=0.7, max_tokens=MAX_TOKENS, ignore_eos=True)
+ASKED = PROMPTS[:8]
+CHATS: list[Any] = [[{"role": "user", "content": prompt}] for prompt in ASKED]
+
+TRAINED = ("dflash", "eagle3", "mtp")  # and bundled, without a confidence head
+HEADS = ("gated", "rnn")  # of random weights
 
 
-def dflash() -> dict[str, Any]:
-    return dspark_fields(
-        TARGET, num_layers=1, block_size=7, markov_rank=0, target_layer_ids=(1, 4, 6)
+def bundled(kind: str) -> dict[str, Any]:
+    """A trained drafter's origin. Skips where it is not there."""
+    directory = Path("models", f"demo-{kind}")
+    if not (directory / "config.json").is_file():
+        pytest.skip(f"{directory} is not there: no trained {kind} drafter to serve")
+    return {"source": str(directory)}
+
+
+def random_head(kind: str, directory: Path) -> dict[str, Any]:
+    """A DSpark drafter's origin; embedding and LM head are the target's."""
+    fields = dspark_fields(
+        TARGET,
+        num_layers=1,
+        block_size=7,
+        markov_rank=16,
+        target_layer_ids=(1, 4, 6),
+        markov_head_type=kind,
     )
-
-
-def of_one_layer(**changes: Any) -> dict[str, Any]:
-    target = json.loads(Path(TARGET, "config.json").read_text())
-    layers = target["num_hidden_layers"]
-    one = {"num_hidden_layers": 1, "num_target_layers": layers, "layer_types": None}
-    return target | one | changes
-
-
-def eagle3() -> dict[str, Any]:
-    return of_one_layer(
-        architectures=["Qwen3Eagle3Model"], target_layer_ids=[0, 1, 2, 4, 5], ttt_length=4
-    )
-
-
-def mtp() -> dict[str, Any]:
-    return of_one_layer(architectures=["Qwen3MTPModel"], target_layer_ids=[7], block_size=2)
-
-
-def checkpoint(directory: Path, fields: dict[str, Any]) -> str:
-    """A drafter's checkpoint of random weights; embedding and LM head are the target's."""
     model = random_model(fields, TARGET, seed=0, dtype=torch.float32, device="cpu")
     own = {k: v for k, v in model.state_dict().items() if k not in TARGET_TENSORS}
     save_file(own, directory / "model.safetensors")
     (directory / "config.json").write_text(json.dumps(fields))
-    return str(directory)
-
-
-KINDS: dict[str, Callable[[], dict[str, Any]] | None] = {
-    "dflash": dflash,
-    "eagle3": eagle3,
-    "mtp": mtp,
-    "ngram": None,
-}
+    return {"source": str(directory)}
 
 
 class Served(NamedTuple):
@@ -85,21 +86,19 @@ class Served(NamedTuple):
 
 @pytest.fixture(
     scope="module",
-    params=[
-        pytest.param("dflash", marks=pytest.mark.long),
-        pytest.param("eagle3", marks=pytest.mark.long),
-        "mtp",
-        "ngram",
-    ],
+    params=[*TRAINED, "ngram", *(pytest.param(kind, marks=pytest.mark.long) for kind in HEADS)],
 )
 def served(request: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    fields = KINDS[request.param]
-    origin: dict[str, Any] = {"source": None, "ngram": {"block_size": 5}}
-    if fields is not None:
-        origin = {"source": checkpoint(tmp_path_factory.mktemp(request.param), fields())}
+    kind = request.param
+    if kind == "ngram":
+        origin: dict[str, Any] = {"source": None, "ngram": {"block_size": 5}}
+    elif kind in HEADS:
+        origin = random_head(kind, tmp_path_factory.mktemp(kind))
+    else:
+        origin = bundled(kind)
     drafter = demo_drafter("split") | origin
     engine = make_engine("split", drafter=drafter)
-    yield Served(request.param, settings(placement="split", drafter=drafter), engine)
+    yield Served(kind, settings(placement="split", drafter=drafter), engine)
     engine.llm_engine.engine_core.shutdown()
     gc.collect()
 
@@ -114,6 +113,36 @@ def expected(plain: Any) -> list[list[int]]:
     return tokens(plain)
 
 
+class Counted(NamedTuple):
+    """Draft tokens up to each draft's first rejection, and how many were accepted."""
+
+    tried: int
+    accepted: int
+
+    @property
+    def rate(self) -> float:
+        return self.accepted / self.tried
+
+    def __sub__(self, before: Counted) -> Counted:
+        return Counted(self.tried - before.tried, self.accepted - before.accepted)
+
+
+def counted(served: Served) -> Counted:
+    """Since the engine's start."""
+    stats = served.adapter.stats
+    return Counted(sum(stats.reached_by_position), stats.accepted_tokens)
+
+
+@pytest.fixture
+def colocated(served: Served) -> Iterator[Served]:
+    """The same engine with its drafter beside it, and no outcomes of others to report."""
+    remote = served.adapter.source
+    served.adapter.source = ColocatedDraftSource(draft_engine(model=served.model))
+    served.adapter.calibration.replica.take_report()
+    yield served
+    served.adapter.source = remote
+
+
 def test_split(served: Served, expected: list[list[int]]) -> None:
     drafter = draft_engine(model=served.model)
     server = DraftServer(drafter, host="127.0.0.1", secret="s", shape=drafter.model.config.shape)
@@ -122,40 +151,92 @@ def test_split(served: Served, expected: list[list[int]]) -> None:
     assert isinstance(source, RemoteDraftSource)
     source.set_deadline(5.0)
     source.set_address(server.address, "s")
-    before = served.adapter.stats.verified_drafts
-    assert tokens(served.engine) == expected
-    assert served.adapter.stats.verified_drafts > before + 50
-    assert served.adapter.stats.malformed_replies == 0
-    assert not source.is_refused
-    source.set_address(None)
-    server.stop()
-
-
-def test_colocated(served: Served, expected: list[list[int]]) -> None:
-    remote = served.adapter.source
-    served.adapter.source = ColocatedDraftSource(draft_engine(model=served.model))
     served.adapter.calibration.replica.take_report()
+    before, drafts_before = counted(served), served.adapter.stats.verified_drafts
     try:
         assert tokens(served.engine) == expected
-        assert served.adapter.source.stats.failures == 0
+        greedy = counted(served) - before
+        assert served.adapter.stats.verified_drafts > drafts_before + 50
+        tokens(served.engine, SAMPLED)
+        sampled = counted(served) - before - greedy
+        assert served.adapter.stats.malformed_replies == 0
+        assert not source.is_refused
     finally:
-        served.adapter.source = remote
-    stats = served.adapter.stats
-    assert stats.verified_drafts > 50
-    assert stats.gaps == 0
-    assert stats.accepted_tokens > 0 or served.kind != "ngram"
-    (report,) = served.adapter.calibration.replica.take_report().values()
-    assert report.drafts.confidences.std() > 0  # without a confidence head, and yet they differ
+        source.set_address(None)
+        server.stop()
+    mode = "one-hot" if served.kind == "ngram" else "q"
+    reported = served.adapter.calibration.replica.take_report()
+    assert sorted(map(str, reported)) == sorted(["greedy/0", f"{mode}/0.4-0.8"])
+    assert served.kind in HEADS or (greedy.accepted > 0 and sampled.accepted > 0)
 
 
-@pytest.mark.parametrize("served", ["ngram"], indirect=True)
-def test_lookup_is_verified_one_hot_at_any_temperature(served: Served) -> None:
-    remote = served.adapter.source
-    served.adapter.source = ColocatedDraftSource(draft_engine(model=served.model))
-    tokens(served.engine, SamplingParams(temperature=0.7, max_tokens=24))
-    served.adapter.source = remote
-    (key,) = served.adapter.calibration.replica.take_report()
-    assert str(key) == "one-hot/0.4-0.8"
+@pytest.mark.long
+def test_colocated(colocated: Served, expected: list[list[int]]) -> None:
+    before = counted(colocated)
+    assert tokens(colocated.engine) == expected
+    assert colocated.adapter.source.stats.failures == 0
+    assert colocated.adapter.stats.gaps == 0
+    assert colocated.kind in HEADS or (counted(colocated) - before).accepted > 0
+    (report,) = colocated.adapter.calibration.replica.take_report().values()
+    assert report.drafts.confidences.std() > 0  # also without a confidence head
+
+
+def offline(model: Any) -> Counted:
+    """The same drafter and prompts in the loop of `dspark evaluate`, greedy."""
+    drafter = draft_engine(model=model)
+    config = drafter.model.config
+    target = EvaluatedTarget.load(
+        TARGET, config.target_layer_ids, num_rows=len(ASKED), dtype=torch.float32, device="cpu"
+    )
+    loop = SpeculativeLoop(
+        target,
+        drafter,
+        config.shape,
+        temperature=0.0,
+        num_seats=len(ASKED),
+        generator=torch.Generator(),
+    )
+    chat = ChatTemplate.load(TARGET)
+    encode, limits = partial(chat.encode, thinking="none"), Limits(MAX_TOKENS, 1024)
+    dialogues = [
+        Dialogue(Conversation(str(i), "kinds", "any", (prompt,)), encode, chat.decode, limits)
+        for i, prompt in enumerate(ASKED)
+    ]
+    accepted = [draft.num_accepted for draft in loop.run(dialogues)]
+    return Counted(sum(min(a + 1, config.block_size) for a in accepted), sum(accepted))
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("served", [*TRAINED, "ngram"], indirect=True)
+def test_as_much_is_accepted_as_in_an_evaluation(colocated: Served) -> None:
+    """Context or pairs that are wrong after an acceptance cost acceptance, and nothing else."""
+    before = counted(colocated)
+    tokens(colocated.engine)
+    live = counted(colocated) - before
+    assert live.tried > 100
+    assert live.rate == pytest.approx(offline(colocated.model).rate, abs=0.04)
+
+
+DRAWS = 600
+ASKED_OFTEN = "What is the capital of France?"
+
+
+@pytest.fixture(scope="module")
+def plain_draws(plain: Any) -> list[tuple[int, ...]]:
+    """Plain decoding, twice as often as under test."""
+    return first_three(plain, ASKED_OFTEN, 2 * DRAWS, temperature=1.0)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("served", [*TRAINED, "ngram"], indirect=True)
+def test_the_first_three_tokens_have_the_targets_distribution(
+    colocated: Served, plain_draws: list[tuple[int, ...]]
+) -> None:
+    before = counted(colocated)
+    draws = first_three(colocated.engine, ASKED_OFTEN, DRAWS, temperature=1.0)
+    assert len(draws) == DRAWS
+    assert (counted(colocated) - before).accepted > (0 if colocated.kind == "ngram" else DRAWS // 8)
+    assert are_alike([(draws, plain_draws)])
 
 
 class Recorder:

@@ -26,7 +26,7 @@ from deployments.engine.placeholders import padded_requests
 from drafters.messages import DraftBatch, SparseDistribution, StepBatch
 from drafters.server import DraftServer
 from drafters.sources import ColocatedDraftSource, RemoteDraftSource
-from tests.integration.distributions import are_alike
+from tests.integration.distributions import are_alike, first_three
 from tests.integration.engines import BLOCK_TOKENS, draft_engine, draft_from
 
 VOCABULARY = 50
@@ -184,20 +184,15 @@ FIXED_PROMPTS = (
 )
 
 
-def first_three(engine: Any, prompt: str, n: int = 1) -> list[tuple[int, ...]]:
-    """The first three tokens of `DRAWS` answers at temperature 0.7, n a request."""
-    params = SamplingParams(temperature=0.7, max_tokens=6, ignore_eos=True, n=n)
-    chat = [{"role": "user", "content": prompt}]
-    answers = engine.chat([chat] * (DRAWS // n), params, use_tqdm=False)
-    return [tuple(output.token_ids[:3]) for answer in answers for output in answer.outputs]
+def drawn(engine: Any, prompt: str, n: int = 1) -> list[tuple[int, ...]]:
+    """The first three tokens of `DRAWS` answers, `n` a request."""
+    return first_three(engine, prompt, DRAWS, temperature=0.7, n=n)
 
 
 @pytest.fixture(scope="module")
 def plain_draws(plain) -> dict[str, list[tuple[int, ...]]]:
     """Plain decoding, twice as often as under test."""
-    return {
-        prompt: first_three(plain, prompt) + first_three(plain, prompt) for prompt in FIXED_PROMPTS
-    }
+    return {prompt: drawn(plain, prompt) + drawn(plain, prompt) for prompt in FIXED_PROMPTS}
 
 
 def are_the_targets(draws: dict[str, list[tuple[int, ...]]], plain_draws: Any) -> bool:
@@ -206,7 +201,7 @@ def are_the_targets(draws: dict[str, list[tuple[int, ...]]], plain_draws: Any) -
 
 def test_the_first_three_tokens_have_the_targets_distribution(speculative, plain_draws):
     adapter = draft_from(speculative, Mortal())
-    draws = {prompt: first_three(speculative, prompt) for prompt in FIXED_PROMPTS}
+    draws = {prompt: drawn(speculative, prompt) for prompt in FIXED_PROMPTS}
     assert {len(some) for some in draws.values()} == {DRAWS}
     assert adapter.source.num_sampled > 0
     assert adapter.stats.accepted_tokens > DRAWS
@@ -234,7 +229,7 @@ def test_what_a_causal_schedule_admits_leaves_it_alone(speculative, plain_draws,
     adapter = draft_from(speculative, Mortal())
     token_costs = StepCostTable((1, 64), (0.010, 0.040))
     monkeypatch.setattr(adapter, "policy", UnguardedCausal(token_costs))
-    draws = {FIXED_PROMPTS[2]: first_three(speculative, FIXED_PROMPTS[2])}
+    draws = {FIXED_PROMPTS[2]: drawn(speculative, FIXED_PROMPTS[2])}
     by_length = [sum(drafts) for drafts in adapter.stats.drafts]
     assert sum(count > DRAWS // 60 for count in by_length[1:]) >= 3, by_length
     assert adapter.stats.accepted_tokens > DRAWS // 12
@@ -243,7 +238,7 @@ def test_what_a_causal_schedule_admits_leaves_it_alone(speculative, plain_draws,
 
 def test_several_outputs_a_request_while_the_drafter_dies_have_it_too(speculative, plain_draws):
     adapter = draft_from(speculative, Mortal(num_drafts=DRAWS // 2))
-    draws = {FIXED_PROMPTS[0]: first_three(speculative, FIXED_PROMPTS[0], 4)}
+    draws = {FIXED_PROMPTS[0]: drawn(speculative, FIXED_PROMPTS[0], 4)}
     assert adapter.stats.accepted_tokens > DRAWS // 8
     assert are_the_targets(draws, plain_draws)
 
@@ -266,7 +261,7 @@ def test_a_drafter_over_the_wire_that_is_lost_half_way_changes_no_distribution(
     stop = threading.Thread(target=stop_half_way)
     stop.start()
     try:
-        draws = {FIXED_PROMPTS[1]: first_three(speculative, FIXED_PROMPTS[1])}
+        draws = {FIXED_PROMPTS[1]: drawn(speculative, FIXED_PROMPTS[1])}
     finally:
         done.set()
         stop.join()
@@ -288,7 +283,7 @@ def test_a_sampler_that_accepts_the_wrong_share_is_seen(
         lambda p, q: (right(p, q) * factor).clamp(0, 1).nan_to_num(1),
     )
     draft_from(speculative, Mortal())
-    draws = {prompt: first_three(speculative, prompt) for prompt in FIXED_PROMPTS}
+    draws = {prompt: drawn(speculative, prompt) for prompt in FIXED_PROMPTS}
     assert not are_the_targets(draws, plain_draws)
 
 
