@@ -23,7 +23,6 @@ FIRST, END = 0, 1  # every conversation begins with FIRST
 def tiny_target(scale: float = 0.5, **changes: Any) -> Qwen3ForCausalLM:
     """Random weights, large enough that a token depends on those before it."""
     config = Qwen3Config(
-        vocab_size=VOCABULARY,
         hidden_size=HIDDEN,
         intermediate_size=24,
         num_hidden_layers=2,
@@ -31,7 +30,7 @@ def tiny_target(scale: float = 0.5, **changes: Any) -> Qwen3ForCausalLM:
         num_key_value_heads=2,
         head_dim=8,
         max_position_embeddings=512,
-        **{"tie_word_embeddings": False, **changes},
+        **{"vocab_size": VOCABULARY, "tie_word_embeddings": False, **changes},
     )
     model = Qwen3ForCausalLM(config)
     generator = torch.Generator().manual_seed(5)
