@@ -109,7 +109,7 @@ class OfflineEvaluation:
 def _table(drafts: Sequence[VerifiedDraft], mode: Mode, block_size: int) -> EvaluatedDrafts:
     n = len(drafts)
     outcomes = Outcomes(
-        prompt_ids=tuple(draft.conversation.id for draft in drafts),
+        prompt_ids=tuple(draft.conversation.key for draft in drafts),
         domains=tuple(draft.conversation.domain for draft in drafts),
         verification_modes=tuple(draft.verification_mode for draft in drafts),
         sampling_temperatures=np.full(n, mode.temperature),
