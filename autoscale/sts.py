@@ -32,28 +32,33 @@ def fit_temperatures(
     """Temperatures [gamma] from uncalibrated `confidences` [N, gamma] and outcomes [N].
 
     Position by position, the temperature is searched that minimises the calibration error of
-    predicted survival, the product of calibrated confidences, earlier ones fixed. Where that
-    leaves a position's ECE larger than without calibration, the search is repeated on the ECE
-    itself. The ECE averaged over the fitted positions is never larger than without: all
-    temperatures are 1 where it would be. Positions with fewer than 100 labels are not fitted:
-    they get those of `otherwise`, 1 without.
+    predicted survival, the product of calibrated confidences, earlier ones fixed. Positions with
+    fewer than 100 labels are not fitted: they get those of `otherwise`, what serves until now
+    (default: 1 everywhere). Where the search leaves a position's ECE larger than `otherwise`
+    does, it is repeated on the ECE itself.
+
+    On what is fitted here, the ECE averaged over all positions that have a label, also those
+    with too few of them, is never larger than with `otherwise`: where it would be, `otherwise`
+    is returned whole. A single position's may be larger.
     """
     num_drafts, block_size = confidences.shape
     labels = survival_labels(num_admitted, num_accepted, block_size)
-    temperatures = np.ones(block_size) if otherwise is None else np.array(otherwise)
-    raw, calibrated = np.ones(num_drafts), np.ones(num_drafts)  # survival before position k
+    serving = np.ones(block_size) if otherwise is None else np.array(otherwise, dtype=np.float64)
+    temperatures = serving.copy()
+    served, calibrated = np.ones(num_drafts), np.ones(num_drafts)  # survival before position k
     gained = 0.0
     for k in range(block_size):
         own = confidences[:, k]
+        served = served * _at(own, serving[k])
         rows = labels.counts[:, k]
-        if np.count_nonzero(rows) >= _MIN_LABELS:
+        if rows.any():
             position = _Position(calibrated[rows], own[rows], labels.survived[rows, k])
-            without = ece(raw[rows] * own[rows], position.survived)
-            temperatures[k] = position.fit(at_most=without)
+            without = ece(served[rows], position.survived)
+            if len(position.survived) >= _MIN_LABELS:
+                temperatures[k] = position.fit(at_most=without)
             gained += without - position.ece(temperatures[k])
-        raw = raw * own
         calibrated = calibrated * _at(own, temperatures[k])
-    return temperatures if gained >= 0 else np.ones(block_size)
+    return temperatures if gained >= 0 else serving
 
 
 class _Position:

@@ -25,6 +25,7 @@ from deployments.ingress import make_ingress
 from deployments.key_ring import KeyRing
 from deployments.loras import adapter_ids
 from deployments.memory import check_memory
+from deployments.pinning import pinned
 from deployments.placement import (
     INGRESS_CPUS,
     PROMPTLY_REPLACED,
@@ -69,6 +70,7 @@ def build_app(args: dict[str, Any]) -> Application:
     accept_software(model.placement for model in settings.launched)
     for model in settings.launched:
         check_memory(model)
+    settings = pinned(settings)
     shapes = {model.id: draft_shape(model) for model in settings.launched}
     pairs = {
         model.id: drafting_pair(model)

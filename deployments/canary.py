@@ -10,6 +10,7 @@ from deployments.draft_model import check_drafter
 from deployments.drafter_pool import bind_drafters
 from deployments.drafting_pair import drafting_pair
 from deployments.errors import ConfigError
+from deployments.pinning import pinned_model
 from deployments.schema import ModelSpec
 from deployments.specs import Revision, Settings
 from deployments.tracing.spec import TracingSpec
@@ -66,7 +67,8 @@ def canary_model(model: ModelSpec, spec: CanarySpec) -> ModelSpec:
         "replicas": replicas,
         "scaling": None,
     }
-    tried = model.model_copy(update={"drafter": model.drafter.model_copy(update=changes)})
+    drafter = model.drafter.model_copy(update=changes)
+    tried = pinned_model(model.model_copy(update={"drafter": drafter}))
     serving, new = check_drafter(model), check_drafter(tried)
     if serving != new:
         raise ConfigError(

@@ -12,7 +12,7 @@ from typing import Any
 
 from deployments.errors import ConfigError
 from drafters.hub import NEVER_FETCHED
-from profiles.fingerprint import checkpoint_fingerprint, commit_fingerprint
+from profiles.fingerprint import checkpoint_fingerprint
 
 PROJECT_ROOT = Path(__file__).resolve().parent.parent
 _HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
@@ -38,10 +38,10 @@ def local_file(path: str, field: str) -> Path:
 def checkpoint_version(source: str, field: str, revision: str | None = None) -> str:
     """A short name of a checkpoint's weights, `profiles.fingerprint`'s.
 
-    Of one on the hub it is its commit's: no weights are fetched. Raises ConfigError.
+    Of one on the hub it is its commit: no weights are fetched. Raises ConfigError.
     """
     if revision is not None and local_directory(source) is None:
-        return commit_fingerprint(revision)
+        return revision
     return checkpoint_fingerprint(config_directory(source, field, revision))
 
 

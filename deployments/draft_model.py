@@ -62,7 +62,7 @@ def check_drafter(model: ModelSpec) -> DraftShape:
     field = f"model {model.id}: drafter.source"
     try:
         config = DrafterConfig.from_dict(read_config(source, field, model.drafter.revision), source)
-        check_fit(config, target_config)
+        check_fit(config, target_config, model.target.source)
     except CheckpointError as error:
         raise ConfigError(f"{field}: {error}") from None
     needs_tokens = config.shape.needs_tokens

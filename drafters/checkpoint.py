@@ -52,7 +52,7 @@ def load_drafter(
     layout = read_layout(read_config(directory), str(Path(directory) / "config.json"))
     config = layout.config
     if target_dir is not None:
-        check_fit(config, read_config(target_dir))
+        check_fit(config, read_config(target_dir), str(target_dir))
     if isinstance(config, NgramConfig):
         return NgramModel(config, device)
     check_weights(Path(directory))

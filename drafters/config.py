@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
@@ -11,9 +12,21 @@ from typing import Any, ClassVar, Literal, cast
 
 from drafters.errors import CheckpointError
 from drafters.messages import DraftShape
+from profiles.fingerprint import checkpoint_name
+
+log = logging.getLogger(__name__)
 
 Family = Literal["qwen3", "llama", "gemma4"]
 MARKOV_HEAD_TYPES = ("vanilla", "gated", "rnn")
+
+
+@dataclass(frozen=True, slots=True)
+class TrainedFor:
+    """The target that a drafter's checkpoint names, a directory or hub id, and the architectures
+    in that one's config.json; None and empty where it does not say."""
+
+    name: str | None
+    architectures: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,13 +35,15 @@ class DrafterConfig:
 
     `block_size` is gamma, the tokens of a draft; `vocab_size` the target's. Feature rows
     hold the outputs of the target's decoder layers `target_layer_ids`, -1 being the
-    embedding output; `num_target_layers` is None where the checkpoint does not say it.
+    embedding output; `num_target_layers` and `trained_for` are None where the checkpoint does
+    not say it.
     """
 
     block_size: int
     vocab_size: int
     target_layer_ids: tuple[int, ...] = ()
     num_target_layers: int | None = None
+    trained_for: TrainedFor | None = None
     source: str = "config"
 
     needs_tokens: ClassVar[bool] = False  # whether rows carry `StepRow.tokens`
@@ -218,10 +233,13 @@ def text_config(target_config: Mapping[str, Any]) -> Mapping[str, Any]:
     return cast(Mapping[str, Any], nested) if isinstance(nested, Mapping) else target_config
 
 
-def check_fit(config: DrafterConfig, target_config: Mapping[str, Any]) -> None:
+def check_fit(
+    config: DrafterConfig, target_config: Mapping[str, Any], target_name: str | None = None
+) -> None:
     """Refuse a drafter that was trained for another target.
 
-    Raises CheckpointError naming the first field that differs, with both values.
+    Raises CheckpointError naming the first field that differs, with both values. A target of
+    another name, a directory or hub id, is warned of only: targets are renamed and fine-tuned.
     """
     target = text_config(target_config)
     pairs: list[tuple[str, int, str]] = []
@@ -233,12 +251,46 @@ def check_fit(config: DrafterConfig, target_config: Mapping[str, Any]) -> None:
     for field, ours, target_field in pairs:
         theirs = target.get(target_field)
         if ours != theirs:
-            raise CheckpointError(
-                f"{config.source}: {field} is {ours}, but the target's {target_field} is "
-                f"{theirs}; use the drafter trained for this target, or the target it names"
-            )
+            raise _misfit(config, field, ours, target_field, theirs)
     if isinstance(config, TransformerConfig):
         check_layer_ids(config, target.get("num_hidden_layers"))
+    if config.trained_for is not None:
+        _check_trained_for(config, config.trained_for, target_config, target_name)
+
+
+def _check_trained_for(
+    config: DrafterConfig,
+    named: TrainedFor,
+    target_config: Mapping[str, Any],
+    target_name: str | None,
+) -> None:
+    theirs = target_config.get("architectures") or ()
+    if named.architectures and theirs and set(named.architectures).isdisjoint(theirs):
+        field = "verifier.architectures"
+        raise _misfit(config, field, list(named.architectures), "architectures", theirs)
+    if named.name and target_name and _called(named.name) != _called(target_name):
+        log.warning(
+            "%s: verifier.name_or_path is %s, the target is %s: right where that is the same "
+            "model under another name, fine-tuned or quantised; otherwise hardly a draft token "
+            "will be accepted",
+            config.source,
+            named.name,
+            target_name,
+        )
+
+
+def _misfit(
+    config: DrafterConfig, field: str, ours: object, target_field: str, theirs: object
+) -> CheckpointError:
+    return CheckpointError(
+        f"{config.source}: {field} is {ours}, but the target's {target_field} is "
+        f"{theirs}; use the drafter trained for this target, or the target it names"
+    )
+
+
+def _called(source: str) -> str:
+    """A model's own name, without its owner or the directories above."""
+    return checkpoint_name(Path(source)).rpartition("/")[2].casefold()
 
 
 def check_layer_ids(config: DrafterConfig, num_target_layers: int | None) -> None:

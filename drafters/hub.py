@@ -3,9 +3,13 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 from drafters.errors import CheckpointError
+from profiles.fingerprint import hub_commit
+
+log = logging.getLogger(__name__)
 
 NEVER_FETCHED = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.gguf")  # only safetensors are loaded
 
@@ -16,7 +20,9 @@ def checkpoint_directory(
     """A directory with the checkpoint, fetched where `source` is an id; without `weights` its
     config and tokenizer will do.
 
-    A revision in the id goes before `revision`. Raises CheckpointError when there is no such
+    A revision in the id goes before `revision`. Without either the newest is taken, and its
+    commit is said in a warning; the directory is named by it, which `checkpoint_fingerprint`
+    passes on to what is written of this checkpoint. Raises CheckpointError when there is no such
     checkpoint.
     """
     directory = Path(source)
@@ -26,11 +32,12 @@ def checkpoint_directory(
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
+    asked = own_revision or revision
     try:
-        return Path(
+        directory = Path(
             snapshot_download(
                 name,
-                revision=own_revision or revision,
+                revision=asked,
                 ignore_patterns=[*NEVER_FETCHED, *([] if weights else ["*.safetensors"])],
             )
         )
@@ -39,3 +46,13 @@ def checkpoint_directory(
         raise CheckpointError(
             f"{source}: no such directory, and the hub does not give it: {reason}"
         ) from None
+    commit = hub_commit(directory)
+    if commit is not None and asked != commit:
+        log.warning(
+            "%s: taken is what %s is now; to start with the same again: %s@%s",
+            source,
+            asked or "newest",
+            name,
+            commit,
+        )
+    return directory

@@ -8,13 +8,21 @@ target's decoder layer i, hence the output of layer i - 1.
 A `draft_vocab_size` below the target's comes with `d2t`: draft token i is the target's
 token i + d2t[i]. `sample_from_anchor: false`, DFlash's default here, has the anchor in the
 block as the bonus token: `block_size` slots draft one token less.
+`speculators_config.verifier` is the target that the drafter was trained for.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from drafters.config import DrafterConfig, DSparkConfig, Eagle3Config, Family, MTPConfig
+from drafters.config import (
+    DrafterConfig,
+    DSparkConfig,
+    Eagle3Config,
+    Family,
+    MTPConfig,
+    TrainedFor,
+)
 from drafters.deepspec_layout import check_single_layer, layer_fields, markov_fields
 from drafters.errors import CheckpointError
 from drafters.fields import Fields
@@ -122,7 +130,27 @@ def _layer_config(read: Fields, families: tuple[Family, ...]) -> Fields:
 
 
 def _sizes(read: Fields, layers: Fields) -> dict[str, Any]:
-    return {"source": read.source, "family": layers.raw("model_type"), **layer_fields(layers)}
+    return {
+        "source": read.source,
+        "family": layers.raw("model_type"),
+        "trained_for": _trained_for(read),
+        **layer_fields(layers),
+    }
+
+
+def _trained_for(read: Fields) -> TrainedFor | None:
+    if read.raw("speculators_config") is None:
+        return None
+    described = read.nested("speculators_config")
+    if described.raw("verifier") is None:
+        return None
+    verifier = described.nested("verifier")
+    name, architectures = verifier.raw("name_or_path"), verifier.raw("architectures") or []
+    if not (name is None or isinstance(name, str)):
+        raise verifier.refusal("name_or_path", "a directory, a hub id or null")
+    if not isinstance(architectures, list) or not all(isinstance(a, str) for a in architectures):
+        raise verifier.refusal("architectures", "a list of names")
+    return TrainedFor(name, tuple(architectures))
 
 
 def _vocabulary(read: Fields, layers: Fields) -> dict[str, Any]:

@@ -11,21 +11,21 @@ from typing import Any
 
 CONFIDENCE_FILE = "confidence.json"  # beside the weights of drafters without a confidence head
 _EDGE_BYTES = 1 << 20
-_HUB_SNAPSHOT = re.compile(r"[0-9a-f]{40}")
+_HUB_COMMIT = re.compile(r"[0-9a-f]{40}")
 _DIGITS = 12
 
 
 def checkpoint_fingerprint(directory: Path) -> str:
-    """Twelve hex digits from `config.json`, every `*.safetensors` file, and the
-    `confidence.json` of a drafter that has one.
+    """A hub snapshot's commit; otherwise twelve hex digits from `config.json`, every
+    `*.safetensors` file, and the `confidence.json` of a drafter that has one.
 
-    A hub snapshot, `snapshots/COMMIT` in the hub's cache, is named by its commit already. Of
-    others, a weight file its name, its size, and its first and last MiB are read: that tells one
+    Of a weight file its name, its size, and its first and last MiB are read: that tells one
     training run from another in milliseconds, and says nothing of a few bytes changed on
     purpose in the middle. Raises FileNotFoundError without a `config.json`.
     """
-    if directory.parent.name == "snapshots" and _HUB_SNAPSHOT.fullmatch(directory.name):
-        return commit_fingerprint(directory.name)
+    commit = hub_commit(directory)
+    if commit is not None:
+        return commit
     digest = hashlib.sha256((directory / "config.json").read_bytes())
     confidences = directory / CONFIDENCE_FILE
     if confidences.exists():
@@ -49,9 +49,11 @@ def checkpoint_name(directory: Path) -> str:
     return directory.name
 
 
-def commit_fingerprint(commit: str) -> str:
-    """That of a checkpoint on the hub, which need not be here."""
-    return commit[:_DIGITS]
+def hub_commit(directory: Path) -> str | None:
+    """The commit whose snapshot in the hub's cache, `snapshots/COMMIT`, a directory is; whole, as
+    a revision can be pinned to it."""
+    is_snapshot = directory.parent.name == "snapshots" and _HUB_COMMIT.fullmatch(directory.name)
+    return directory.name if is_snapshot else None
 
 
 def settings_fingerprint(settings: Mapping[str, Any]) -> str:

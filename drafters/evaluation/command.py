@@ -15,6 +15,7 @@ from drafters.evaluation.offline import OfflineEvaluation
 from drafters.evaluation.pictures import can_draw
 from drafters.evaluation.plan import EvaluationPlan, Mode
 from drafters.evaluation.report import format_report
+from drafters.evaluation.seats import free_memory_bytes, seat_bytes, seated
 from drafters.evaluation.target import EvaluatedTarget
 from drafters.interface import DraftModel
 from drafters.ngram_settings import ngram_version
@@ -70,6 +71,9 @@ def evaluate_offline(
     )
     chat = ChatTemplate.load(settings.target)
     plan = _plan(settings, chat, target.max_tokens)
+    per_seat = seat_bytes(plan, chat, drafter, target.kv_bytes_per_token())
+    plan = seated(plan, per_seat, free_memory_bytes(target.device), progress)
+    target.limit_rows(plan.num_seats)
     metadata = {
         **_pair(settings).as_metadata(),
         "target_dtype": dtype,

@@ -67,7 +67,12 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         default=32,
         help="how many of the likeliest tokens sampled draft tokens are drawn from",
     )
-    evaluate.add_argument("--seats", type=int, default=32, help="conversations held at a time")
+    evaluate.add_argument(
+        "--seats",
+        type=int,
+        default=32,
+        help="conversations held at a time, halved until their K/V fits into memory",
+    )
     evaluate.add_argument("--chunk", type=int, default=96, help="conversations between two writes")
     evaluate.add_argument("--seed", type=int, default=0)
     evaluate.add_argument(

@@ -3,6 +3,8 @@
 Every sequence has a row; position p lies in slot p of it. A step that verifies drafts writes
 the slots from its anchor on and reads, by its mask, none behind its own position. So what a
 rejected draft left there is never seen, and the next step writes over it: nothing is cropped.
+
+All rows have the slots of the longest: `drafters.evaluation.seats` says how many rows fit.
 """
 
 from __future__ import annotations
@@ -14,6 +16,14 @@ from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
 
 _FIRST_SLOTS = 256
+
+
+def num_slots_for(num_tokens: int) -> int:
+    """Slots of a row, once a sequence has so many positions."""
+    num_slots = _FIRST_SLOTS
+    while num_slots < num_tokens:
+        num_slots *= 2
+    return num_slots
 
 
 class RaggedCache(Cache):  # type: ignore[misc]
@@ -32,6 +42,12 @@ class RaggedCache(Cache):  # type: ignore[misc]
         Returns how many slots of them it reads.
         """
         return self._rows.point_at(rows, positions)
+
+    @property
+    def bytes_per_token(self) -> int:
+        """K and V of one position in all layers; 0 before the first pass."""
+        slots = [s for layer in self.layers if layer.is_initialized for s in layer.slots]
+        return sum(of.element_size() * of[0, 0].numel() for of in slots)
 
     def move_row(self, source: int, destination: int) -> None:
         """Row `source` becomes row `destination`, whose sequence is forgotten."""
@@ -53,8 +69,7 @@ class _Rows:
         self.rows, self.positions = rows, positions
         self.are_first = rows.tolist() == list(range(len(rows)))
         self.read_slots = int(positions.max()) + 1
-        while self.num_slots < self.read_slots:
-            self.num_slots *= 2
+        self.num_slots = max(self.num_slots, num_slots_for(self.read_slots))
         return self.read_slots
 
 
@@ -64,6 +79,10 @@ class _Layer(CacheLayerMixin):  # type: ignore[misc]
     def __init__(self, rows: _Rows) -> None:
         super().__init__()
         self._rows = rows
+
+    @property
+    def slots(self) -> tuple[Tensor, Tensor]:
+        return self.keys, self.values
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         shape = (self._rows.num_rows, self._rows.num_slots)
@@ -80,7 +99,7 @@ class _Layer(CacheLayerMixin):  # type: ignore[misc]
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         if self.keys.shape[1] < self._rows.num_slots:
-            self.keys, self.values = map(self._grown, (self.keys, self.values))
+            self.keys, self.values = map(self._grown, self.slots)
         return self._stored(self.keys, key_states), self._stored(self.values, value_states)
 
     def _stored(self, slots: Tensor, states: Tensor) -> Tensor:
@@ -97,7 +116,7 @@ class _Layer(CacheLayerMixin):  # type: ignore[misc]
 
     def move_row(self, source: int, destination: int) -> None:
         if self.is_initialized:
-            for slots in (self.keys, self.values):
+            for slots in self.slots:
                 slots[destination] = slots[source]
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:

@@ -27,6 +27,7 @@ from drafters.messages import (
 )
 from drafters.verification import REJECTED, draw, rejection_sample
 
+MAX_PREFILL_TOKENS = 2048  # of a step that reads prompts
 _TARGET_ID = "evaluated"
 
 
@@ -69,7 +70,7 @@ class SpeculativeLoop:
         temperature: float,
         num_seats: int,
         generator: torch.Generator,
-        max_prefill_tokens: int = 2048,
+        max_prefill_tokens: int = MAX_PREFILL_TOKENS,
     ) -> None:
         self._target = target
         self._drafter = drafter

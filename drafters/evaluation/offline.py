@@ -15,6 +15,7 @@ from drafters.evaluation.chat import ChatTemplate
 from drafters.evaluation.dialogue import Dialogue, Limits
 from drafters.evaluation.loop import SpeculativeLoop, VerifiedDraft
 from drafters.evaluation.plan import Chunk, EvaluationPlan, Mode
+from drafters.evaluation.seats import BLOCK_TOKENS, num_context_blocks
 from drafters.evaluation.target import EvaluatedTarget
 from drafters.interface import DraftModel
 from profiles.acceptance import acceptance
@@ -26,8 +27,6 @@ from profiles.evaluation import (
     save_evaluation,
 )
 from profiles.outcomes import Outcomes
-
-_BLOCK_TOKENS = 16
 
 
 class OfflineEvaluation:
@@ -84,8 +83,8 @@ class OfflineEvaluation:
         plan, seed = self._plan, self._plan.seed * 1_000_003 + chunk.number
         engine = DraftEngine(
             self._drafter,
-            num_blocks=plan.num_seats * (plan.window // _BLOCK_TOKENS + 2),
-            block_tokens=_BLOCK_TOKENS,
+            num_blocks=num_context_blocks(plan, plan.num_seats),
+            block_tokens=BLOCK_TOKENS,
             num_context_tokens=plan.window,
             num_candidates=plan.num_candidates,
             seed=seed,
@@ -109,7 +108,7 @@ class OfflineEvaluation:
 def _table(drafts: Sequence[VerifiedDraft], mode: Mode, block_size: int) -> EvaluatedDrafts:
     n = len(drafts)
     outcomes = Outcomes(
-        prompt_ids=tuple(draft.conversation.id for draft in drafts),
+        prompt_ids=tuple(draft.conversation.key for draft in drafts),
         domains=tuple(draft.conversation.domain for draft in drafts),
         verification_modes=tuple(draft.verification_mode for draft in drafts),
         sampling_temperatures=np.full(n, mode.temperature),

@@ -78,6 +78,19 @@ class EvaluatedTarget:
         """The model's longest sequence."""
         return int(self._config.max_position_embeddings)
 
+    def limit_rows(self, num_rows: int) -> None:
+        """Hold at most so many sequences from now on; those held so far are forgotten."""
+        self._cache = RaggedCache(self._config.num_hidden_layers, num_rows)
+
+    def kv_bytes_per_token(self) -> int:
+        """What one position of one sequence takes, found out by computing one on the side."""
+        held, self._cache = self._cache, RaggedCache(self._config.num_hidden_layers, 1)
+        nothing = torch.zeros(1, 1, dtype=torch.int64)
+        self.read([0], nothing, [0], nothing)
+        found = self._cache.bytes_per_token
+        self._cache = held
+        return found
+
     @torch.inference_mode()
     def read(
         self, rows: Sequence[int], tokens: Tensor, starts: Sequence[int], kept: Tensor

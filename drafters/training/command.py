@@ -32,6 +32,7 @@ def run(args: argparse.Namespace) -> bool:
     if args.data is None or args.output is None:
         raise ValueError("--data and --output are needed, but for --estimate")
     target_dir = checkpoint_directory(settings.target, settings.revision)
+    settings = settings.model_copy(update={"target": str(target_dir)})  # the newest moves on
     if settings.start_from is not None:
         start_from = str(checkpoint_directory(settings.start_from).resolve())
         settings = settings.model_copy(update={"start_from": start_from})

@@ -83,23 +83,40 @@ def test_censored_labels_do_for_drafts_that_are_not_censored():
     temperatures=st.lists(st.floats(0.2, 5), min_size=1, max_size=4),
     betrayal=st.floats(-2, 2),
     shift=st.floats(-2, 2),
+    serving=st.none() | st.lists(st.floats(0.2, 5), min_size=4, max_size=4),
 )
 def test_the_average_ece_is_never_larger_on_the_fitting_set(
-    seed, num_drafts, mean, temperatures, betrayal, shift
+    seed, num_drafts, mean, temperatures, betrayal, shift, serving
 ):
-    """Whatever the data: also where no temperature can mend it (a shift of the logits)."""
+    """Over all positions with a label, against what serves, whatever the data: also where no
+    temperature can mend it (a shift of the logits)."""
     rng = np.random.default_rng(seed)
     drafts = draw(rng, num_drafts, temperatures, mean=mean, betrayal=betrayal)
     odds = drafts.confidences / (1 - drafts.confidences) * np.exp(shift)
     confidences = odds / (1 + odds)
     num_admitted = rng.integers(0, len(temperatures) + 1, size=num_drafts)
     num_accepted = np.minimum(drafts.would_accept, num_admitted)
-    fitted = fit_temperatures(confidences, num_admitted, num_accepted)
-    before = errors(confidences, num_admitted, num_accepted)
+    otherwise = serving and serving[: len(temperatures)]
+    fitted = fit_temperatures(confidences, num_admitted, num_accepted, otherwise)
+    before = errors(confidences, num_admitted, num_accepted, otherwise)
     after = errors(confidences, num_admitted, num_accepted, fitted)
-    is_fitted = [raw.num_labels >= 100 for raw in before]
-    raw, calibrated = (sum(e.ece for e in compress(found, is_fitted)) for found in (before, after))
-    assert calibrated <= raw + 1e-9
+    labelled = [one.num_labels > 0 for one in before]
+    served, calibrated = (sum(e.ece for e in compress(some, labelled)) for some in (before, after))
+    assert calibrated <= served + 1e-9
+
+
+def test_what_serves_is_kept_where_positions_with_few_labels_would_lose_more_than_others_gain():
+    """The first position is off by 0.05; behind it stand three of 99 labels each, all of which
+    survived: a lower first confidence, right for the rest, costs each of them as much."""
+    confidences = np.tile([0.8, 0.999, 0.999, 0.999], (1000, 1))
+    num_admitted = np.where(np.arange(1000) < 99, 4, 1)
+    num_accepted = np.where(np.arange(1000) < 750, num_admitted, 0)
+    outcomes = confidences, num_admitted, num_accepted
+    alone = fit_temperatures(confidences[:, :1], np.ones(1000), num_accepted > 0)
+    assert alone == pytest.approx([1.26], rel=0.01)  # logits of 0.8 and 0.75
+    for serving in ((1.0, 1.0, 1.0, 1.0), (1.0, 0.7, 1.2, 1.4)):
+        assert tuple(fit_temperatures(*outcomes, otherwise=serving)) == serving
+    assert fit_temperatures(*outcomes).tolist() == [1.0] * 4
 
 
 def test_a_position_that_cannot_gain_does_not_cost_the_others_theirs():

@@ -77,8 +77,9 @@ def test_a_pair_is_named_by_its_weights():
 
 
 def test_a_commit_names_a_checkpoint_on_the_hub_without_fetching_it():
-    model = one(source="some/drafter", revision="0123456789abcdef" * 2 + "01234567")
-    assert drafting_pair(model).drafter_version == "0123456789ab"
+    commit = "0123456789abcdef" * 2 + "01234567"
+    model = one(source="some/drafter", revision=commit)
+    assert drafting_pair(model).drafter_version == commit
 
 
 def test_drafters_without_a_checkpoint_are_told_apart_by_their_settings():

@@ -8,6 +8,9 @@ import pytest
 from cluster.cli import main
 from drafters.errors import CheckpointError
 from drafters.hub import checkpoint_directory
+from profiles.fingerprint import checkpoint_fingerprint
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
 def test_a_directory_is_taken_as_it_is(tmp_path):
@@ -36,6 +39,22 @@ def test_an_id_is_fetched_at_its_revision(monkeypatch, tmp_path, source, revisio
     for _, _, ignored in calls:
         assert {"*.bin", "*.pt", "*.pth"} <= set(ignored)  # pickles run what they hold
     assert ["*.safetensors" in ignored for _, _, ignored in calls] == [False, True]
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [("owner/name", "newest"), ("owner/name@main", "main"), (f"owner/name@{COMMIT}", None)],
+)
+def test_what_names_no_commit_is_taken_with_a_warning_that_does(
+    monkeypatch, tmp_path, caplog, source, said
+):
+    """The directory says it too, and with it whatever records a checkpoint's version."""
+    snapshot = tmp_path / "models--owner--name" / "snapshots" / COMMIT
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda name, **how: str(snapshot))
+    assert checkpoint_fingerprint(checkpoint_directory(source)) == COMMIT
+    wanted = f"taken is what {said} is now; to start with the same again: owner/name@{COMMIT}"
+    assert [record.levelname for record in caplog.records] == ["WARNING"] * (said is not None)
+    assert all(wanted in message for message in caplog.messages)
 
 
 def test_what_is_neither_is_refused_by_name(monkeypatch, tmp_path, capsys):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from drafter_fixtures import TARGET_FIELDS, engine_of, fill, hashes
 from safetensors.torch import load_file, save_file
 
 from drafters import CheckpointError, DrafterConfig, load_drafter
+from drafters.config import check_fit
 from drafters.messages import StepBatch, StepRow
 
 pytest.importorskip("speculators", reason="the speculators package is not installed")
@@ -319,6 +321,9 @@ def test_a_vocabulary_map_out_of_range_is_refused(reduced: Path, target_dir: Pat
         ({"transformer_layer_config": {"model_type": "mamba"}}, "model_type is 'mamba'"),
         ({"transformer_layer_config": {"hidden_size": "x"}}, "not a qwen3 config"),
         ({"speculators_config": {"proposal_methods": []}}, "proposal_methods is"),
+        ({"speculators_config": {"verifier": 5}}, "verifier is 5"),
+        ({"speculators_config": {"verifier": {"name_or_path": 5}}}, "name_or_path is 5"),
+        ({"speculators_config": {"verifier": {"architectures": "x"}}}, "architectures is 'x'"),
     ],
 )
 def test_bad_config_field_is_named(reduced: Path, change: dict[str, Any], message: str) -> None:
@@ -333,6 +338,46 @@ def test_layers_that_the_target_lacks_are_named(reduced: Path, target_dir: Path)
     path.write_text(json.dumps(fields))
     with pytest.raises(CheckpointError, match=r"target_layer_ids is \[0, 1, 3\].* to 2"):
         load_drafter(reduced, **CPU, target_dir=target_dir)
+
+
+def target_like(target_dir: Path, directory: Path, **changes: Any) -> Path:
+    """A copy of the target with other fields in its config: all sizes are the same."""
+    shutil.copytree(target_dir, directory)
+    path = directory / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    return directory
+
+
+def test_a_target_of_another_architecture_is_refused_though_all_sizes_fit(
+    reduced: Path, target_dir: Path, tmp_path: Path
+) -> None:
+    other = target_like(target_dir, tmp_path / "other", architectures=["LlamaForCausalLM"])
+    with pytest.raises(
+        CheckpointError,
+        match=r"verifier\.architectures is \['Qwen3ForCausalLM'\], but the target's "
+        r"architectures is \['LlamaForCausalLM'\]",
+    ):
+        load_drafter(reduced, **CPU, target_dir=other)
+
+
+def test_a_target_of_another_name_is_warned_of(
+    reduced: Path, target_dir: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    load_drafter(reduced, **CPU, target_dir=target_dir)
+    assert not caplog.messages
+    load_drafter(reduced, **CPU, target_dir=target_like(target_dir, tmp_path / "fine-tuned"))
+    (message,) = caplog.messages
+    assert f"verifier.name_or_path is {target_dir}, the target is {tmp_path}/fine-tuned" in message
+
+
+@pytest.mark.parametrize("target", ["some/Model-8B", "/models/model-8b/", None])
+def test_a_name_counts_without_its_owner(
+    reduced: Path, target: str | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    fields = json.loads((reduced / "config.json").read_text())
+    fields["speculators_config"]["verifier"] = {"name_or_path": "other/Model-8B"}
+    check_fit(DrafterConfig.from_dict(fields, "some/config.json"), TARGET_FIELDS, target)
+    assert not caplog.messages
 
 
 def test_sliding_window_layers_are_refused(reduced: Path) -> None:

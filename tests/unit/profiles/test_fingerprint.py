@@ -11,7 +11,7 @@ def test_a_checkpoint_in_the_hubs_cache_is_called_by_its_id_and_commit(tmp_path)
     snapshot = tmp_path / "models--owner--a-name" / "snapshots" / COMMIT
     snapshot.mkdir(parents=True)
     assert checkpoint_name(snapshot) == "owner/a-name"
-    assert checkpoint_fingerprint(snapshot) == COMMIT[:12]
+    assert checkpoint_fingerprint(snapshot) == COMMIT  # whole: what a revision is pinned to
 
 
 def test_another_is_called_as_its_directory_and_by_its_content(tmp_path):

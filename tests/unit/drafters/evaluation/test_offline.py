@@ -10,6 +10,7 @@ import pytest
 from drafters.evaluation.benchmarks import Conversation
 from drafters.evaluation.offline import OfflineEvaluation
 from drafters.evaluation.plan import EvaluationPlan, Mode
+from drafters.evaluation.splits import acceptances, by_turn
 from drafters.evaluation.target import EvaluatedTarget
 from profiles.evaluation import EvaluatedDrafts, load_evaluation
 from profiles.outcomes import load_outcomes
@@ -116,11 +117,22 @@ def test_every_turn_of_every_prompt_is_evaluated_in_both_modes(whole):
     _, (outcomes, places) = whole
     drafted = zip(outcomes.prompt_ids, places.turn, outcomes.sampling_temperatures, strict=True)
     seen = {(id_, int(turn), float(temperature)) for id_, turn, temperature in drafted}
-    turns = [*((f"p{i}", turn) for i in range(1, 6) for turn in (1, 2)), ("q1", 1), ("q2", 1)]
+    turns = [(f"tiny/p{i}", turn) for i in range(1, 6) for turn in (1, 2)]
+    turns += [("other/q1", 1), ("other/q2", 1)]
     assert seen == {(id_, turn, t) for id_, turn in turns for t in (0.0, 1.0)}
     assert set(outcomes.verification_modes) == {"greedy", "q"}
     assert (outcomes.num_admitted == outcomes.block_size).all()
     assert (places.context_tokens > 0).all()
+
+
+def test_prompts_of_two_benchmarks_that_number_alike_are_two_prompts():
+    """What errors over prompts are of, also where benchmarks are taken together."""
+    benchmarks = {"tiny": [conversation("0", "ab")], "other": [other("0", "xyz")]}
+    plan = replace(PLAN, benchmarks=benchmarks, modes=(Mode(0.0, "none"),))
+    drafts = evaluation(plan).evaluate(plan.chunks()[0])
+    (first_turns,) = acceptances(by_turn(drafts)).values()
+    assert first_turns.num_prompts == 2
+    assert set(drafts.outcomes.prompt_ids) == {"tiny/0", "other/0"}
 
 
 @pytest.mark.parametrize("change", [{"seed": 5}, {"max_output_tokens": 13}, {"chunk_size": 2}])
