@@ -68,6 +68,11 @@ class Trainer:
         self._data_digest = data_digest(self.sequences)
         self._target_version = checkpoint_fingerprint(Path(plan.target_dir))
         trained_on, self.held_out = split_held_out(self.sequences, plan.held_out)
+        if not self.held_out:
+            raise ValueError(
+                f"{plan.data}: every prompt has more than {plan.held_out} answers, and those of "
+                "one prompt are held out together; give a larger held_out"
+            )
         self.batches = BatchPlan(
             trained_on,
             batch_size=plan.batch_size,

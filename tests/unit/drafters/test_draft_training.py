@@ -192,6 +192,29 @@ def test_what_is_held_out_does_not_depend_on_when_answers_came(data):
     assert {one.row for one in held_out} != set(range(len(sequences) - 8, len(sequences)))
 
 
+def test_all_answers_of_a_prompt_are_held_out_or_none():
+    sequences = [
+        TextSequence((prompt, 7, answer, 3), 2, "", row=prompt * 5 + answer)
+        for prompt in range(30)
+        for answer in range(1 + prompt % 4)  # one to four answers of each
+    ]
+    trained_on, held_out = split_held_out(sequences, 20)
+    assert len(held_out) == 20
+    assert len(trained_on) == len(sequences) - 20
+    asked = [{tuple(one.tokens[:2]) for one in rows} for rows in (trained_on, held_out)]
+    assert not asked[0] & asked[1]
+
+
+def test_held_out_rows_fall_short_by_less_than_a_prompts_answers(dspark_plan, tmp_path):
+    sequences = [TextSequence((i // 3, i % 3, 2, 3), 1, "", row=i) for i in range(30)]
+    assert [len(split_held_out(sequences, n)[1]) for n in (2, 3, 8, 9)] == [0, 3, 6, 9]
+    data = tmp_path / "answers.jsonl"
+    rows = [{"prompt": [i // 20], "output": [i, 1, 2]} for i in range(40)]
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(ValueError, match="every prompt has more than 8 answers"):
+        Trainer(replace(dspark_plan, data=str(data)))
+
+
 @pytest.mark.parametrize("damage", ["cut", "flip", "empty"])
 def test_a_damaged_checkpoint_is_refused(damage, dspark_plan, tmp_path):
     trainer = Trainer(dspark_plan)
