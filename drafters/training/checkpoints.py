@@ -6,6 +6,7 @@ import hashlib
 import io
 import mmap
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +15,19 @@ import torch
 from drafters.errors import CheckpointError
 
 FILE_NAME = "training.pt"
+VERSION = 2
+"""Of what a checkpoint holds and means: another one where either changes."""
+
 _DIGEST_BYTES = 32
 
 
-def write_checkpoint(directory: Path, state: dict[str, Any]) -> None:
+def write_checkpoint(directory: Path, state: Mapping[str, Any]) -> None:
     """Replace `directory`'s checkpoint; an interruption leaves the former one whole.
 
     The file is a SHA-256 digest and, behind it, what `torch.save` writes.
     """
     buffer = io.BytesIO()
-    torch.save(state, buffer)
+    torch.save({"version": VERSION, **state}, buffer)
     content = buffer.getbuffer()
     unfinished = directory / (FILE_NAME + ".unfinished")
     with unfinished.open("wb") as file:
@@ -37,7 +41,7 @@ def write_checkpoint(directory: Path, state: dict[str, Any]) -> None:
 def read_checkpoint(directory: Path) -> dict[str, Any] | None:
     """`directory`'s checkpoint, on the CPU; None when there is none.
 
-    Raises CheckpointError for a truncated or altered file.
+    Raises CheckpointError for a truncated or altered file, or one of another version.
     """
     path = directory / FILE_NAME
     try:
@@ -54,6 +58,12 @@ def read_checkpoint(directory: Path) -> dict[str, Any] | None:
                     raise _damaged(path)
                 buffer = io.BytesIO(content)
     state: dict[str, Any] = torch.load(buffer, map_location="cpu", weights_only=True)
+    if state.get("version") != VERSION:
+        raise CheckpointError(
+            f"{path}: of a run begun with another version of this trainer (checkpoints of "
+            f"version {state.get('version', 1)}, here {VERSION}); end it with that one, or use "
+            "another output directory"
+        )
     return state
 
 

@@ -83,6 +83,8 @@ class Trainer:
         dtype = torch.bfloat16 if plan.autocast else torch.float32
         self.target = FrozenTarget(plan.target_dir, plan.target_layer_ids, dtype, self.device)
         self.model = new_drafter(plan, self.target)
+        begun = plan.start_from
+        self._start_version = None if begun is None else checkpoint_fingerprint(Path(begun))
         self._cached: CachedStates | None = None
         self._trained = [p for p in self.model.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(
@@ -196,6 +198,7 @@ class Trainer:
             "plan": asdict(self.plan),
             "data": self._data_digest,
             "target": self._target_version,
+            "start_from": self._start_version,
             "step": self.step,
             "model": trained_state(self.model),
             "optimizer": self.optimizer.state_dict(),
@@ -207,7 +210,8 @@ class Trainer:
     def resume(self, directory: Path) -> bool:
         """Go on from `directory`'s checkpoint; False when there is none.
 
-        Raises CheckpointError when it is damaged or was written under another plan.
+        Raises CheckpointError when it is damaged, of another version, or was written under
+        another plan or from another beginning.
         """
         state = read_checkpoint(directory)
         if state is None:
@@ -228,6 +232,12 @@ class Trainer:
             raise CheckpointError(
                 f"{directory / FILE_NAME}: {self.plan.target_dir} has other weights than the run "
                 "was begun with; bring those back, or use another output directory"
+            )
+        if state["start_from"] != self._start_version:
+            raise CheckpointError(
+                f"{directory / FILE_NAME}: begun from drafter {state['start_from']}, but "
+                f"start_from is {self.plan.start_from} ({self._start_version}) now; bring that "
+                "one back, or use another output directory"
             )
         self.model.load_state_dict(state["model"], strict=False)
         self.optimizer.load_state_dict(state["optimizer"])

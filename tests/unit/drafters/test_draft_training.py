@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import random
 import shutil
 import signal
 from dataclasses import replace
+from io import BytesIO
 from pathlib import Path
 
 import pytest
@@ -15,7 +17,8 @@ import torch
 
 from drafters.checkpoint import load_drafter
 from drafters.errors import CheckpointError
-from drafters.training.checkpoints import FILE_NAME
+from drafters.training import checkpoints
+from drafters.training.checkpoints import FILE_NAME, VERSION, read_checkpoint
 from drafters.training.data import (
     BatchPlan,
     TextSequence,
@@ -145,6 +148,50 @@ def test_a_run_goes_on_where_everything_was_moved(dspark_plan, tmp_path):
     config.write_text(config.read_text() + "\n")  # as other weights are, to its fingerprint
     with pytest.raises(CheckpointError, match="other weights than the run was begun with"):
         Trainer(moved).resume(tmp_path)
+
+
+def test_a_run_goes_on_from_its_own_beginning_alone(dspark_plan, tmp_path):
+    for seed in (0, 1):
+        assert train(replace(dspark_plan, steps=1, seed=seed), tmp_path / f"drafter {seed}", print)
+    one, other = (replace(dspark_plan, start_from=str(tmp_path / f"drafter {i}")) for i in (0, 1))
+    run = tmp_path / "run"
+    run.mkdir()
+    Trainer(one).save(run)
+    shutil.copytree(tmp_path / "drafter 0", tmp_path / "moved")
+    assert Trainer(replace(one, start_from=str(tmp_path / "moved"))).resume(run)
+    for changed in (other, dspark_plan):
+        with pytest.raises(CheckpointError, match=r"begun from drafter \w+, but start_from is"):
+            Trainer(changed).resume(run)
+
+
+def test_what_a_checkpoint_holds_belongs_to_its_version(dspark_plan, tmp_path):
+    Trainer(dspark_plan).save(tmp_path)
+    state = read_checkpoint(tmp_path)
+    assert state is not None
+    named = "version plan data target start_from step model optimizer progress best"
+    of_progress = "loss acceptance_length seconds tokens positions history evaluations"
+    assert (VERSION, list(state), list(state["progress"]), len(state["plan"])) == (
+        2,
+        named.split(" "),
+        of_progress.split(" "),
+        25,
+    )
+
+
+def test_a_checkpoint_of_another_version_is_refused(dspark_plan, tmp_path, monkeypatch):
+    trainer = Trainer(dspark_plan)
+    monkeypatch.setattr(checkpoints, "VERSION", 3)
+    trainer.save(tmp_path)
+    monkeypatch.undo()
+    with pytest.raises(CheckpointError, match="of version 3, here 2"):
+        trainer.resume(tmp_path)
+    # As versions wrote it that had none.
+    content = BytesIO()
+    torch.save({"step": 3}, content)
+    digest = hashlib.sha256(content.getvalue()).digest()
+    (tmp_path / FILE_NAME).write_bytes(digest + content.getvalue())
+    with pytest.raises(CheckpointError, match=r"another version .* version 1, here 2.* directory"):
+        trainer.resume(tmp_path)
 
 
 @pytest.mark.parametrize("head", ["vanilla", "gated", "rnn"])
