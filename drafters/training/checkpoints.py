@@ -8,7 +8,7 @@ import mmap
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 
@@ -24,18 +24,37 @@ _DIGEST_BYTES = 32
 def write_checkpoint(directory: Path, state: Mapping[str, Any]) -> None:
     """Replace `directory`'s checkpoint; an interruption leaves the former one whole.
 
-    The file is a SHA-256 digest and, behind it, what `torch.save` writes.
+    The file is a SHA-256 digest and, behind it, what `torch.save` writes, tensor by tensor:
+    no copy of the whole is made.
     """
-    buffer = io.BytesIO()
-    torch.save({"version": VERSION, **state}, buffer)
-    content = buffer.getbuffer()
     unfinished = directory / (FILE_NAME + ".unfinished")
     with unfinished.open("wb") as file:
-        file.write(hashlib.sha256(content).digest())
-        file.write(content)
+        file.write(bytes(_DIGEST_BYTES))
+        hashing = _HashingWriter(file)
+        torch.save({"version": VERSION, **state}, hashing)
+        file.seek(0)
+        file.write(hashing.digest())
         file.flush()
         os.fsync(file.fileno())  # else a machine that goes down may keep neither
     unfinished.replace(directory / FILE_NAME)
+
+
+class _HashingWriter(io.RawIOBase):
+    """Passes on what is written, and knows its SHA-256."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file, self._digest = file, hashlib.sha256()
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, content: Any) -> int:
+        self._digest.update(content)
+        return self._file.write(content)
+
+    def digest(self) -> bytes:
+        """Of all written so far."""
+        return self._digest.digest()
 
 
 def read_checkpoint(directory: Path) -> dict[str, Any] | None:

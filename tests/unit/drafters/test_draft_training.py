@@ -8,6 +8,7 @@ import os
 import random
 import shutil
 import signal
+import tracemalloc
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
@@ -18,7 +19,7 @@ import torch
 from drafters.checkpoint import load_drafter
 from drafters.errors import CheckpointError
 from drafters.training import checkpoints
-from drafters.training.checkpoints import FILE_NAME, VERSION, read_checkpoint
+from drafters.training.checkpoints import FILE_NAME, VERSION, read_checkpoint, write_checkpoint
 from drafters.training.data import (
     BatchPlan,
     TextSequence,
@@ -260,6 +261,32 @@ def test_held_out_rows_fall_short_by_less_than_a_prompts_answers(dspark_plan, tm
     data.write_text("".join(json.dumps(row) + "\n" for row in rows))
     with pytest.raises(ValueError, match="every prompt has more than 8 answers"):
         Trainer(replace(dspark_plan, data=str(data)))
+
+
+def test_a_checkpoint_is_written_without_a_copy_of_the_whole(tmp_path):
+    state = {f"weight {i}": torch.full((1 << 18,), float(i)) for i in range(16)}  # 1 MiB each
+    tracemalloc.start()
+    write_checkpoint(tmp_path, state)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 4 << 20
+    found = read_checkpoint(tmp_path)
+    assert found is not None
+    for name, weight in state.items():
+        assert torch.equal(found[name], weight)
+
+
+def test_an_interrupted_write_leaves_the_former_checkpoint(tmp_path, monkeypatch):
+    def fail(*args: object) -> None:
+        raise OSError("disk full")
+
+    write_checkpoint(tmp_path, {"step": 1})
+    monkeypatch.setattr(checkpoints.os, "fsync", fail)
+    with pytest.raises(OSError, match="disk full"):
+        write_checkpoint(tmp_path, {"step": 2})
+    found = read_checkpoint(tmp_path)
+    assert found is not None
+    assert found["step"] == 1
 
 
 @pytest.mark.parametrize("damage", ["cut", "flip", "empty"])
