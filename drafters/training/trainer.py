@@ -122,9 +122,7 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         losses = DraftLosses.none(self.device)
         for part in batch.share(self.workers.rank, self.workers.count, self._micro_batch):
-            part_losses = self.losses(part)
-            (part_losses.total / weight).backward()  # type: ignore[no-untyped-call]
-            losses += part_losses.detached()
+            losses += self.losses(part, gradients_over=weight)
         self._add_up_gradients()
         torch.nn.utils.clip_grad_norm_(self._trained, self.plan.max_grad_norm)
         self.optimizer.step()
@@ -134,12 +132,14 @@ class Trainer:
         self.workers.add_up(losses.sums)
         return losses
 
-    def losses(self, batch: Batch) -> DraftLosses:
-        """Losses of a batch under the current weights."""
+    def losses(self, batch: Batch, gradients_over: Tensor | None = None) -> DraftLosses:
+        """Losses of a batch under the current weights; for `gradients_over` see
+        `batch_losses`."""
         batch = batch.to(self.device)
         states = self._cached.read(batch) if self._cached else None
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.plan.autocast):
-            return batch_losses(self.model, self.target, batch, self.plan, states)
+        return batch_losses(
+            self.model, self.target, batch, self.plan, states, gradients_over=gradients_over
+        )
 
     def evaluate(self) -> dict[str, dict[str, float]]:
         """Mean losses and acceptance lengths of the held-out rows, by domain."""

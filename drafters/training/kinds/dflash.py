@@ -51,9 +51,11 @@ class DFlash(TrainedKind[DSparkModel]):
         weights["fc.weight"] = fc
         return weights
 
-    def predict(self, model: DSparkModel, blocks: TrainingBlocks, exists: Tensor) -> Predictions:
-        hidden = parallel_hidden(model, blocks)[exists]
-        return Predictions(*model.heads(hidden, blocks.tokens[exists]))
+    def hidden(self, model: DSparkModel, blocks: TrainingBlocks) -> Tensor:
+        return parallel_hidden(model, blocks)
+
+    def predict(self, model: DSparkModel, hidden: Tensor, previous: Tensor) -> Predictions:
+        return Predictions(*model.heads(hidden, previous))
 
     def objective(self, distances: DraftDistances) -> Tensor:
         return distances.cross_entropy

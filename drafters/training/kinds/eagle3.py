@@ -57,8 +57,11 @@ class Eagle3(TrainedKind[Eagle3Model]):
         weights["fc.weight"] = fc
         return weights
 
-    def predict(self, model: Eagle3Model, blocks: TrainingBlocks, exists: Tensor) -> Predictions:
-        return Predictions(model.logits(unrolled_hidden(model, blocks)[exists]))
+    def hidden(self, model: Eagle3Model, blocks: TrainingBlocks) -> Tensor:
+        return unrolled_hidden(model, blocks)
+
+    def predict(self, model: Eagle3Model, hidden: Tensor, previous: Tensor) -> Predictions:
+        return Predictions(model.logits(hidden))
 
     def objective(self, distances: DraftDistances) -> Tensor:
         return distances.soft_cross_entropy

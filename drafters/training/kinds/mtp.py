@@ -53,8 +53,11 @@ class MTP(TrainedKind[MTPModel]):
         weights["eh_proj.weight"] = projection
         return weights
 
-    def predict(self, model: MTPModel, blocks: TrainingBlocks, exists: Tensor) -> Predictions:
-        return Predictions(model.logits(unrolled_hidden(model, blocks)[exists]))
+    def hidden(self, model: MTPModel, blocks: TrainingBlocks) -> Tensor:
+        return unrolled_hidden(model, blocks)
+
+    def predict(self, model: MTPModel, hidden: Tensor, previous: Tensor) -> Predictions:
+        return Predictions(model.logits(hidden))
 
     def objective(self, distances: DraftDistances) -> Tensor:
         return distances.cross_entropy
