@@ -8,7 +8,7 @@ import mmap
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any, BinaryIO, cast
 
 import torch
 
@@ -31,7 +31,7 @@ def write_checkpoint(directory: Path, state: Mapping[str, Any]) -> None:
     with unfinished.open("wb") as file:
         file.write(bytes(_DIGEST_BYTES))
         hashing = _HashingWriter(file)
-        torch.save({"version": VERSION, **state}, hashing)
+        torch.save({"version": VERSION, **state}, cast(IO[bytes], hashing))  # it only writes
         file.seek(0)
         file.write(hashing.digest())
         file.flush()
