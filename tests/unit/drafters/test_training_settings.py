@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+import random
 from pathlib import Path
 
 import pytest
+import torch
 
 from cluster.cli import build_parser
 from drafters.answers import Answer, AnswerWriter, answer_parts, read_answers
 from drafters.checkpoint import empty_model
 from drafters.config import DrafterConfig
 from drafters.new_config import dspark_fields
+from drafters.training.blocks import training_blocks
 from drafters.training.command import foreign_answers
+from drafters.training.data import TextSequence, make_batch
 from drafters.training.estimate import Assumptions, TargetSize, estimate, target_size
 from drafters.training.kinds import KINDS
 from drafters.training.plan import TrainingPlan
@@ -134,6 +138,25 @@ def test_every_kind_is_estimated(kind, tmp_path):
     )  # fmt: skip
     assert found.draft_cost > 0
     assert found.hours > 0
+
+
+LARGE = [name for name in BUNDLED if name != "demo"]
+
+
+@pytest.mark.parametrize("name", LARGE)
+def test_a_drafters_cost_under_the_papers_files_does_not_grow_with_the_text(name):
+    settings = read_settings(name, {})
+    shapes = set()
+    for length in (settings.max_tokens // 2, settings.max_tokens):
+        row = TextSequence(range(length), 100, "")
+        batch = make_batch(
+            [row], settings.num_anchors, random.Random(0), anchor_span=settings.anchor_span
+        )
+        features = torch.zeros(1, 1, 1).expand(1, length, 1)
+        blocks = training_blocks(batch, features, 7, settings.context_tokens)
+        assert blocks.features.shape[1] <= 6144
+        shapes.add(blocks.tokens.shape)
+    assert len(shapes) == 1
 
 
 def run_command(*arguments: str) -> int:
