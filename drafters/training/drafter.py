@@ -19,7 +19,7 @@ from drafters.training.losses import DraftDistances, DraftLosses, draft_losses
 from drafters.training.plan import TrainingPlan
 from drafters.training.target import FrozenTarget, TargetStates
 
-NUMBERS_PER_CHUNK = 1 << 27  # half a GiB of float32
+NUMBERS_PER_CHUNK = 1 << 26  # a quarter of a GiB of float32
 
 
 def new_drafter(plan: TrainingPlan, target: FrozenTarget) -> DrafterModule:

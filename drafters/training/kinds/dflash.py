@@ -63,5 +63,8 @@ class DFlash(TrainedKind[DSparkModel]):
     def position_weights(self, plan: TrainingPlan) -> Tensor:
         return decaying_weights(plan.block_size, plan.position_decay or plan.block_size)
 
+    def attention_keys(self, plan: TrainingPlan, context: float) -> float:
+        return context + plan.num_anchors * plan.block_size
+
     def draft_reads(self, model: DSparkModel) -> DraftReads:
         return DraftReads(num_weights(model, without=("embed_tokens.",)), 0)

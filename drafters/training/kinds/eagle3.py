@@ -21,7 +21,7 @@ from drafters.training.kinds.kind import (
 )
 from drafters.training.losses import DraftDistances
 from drafters.training.plan import TrainingPlan
-from drafters.training.unrolled_steps import unrolled_hidden
+from drafters.training.unrolled_steps import unrolled_hidden, unrolled_keys
 
 STEP_DECAY = 0.8
 
@@ -68,6 +68,9 @@ class Eagle3(TrainedKind[Eagle3Model]):
 
     def position_weights(self, plan: TrainingPlan) -> Tensor:
         return STEP_DECAY ** torch.arange(plan.block_size, dtype=torch.float32)
+
+    def attention_keys(self, plan: TrainingPlan, context: float) -> float:
+        return unrolled_keys(plan, context)
 
     def draft_reads(self, model: Eagle3Model) -> DraftReads:
         serial = num_weights(model, without=("embed_tokens.", "fc."))

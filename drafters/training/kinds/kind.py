@@ -74,6 +74,11 @@ class TrainedKind(ABC, Generic[ModelT]):
         """How much each position of a block counts, float32 [gamma]."""
 
     @abstractmethod
+    def attention_keys(self, plan: TrainingPlan, context: float) -> float:
+        """Keys that a draft position's attention is computed over, seen or masked, with so
+        many positions of context; the mean over positions."""
+
+    @abstractmethod
     def draft_reads(self, model: ModelT) -> DraftReads:
         """What drafting a block reads, rows looked up in tables aside."""
 

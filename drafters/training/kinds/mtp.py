@@ -22,7 +22,7 @@ from drafters.training.kinds.kind import (
 )
 from drafters.training.losses import DraftDistances
 from drafters.training.plan import TrainingPlan
-from drafters.training.unrolled_steps import unrolled_hidden
+from drafters.training.unrolled_steps import unrolled_hidden, unrolled_keys
 
 
 class MTP(TrainedKind[MTPModel]):
@@ -64,6 +64,9 @@ class MTP(TrainedKind[MTPModel]):
 
     def position_weights(self, plan: TrainingPlan) -> Tensor:
         return torch.ones(plan.block_size)
+
+    def attention_keys(self, plan: TrainingPlan, context: float) -> float:
+        return unrolled_keys(plan, context)
 
     def draft_reads(self, model: MTPModel) -> DraftReads:
         return DraftReads(0, num_weights(model, without=("embed_tokens.",)))
