@@ -11,16 +11,19 @@ from drafters.block import BlockWriter
 from drafters.confidence import TopProbConfidence
 from drafters.config import TransformerConfig
 from drafters.interface import ContextLayout, DraftInputs, ServedModel
+from drafters.layers import RMSNorm
 
 
 class DrafterModule(nn.Module, ABC):
     """A drafter's weights under the names they have in its checkpoint.
 
-    `embed_tokens` and `lm_head` are the target's, or copies; `d2t` exists where the draft
-    vocabulary is reduced: draft token i is the target's token i + d2t[i].
+    `embed_tokens` and `lm_head` are the target's (in training its very tensors, of its dtype)
+    or copies; `d2t` exists where the draft vocabulary is reduced: draft token i is the
+    target's token i + d2t[i].
     """
 
     config: TransformerConfig
+    norm: RMSNorm
     d2t: Tensor | None
 
     def __init__(self, config: TransformerConfig) -> None:
@@ -45,8 +48,9 @@ class DrafterModule(nn.Module, ABC):
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the weights, the features taken in and the context."""
-        return self.embed_tokens.weight.dtype
+        """Of its own weights, the features taken in and the context."""
+        assert self.norm.weight is not None
+        return self.norm.weight.dtype
 
     @property
     def device(self) -> torch.device:
@@ -73,7 +77,7 @@ class DrafterModule(nn.Module, ABC):
 
     def embed(self, tokens: Tensor) -> Tensor:
         """Embeddings [..., d] of the target's tokens int64 [...]."""
-        embeds: Tensor = self.embed_tokens(tokens)
+        embeds: Tensor = self.embed_tokens(tokens).to(self.dtype)
         scale = self.config.embedding_scale
         return embeds if scale == 1.0 else embeds * torch.tensor(scale, dtype=embeds.dtype)
 

@@ -6,38 +6,61 @@ import hashlib
 import io
 import mmap
 import os
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, BinaryIO, cast
 
 import torch
 
 from drafters.errors import CheckpointError
 
 FILE_NAME = "training.pt"
+VERSION = 2
+"""Of what a checkpoint holds and means: another one where either changes."""
+
 _DIGEST_BYTES = 32
 
 
-def write_checkpoint(directory: Path, state: dict[str, Any]) -> None:
+def write_checkpoint(directory: Path, state: Mapping[str, Any]) -> None:
     """Replace `directory`'s checkpoint; an interruption leaves the former one whole.
 
-    The file is a SHA-256 digest and, behind it, what `torch.save` writes.
+    The file is a SHA-256 digest and, behind it, what `torch.save` writes, tensor by tensor:
+    no copy of the whole is made.
     """
-    buffer = io.BytesIO()
-    torch.save(state, buffer)
-    content = buffer.getbuffer()
     unfinished = directory / (FILE_NAME + ".unfinished")
     with unfinished.open("wb") as file:
-        file.write(hashlib.sha256(content).digest())
-        file.write(content)
+        file.write(bytes(_DIGEST_BYTES))
+        hashing = _HashingWriter(file)
+        torch.save({"version": VERSION, **state}, cast(IO[bytes], hashing))  # it only writes
+        file.seek(0)
+        file.write(hashing.digest())
         file.flush()
         os.fsync(file.fileno())  # else a machine that goes down may keep neither
     unfinished.replace(directory / FILE_NAME)
 
 
+class _HashingWriter(io.RawIOBase):
+    """Passes on what is written, and knows its SHA-256."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file, self._digest = file, hashlib.sha256()
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, content: Any) -> int:
+        self._digest.update(content)
+        return self._file.write(content)
+
+    def digest(self) -> bytes:
+        """Of all written so far."""
+        return self._digest.digest()
+
+
 def read_checkpoint(directory: Path) -> dict[str, Any] | None:
     """`directory`'s checkpoint, on the CPU; None when there is none.
 
-    Raises CheckpointError for a truncated or altered file.
+    Raises CheckpointError for a truncated or altered file, or one of another version.
     """
     path = directory / FILE_NAME
     try:
@@ -54,6 +77,12 @@ def read_checkpoint(directory: Path) -> dict[str, Any] | None:
                     raise _damaged(path)
                 buffer = io.BytesIO(content)
     state: dict[str, Any] = torch.load(buffer, map_location="cpu", weights_only=True)
+    if state.get("version") != VERSION:
+        raise CheckpointError(
+            f"{path}: of a run begun with another version of this trainer (checkpoints of "
+            f"version {state.get('version', 1)}, here {VERSION}); end it with that one, or use "
+            "another output directory"
+        )
     return state
 
 

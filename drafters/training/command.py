@@ -27,7 +27,7 @@ def run(args: argparse.Namespace) -> bool:
     if args.threads is not None:
         torch.set_num_threads(args.threads)
     if args.estimate:
-        print(estimate_of(settings, args.data), flush=True)
+        print(estimate_of(settings, args.data, workers=args.workers or 1), flush=True)
         return True
     if args.data is None or args.output is None:
         raise ValueError("--data and --output are needed, but for --estimate")
@@ -48,7 +48,8 @@ def run(args: argparse.Namespace) -> bool:
         feature_cache=args.feature_cache,
     )
     report = _report
-    report(str(estimate_of(settings, data, text)))
+    of_device = _device_memory_gb()
+    report(str(estimate_of(settings, data, text, workers=args.workers or 1, memory_gb=of_device)))
     for line in foreign_answers(Path(data), target_dir):
         report(line)
     if args.workers is None:
@@ -71,10 +72,15 @@ def foreign_answers(data: Path, target_dir: Path) -> list[str]:
 
 
 def estimate_of(
-    settings: TrainingSettings, data: str | None, text: TextSize | None = None
+    settings: TrainingSettings,
+    data: str | None,
+    text: TextSize | None = None,
+    *,
+    workers: int = 1,
+    memory_gb: float | None = None,
 ) -> Estimate:
     """The estimate for settings over `data`, of size `text` where that is known, or over what
-    the settings assume of it."""
+    the settings assume of it; `memory_gb` is the device's, where there is one."""
     target_dir = str(checkpoint_directory(settings.target, settings.revision, weights=False))
     num_rows, tokens_per_row = text or _text_size(settings, data)
     plan = settings.plan(target_dir, data or "", num_rows)
@@ -85,10 +91,12 @@ def estimate_of(
         target_size(target_dir),
         num_rows=num_rows,
         tokens_per_row=tokens_per_row,
+        rows_at_once=settings.micro_batch or -(-plan.batch_size // workers),
         assumed=Assumptions(
             settings.assumed_tflops or measured_tflops(),
             settings.assumed_utilisation,
             settings.assumed_acceptance_length,
+            memory_gb or settings.assumed_memory_gb,
         ),
     )
 
@@ -107,6 +115,13 @@ def _text_size(settings: TrainingSettings, data: str | None) -> TextSize:
     if settings.assumed_rows is None or settings.assumed_tokens_per_row is None:
         raise ValueError("an estimate needs --data, or assumed_rows and assumed_tokens_per_row")
     return TextSize(settings.assumed_rows, settings.assumed_tokens_per_row)
+
+
+def _device_memory_gb() -> float | None:
+    """Of this machine's first GPU, None without one."""
+    if not torch.cuda.is_available():
+        return None
+    return torch.cuda.get_device_properties(0).total_memory / 1e9
 
 
 def _changes(args: argparse.Namespace) -> dict[str, object]:

@@ -93,12 +93,21 @@ def read_sequences(path: Path, max_tokens: int) -> list[TextSequence]:
 def split_held_out(
     sequences: Sequence[TextSequence], count: int
 ) -> tuple[list[TextSequence], list[TextSequence]]:
-    """Those to train on, and `count` to evaluate on, each in their order.
+    """Those to train on, and at most `count` to evaluate on, each in their order.
 
-    Drawn by what a sequence says, not by when its answer came: the last ones are the longest.
+    All answers of one prompt go one way, so no prompt that is held out is trained on; prompts
+    that only begin alike are different ones. They are drawn by what they say, not by when
+    answers came: the last ones are the longest. A prompt whose answers do not all have room
+    is passed over, so held out are exactly `count`, or fewer by less than the answers of any
+    prompt passed over.
     """
-    by_digest = sorted(sequences, key=lambda one: hashlib.sha256(_bytes(one)).digest())
-    held_out = {one.row for one in by_digest[len(sequences) - count :]}
+    by_prompt: dict[bytes, list[int]] = {}
+    for one in sequences:
+        by_prompt.setdefault(_prompt_digest(one), []).append(one.row)
+    held_out: set[int] = set()
+    for _, rows in sorted(by_prompt.items()):
+        if len(held_out) + len(rows) <= count:
+            held_out.update(rows)
     return (
         [one for one in sequences if one.row not in held_out],
         [one for one in sequences if one.row in held_out],
@@ -111,6 +120,10 @@ def data_digest(sequences: Sequence[TextSequence]) -> str:
     for sequence in sequences:
         digest.update(_bytes(sequence))
     return digest.hexdigest()[:16]
+
+
+def _prompt_digest(sequence: TextSequence) -> bytes:
+    return hashlib.sha256(array("i", sequence.tokens[: sequence.first_output])).digest()
 
 
 def _bytes(sequence: TextSequence) -> bytes:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 import torch
@@ -19,9 +19,12 @@ from drafters.training.losses import DraftDistances, DraftLosses, draft_losses
 from drafters.training.plan import TrainingPlan
 from drafters.training.target import FrozenTarget, TargetStates
 
+NUMBERS_PER_CHUNK = 1 << 26  # a quarter of a GiB of float32
+
 
 def new_drafter(plan: TrainingPlan, target: FrozenTarget) -> DrafterModule:
-    """A drafter to train: embedding and LM head the target's, frozen. Raises CheckpointError.
+    """A drafter to train: embedding and LM head are the very tensors of the target, frozen.
+    Raises CheckpointError.
 
     Its layers start as the target's last ones, and what has no counterpart there random; or
     all of it as in the drafter that the plan starts from.
@@ -35,8 +38,8 @@ def new_drafter(plan: TrainingPlan, target: FrozenTarget) -> DrafterModule:
         for name, weight in _starting_weights(plan, kind, model, target).items():
             if name in ours and weight.shape == ours[name].shape:
                 ours[name].copy_(weight)
-    for name, parameter in model.named_parameters():
-        parameter.requires_grad_(name not in TARGET_TENSORS)
+    model.requires_grad_(True)
+    model.embed_tokens.weight, model.lm_head.weight = target.embedding, target.lm_head
     return model.to(target.device).train()
 
 
@@ -71,23 +74,52 @@ def batch_losses(
     batch: Batch,
     plan: TrainingPlan,
     states: TargetStates | None = None,
+    *,
+    gradients_over: Tensor | None = None,
+    numbers_per_chunk: int = NUMBERS_PER_CHUNK,
 ) -> DraftLosses:
-    """Losses of all blocks of a batch, packed; `states` where the target's are known."""
+    """Losses of all blocks of a batch, packed; `states` where the target's are known.
+
+    With `gradients_over` a weight, gradients of the total over it are added to the model's.
+    Blocks pass the heads and the losses a few at a time, forward and backward, so that what
+    is as wide as the vocabulary never has more than `numbers_per_chunk` numbers (one block
+    at least) whatever the batch.
+    """
     kind: TrainedKind[DrafterModule] = KINDS[plan.kind]
     if states is None:
         states = target.read(batch.tokens)
-    features = states.features.to(model.dtype)
-    blocks = training_blocks(batch, features, plan.block_size, plan.context_tokens)
+    blocks = training_blocks(batch, states.features, plan.block_size, plan.context_tokens)
+    blocks = replace(blocks, features=blocks.features.to(model.dtype))
     labels = block_labels(batch, states, plan.block_size)
-    said = kind.predict(model, blocks, labels.exists)
-    distances = DraftDistances(
-        said.logits,
-        target.logits(labels.target_hidden),
-        labels.tokens,
-        said.confidence_logits,
-    )
     weights = kind.position_weights(plan).to(model.device)
-    return draft_losses(kind.objective(distances), distances, weights, labels.counted)
+    with _precision(plan, model):
+        hidden = kind.hidden(model, blocks)[labels.exists]  # [N, gamma, d]
+    previous = blocks.tokens[labels.exists]
+    size = max(1, numbers_per_chunk // (plan.block_size * model.config.num_logits))
+    read = hidden.detach().requires_grad_(gradients_over is not None)
+    losses = DraftLosses.none(model.device)
+    for first in range(0, len(read), size):
+        few = slice(first, first + size)
+        with _precision(plan, model):
+            said = kind.predict(model, read[few], previous[few])
+            distances = DraftDistances(
+                said.logits,
+                target.logits(labels.target_hidden[few]),
+                labels.tokens[few],
+                said.confidence_logits,
+            )
+            objective = kind.objective(distances)
+            found = draft_losses(objective, distances, weights, labels.counted[few])
+        if gradients_over is not None:
+            (found.total / gradients_over).backward()  # type: ignore[no-untyped-call]
+        losses += found.detached()
+    if gradients_over is not None:
+        hidden.backward(read.grad)  # type: ignore[no-untyped-call]
+    return losses
+
+
+def _precision(plan: TrainingPlan, model: DrafterModule) -> torch.autocast:
+    return torch.autocast(model.device.type, torch.bfloat16, enabled=plan.autocast)
 
 
 def batch_weight(batch: Batch, plan: TrainingPlan) -> Tensor:

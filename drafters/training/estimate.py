@@ -4,10 +4,14 @@ Compute, in floating-point operations:
   target    2 per parameter and token of text, and 2 T heads head_dim per layer and token for
             the scores and sums of causal attention, whose mean context is T / 2
   drafter   6 per parameter and draft position (forward 2, backward 4), 6 per parameter that
-            makes context and token of context, and 12 C heads head_dim per layer and draft
-            position for attention over C positions of context
+            makes context and token of context (4 of the projection of features, which need no
+            gradient), and 12 K heads head_dim per layer and draft position for attention. K
+            are all keys of its row, seen or not: a dense product is masked. All blocks of a
+            row are computed, also where a text has fewer anchors
   LM heads  6 per parameter and draft position: the target's forward, the drafter's forward,
             and the drafter's backward to its inputs (the weights are frozen)
+
+Of memory `drafters.training.memory_estimate` says what is counted.
 
 Hours are that over the hardware's dense bfloat16 rate times a utilisation, which is assumed.
 
@@ -25,21 +29,25 @@ import torch
 
 from drafters.module import DrafterModule
 from drafters.training.kinds import KINDS
+from drafters.training.memory_estimate import MemoryEstimate, longest_context, memory_estimate
 from drafters.training.plan import TrainingPlan
 
 _BYTES_PER_WEIGHT = 2  # bfloat16
-_CONTEXT_ONLY = ("fc.", "hidden_norm.")
-_ALSO_CONTEXT = ("k_proj", "v_proj", "k_norm")
+_OF_FEATURES = "fc."
+_ALSO_CONTEXT = ("k_proj", "v_proj", "k_norm", "eh_proj")
 _LOOKED_UP = ("embed_tokens.", "markov_w1.")
+_BLOCK_HEADS = ("markov_head.markov_w2.", "confidence_head.")
 _HEAD = "lm_head."
 
 
 @dataclass(frozen=True, slots=True)
 class TargetSize:
-    """`num_parameters` without embedding and LM head, `head_parameters` the LM head's."""
+    """`num_parameters` without embedding and LM head, `head_parameters` the LM head's and
+    `embedding_parameters` the embedding's, 0 where it is the head's own."""
 
     num_parameters: int
     head_parameters: int
+    embedding_parameters: int
     num_layers: int
     attention_width: int  # heads * head_dim
 
@@ -48,14 +56,23 @@ class TargetSize:
         """Read from memory by a decoding step."""
         return _BYTES_PER_WEIGHT * (self.num_parameters + self.head_parameters)
 
+    @property
+    def all_parameters(self) -> int:
+        """Held in memory."""
+        return self.num_parameters + self.head_parameters + self.embedding_parameters
+
 
 @dataclass(frozen=True, slots=True)
 class Assumptions:
-    """What cannot be computed: rates, and the acceptance length that training leads to."""
+    """What cannot be computed: a device, and the acceptance length that training leads to.
+
+    `memory_gb` (10^9 bytes) is None where nothing is known of it.
+    """
 
     tflops: float
     utilisation: float
     acceptance_length: float
+    memory_gb: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +85,7 @@ class Estimate:
     drafter_flops: float
     cache_bytes: int
     draft_cost: float
+    memory: MemoryEstimate
     assumed: Assumptions
 
     @property
@@ -85,6 +103,12 @@ class Estimate:
         """Tokens per second over those without speculation, one request at a time."""
         return self.assumed.acceptance_length / (1 + self.draft_cost)
 
+    @property
+    def does_fit(self) -> bool:
+        """Whether the device that is assumed has the memory."""
+        size = self.assumed.memory_gb
+        return size is None or self.memory.peak <= size * 1e9
+
     def __str__(self) -> str:
         assumed = self.assumed
         return "\n".join(
@@ -99,7 +123,16 @@ class Estimate:
                 f"speed-up     {self.speed_up:.2f}x at concurrency 1 = acceptance length "
                 f"{assumed.acceptance_length:g} (assumed) / (1 + draft cost "
                 f"{self.draft_cost:.2f}, by bytes of weights read)",
+                f"memory       {self.memory}",
+                *([] if self.does_fit else [self._warning]),
             ]
+        )
+
+    @property
+    def _warning(self) -> str:
+        return (
+            f"WARNING      does not fit a device of {self.assumed.memory_gb:g} GB: give a smaller "
+            "micro_batch, num_anchors, max_tokens or drafter, or a larger device"
         )
 
 
@@ -110,35 +143,37 @@ def estimate(
     *,
     num_rows: int,
     tokens_per_row: float,
+    rows_at_once: int,
     assumed: Assumptions,
 ) -> Estimate:
-    """Of training `model` (which may be on the meta device) over rows of such a length."""
+    """Of training `model` (which may be on the meta device) over rows of such a length, so
+    many of them at a time."""
     rows_seen = plan.steps * plan.batch_size
     tokens = int(rows_seen * tokens_per_row)
     anchors = min(plan.num_anchors, tokens_per_row)
     positions = int(rows_seen * anchors * plan.block_size)
-    context = min(
-        tokens_per_row,
-        (plan.context_tokens or tokens_per_row) + (plan.anchor_span or tokens_per_row),
-    )
+    computed = rows_seen * plan.num_anchors * plan.block_size
+    context = min(tokens_per_row, longest_context(plan, plan.max_tokens))
+    kind = KINDS[plan.kind]
     config = model.config
     parameters = {name: p.numel() for name, p in model.named_parameters()}
     head = sum(n for name, n in parameters.items() if name.startswith(_HEAD))
-    skipped = (*_CONTEXT_ONLY, *_LOOKED_UP, _HEAD)
+    of_features = sum(n for name, n in parameters.items() if name.startswith(_OF_FEATURES))
+    of_heads = sum(n for name, n in parameters.items() if name.startswith(_BLOCK_HEADS))
+    skipped = (_OF_FEATURES, *_LOOKED_UP, _HEAD, *_BLOCK_HEADS)
     of_blocks = sum(n for name, n in parameters.items() if not any(s in name for s in skipped))
-    makes_context = (*_CONTEXT_ONLY, *_ALSO_CONTEXT)
-    of_context = sum(n for name, n in parameters.items() if any(s in name for s in makes_context))
+    of_context = sum(n for name, n in parameters.items() if any(s in name for s in _ALSO_CONTEXT))
     width = config.num_attention_heads * config.head_dim
-    mean_context = min(context, plan.context_tokens or tokens_per_row) / 2
+    keys = kind.attention_keys(plan, context)
     drafter_flops = (
-        positions * (6 * of_blocks + 6 * head)
-        + rows_seen * context * 6 * of_context
-        + positions * 12 * mean_context * width * config.num_hidden_layers
+        computed * (6 * of_blocks + 12 * keys * width * config.num_hidden_layers)
+        + positions * 6 * (of_heads + head)
+        + rows_seen * context * (4 * of_features + 6 * of_context)
     )
     target_flops = tokens * (
         2 * target.num_parameters + 2 * tokens_per_row * target.attention_width * target.num_layers
     )
-    reads = KINDS[plan.kind].draft_reads(model)
+    reads = kind.draft_reads(model)
     draft_bytes = _BYTES_PER_WEIGHT * (reads.once + plan.block_size * reads.per_token)
     numbers_per_token = config.feature_size + config.hidden_size
     return Estimate(
@@ -148,6 +183,13 @@ def estimate(
         drafter_flops=drafter_flops,
         cache_bytes=int(num_rows * tokens_per_row * numbers_per_token * _BYTES_PER_WEIGHT),
         draft_cost=draft_bytes / target.step_bytes,
+        memory=memory_estimate(
+            plan,
+            model,
+            target_weights=target.all_parameters,
+            rows=rows_at_once,
+            kept_keys=round(kind.attention_keys(plan, longest_context(plan, plan.max_tokens))),
+        ),
         assumed=assumed,
     )
 
@@ -166,6 +208,7 @@ def target_size(target_dir: str) -> TargetSize:
     return TargetSize(
         num_parameters=sum(p.numel() for p in decoder.parameters()) - embedding,
         head_parameters=head,
+        embedding_parameters=0 if text.tie_word_embeddings else embedding,
         num_layers=text.num_hidden_layers,
         attention_width=text.num_attention_heads * head_dim,
     )

@@ -27,6 +27,8 @@ def parallel_hidden(model: DSparkModel, blocks: TrainingBlocks) -> Tensor:
     mask = packed_mask(blocks.visible, gamma)
     groups = config.num_attention_heads // config.num_key_value_heads
     mask = mask.repeat(1, groups, 1).unsqueeze(1)
+    # As what is added to scores, once: a bool mask is turned into that, and kept, by every layer.
+    mask = torch.zeros_like(mask, dtype=values.dtype).masked_fill_(~mask, float("-inf"))
     for layer, k, v in zip(model.layers, keys.view(shape), values.view(shape), strict=True):
         hidden = layer(hidden, table, k, v, mask)
     normed: Tensor = model.norm(hidden)

@@ -13,8 +13,9 @@ class TrainingPlan:
     `kind` is one of `drafters.training.kinds.KINDS`; `num_layers` and `markov_rank` are of
     the kinds that have them. `start_from` is a trained drafter's directory to go on from with
     other text; None starts from the target's layers. Learning rate: linear warm-up, then a
-    cosine down to a tenth. `autocast` runs matrix products in bfloat16. The last `held_out`
-    rows of the data are for evaluation only. `position_decay` is in tokens: position k of a
+    cosine down to a tenth. `autocast` runs matrix products in bfloat16. `held_out` rows of
+    the data, all answers of the prompts that are drawn for it, are for evaluation only (see
+    `drafters.training.data.split_held_out`). `position_decay` is in tokens: position k of a
     block counts exp(-(k - 1) / position_decay), None being the block size; Eagle3 and MTP
     have weights of their own.
 

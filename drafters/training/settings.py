@@ -58,6 +58,7 @@ class TrainingSettings(BaseModel):
     assumed_tflops: PositiveFloat | None = None
     assumed_utilisation: PositiveFloat = 0.35
     assumed_acceptance_length: PositiveFloat = 3.0
+    assumed_memory_gb: PositiveFloat | None = None
 
     def plan(self, target_dir: str, data: str, num_rows: int) -> TrainingPlan:
         """The plan over `num_rows` usable rows of data. Raises ValueError, CheckpointError."""

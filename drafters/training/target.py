@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import Parameter
 
 
 class TargetStates(NamedTuple):
@@ -24,7 +25,8 @@ class TargetStates(NamedTuple):
 class FrozenTarget:
     """A Hugging Face causal language model that only answers.
 
-    `numbers_per_token` is how many its `TargetStates` have.
+    `numbers_per_token` is how many its `TargetStates` have; `embedding` [V, d] are its
+    tokens', unscaled.
     """
 
     def __init__(
@@ -41,6 +43,7 @@ class FrozenTarget:
         model = model.to(device).requires_grad_(False).eval()
         self._decoder: Any = model.get_decoder()
         self._lm_head: Any = model.get_output_embeddings()
+        self.embedding: Parameter = model.get_input_embeddings().weight
         text = model.config.get_text_config()
         self._softcap: float | None = getattr(text, "final_logit_softcapping", None)
         self.numbers_per_token = (len(target_layer_ids) + 1) * int(text.hidden_size)
@@ -51,6 +54,12 @@ class FrozenTarget:
         self._layer_ids = target_layer_ids
         for i in target_layer_ids:
             behind[i + 1].register_forward_pre_hook(self._keep(i), with_kwargs=True)
+
+    @property
+    def lm_head(self) -> Parameter:
+        """[V, d]; of `embedding`'s memory where the two are tied."""
+        weight: Parameter = self._lm_head.weight
+        return weight
 
     def _keep(self, layer_id: int) -> Any:
         def hook(module: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:

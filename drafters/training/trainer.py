@@ -68,6 +68,11 @@ class Trainer:
         self._data_digest = data_digest(self.sequences)
         self._target_version = checkpoint_fingerprint(Path(plan.target_dir))
         trained_on, self.held_out = split_held_out(self.sequences, plan.held_out)
+        if not self.held_out:
+            raise ValueError(
+                f"{plan.data}: every prompt has more than {plan.held_out} answers, and those of "
+                "one prompt are held out together; give a larger held_out"
+            )
         self.batches = BatchPlan(
             trained_on,
             batch_size=plan.batch_size,
@@ -78,6 +83,8 @@ class Trainer:
         dtype = torch.bfloat16 if plan.autocast else torch.float32
         self.target = FrozenTarget(plan.target_dir, plan.target_layer_ids, dtype, self.device)
         self.model = new_drafter(plan, self.target)
+        begun = plan.start_from
+        self._start_version = None if begun is None else checkpoint_fingerprint(Path(begun))
         self._cached: CachedStates | None = None
         self._trained = [p for p in self.model.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(
@@ -115,9 +122,7 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         losses = DraftLosses.none(self.device)
         for part in batch.share(self.workers.rank, self.workers.count, self._micro_batch):
-            part_losses = self.losses(part)
-            (part_losses.total / weight).backward()  # type: ignore[no-untyped-call]
-            losses += part_losses.detached()
+            losses += self.losses(part, gradients_over=weight)
         self._add_up_gradients()
         torch.nn.utils.clip_grad_norm_(self._trained, self.plan.max_grad_norm)
         self.optimizer.step()
@@ -127,12 +132,14 @@ class Trainer:
         self.workers.add_up(losses.sums)
         return losses
 
-    def losses(self, batch: Batch) -> DraftLosses:
-        """Losses of a batch under the current weights."""
+    def losses(self, batch: Batch, gradients_over: Tensor | None = None) -> DraftLosses:
+        """Losses of a batch under the current weights; for `gradients_over` see
+        `batch_losses`."""
         batch = batch.to(self.device)
         states = self._cached.read(batch) if self._cached else None
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.plan.autocast):
-            return batch_losses(self.model, self.target, batch, self.plan, states)
+        return batch_losses(
+            self.model, self.target, batch, self.plan, states, gradients_over=gradients_over
+        )
 
     def evaluate(self) -> dict[str, dict[str, float]]:
         """Mean losses and acceptance lengths of the held-out rows, by domain."""
@@ -191,6 +198,7 @@ class Trainer:
             "plan": asdict(self.plan),
             "data": self._data_digest,
             "target": self._target_version,
+            "start_from": self._start_version,
             "step": self.step,
             "model": trained_state(self.model),
             "optimizer": self.optimizer.state_dict(),
@@ -202,7 +210,8 @@ class Trainer:
     def resume(self, directory: Path) -> bool:
         """Go on from `directory`'s checkpoint; False when there is none.
 
-        Raises CheckpointError when it is damaged or was written under another plan.
+        Raises CheckpointError when it is damaged, of another version, or was written under
+        another plan or from another beginning.
         """
         state = read_checkpoint(directory)
         if state is None:
@@ -223,6 +232,12 @@ class Trainer:
             raise CheckpointError(
                 f"{directory / FILE_NAME}: {self.plan.target_dir} has other weights than the run "
                 "was begun with; bring those back, or use another output directory"
+            )
+        if state["start_from"] != self._start_version:
+            raise CheckpointError(
+                f"{directory / FILE_NAME}: begun from drafter {state['start_from']}, but "
+                f"start_from is {self.plan.start_from} ({self._start_version}) now; bring that "
+                "one back, or use another output directory"
             )
         self.model.load_state_dict(state["model"], strict=False)
         self.optimizer.load_state_dict(state["optimizer"])

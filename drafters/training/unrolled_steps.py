@@ -14,6 +14,12 @@ from torch import Tensor
 from drafters.layers import attend
 from drafters.paired import PairedModel
 from drafters.training.blocks import TrainingBlocks
+from drafters.training.plan import TrainingPlan
+
+
+def unrolled_keys(plan: TrainingPlan, context: float) -> float:
+    """Keys of a step on average: the context's, and those of all anchors' steps before it."""
+    return context + plan.num_anchors * (plan.block_size - 1) / 2
 
 
 def unrolled_hidden(model: PairedModel, blocks: TrainingBlocks) -> Tensor:

@@ -13,6 +13,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+NUMBERS_PER_MESSAGE = 1 << 26  # copied to be sent at once: a quarter of a GiB of float32
+
 
 class Workers(Protocol):
     """This process among all of them."""
@@ -47,11 +49,25 @@ class TorchWorkers:
         self.count = torch.distributed.get_world_size()
 
     def add_up(self, tensors: Sequence[Tensor]) -> None:
-        flat = torch.cat([tensor.flatten() for tensor in tensors])
-        torch.distributed.all_reduce(flat)
-        parts = torch.split(flat, [tensor.numel() for tensor in tensors])
-        for tensor, part in zip(tensors, parts, strict=True):
-            tensor.copy_(part.view_as(tensor))
+        for some in messages(tensors):
+            flat = torch.cat([tensor.flatten() for tensor in some])
+            torch.distributed.all_reduce(flat)
+            parts = torch.split(flat, [tensor.numel() for tensor in some])
+            for tensor, part in zip(some, parts, strict=True):
+                tensor.copy_(part.view_as(tensor))
 
     def wait(self) -> None:
         torch.distributed.barrier()
+
+
+def messages(tensors: Sequence[Tensor], limit: int = NUMBERS_PER_MESSAGE) -> list[list[Tensor]]:
+    """Tensors in their order, so many together as have at most `limit` numbers, one at least."""
+    together: list[list[Tensor]] = []
+    size = limit
+    for tensor in tensors:
+        size += tensor.numel()
+        if size > limit:
+            together.append([])
+            size = tensor.numel()
+        together[-1].append(tensor)
+    return together

@@ -51,15 +51,20 @@ class DFlash(TrainedKind[DSparkModel]):
         weights["fc.weight"] = fc
         return weights
 
-    def predict(self, model: DSparkModel, blocks: TrainingBlocks, exists: Tensor) -> Predictions:
-        hidden = parallel_hidden(model, blocks)[exists]
-        return Predictions(*model.heads(hidden, blocks.tokens[exists]))
+    def hidden(self, model: DSparkModel, blocks: TrainingBlocks) -> Tensor:
+        return parallel_hidden(model, blocks)
+
+    def predict(self, model: DSparkModel, hidden: Tensor, previous: Tensor) -> Predictions:
+        return Predictions(*model.heads(hidden, previous))
 
     def objective(self, distances: DraftDistances) -> Tensor:
         return distances.cross_entropy
 
     def position_weights(self, plan: TrainingPlan) -> Tensor:
         return decaying_weights(plan.block_size, plan.position_decay or plan.block_size)
+
+    def attention_keys(self, plan: TrainingPlan, context: float) -> float:
+        return context + plan.num_anchors * plan.block_size
 
     def draft_reads(self, model: DSparkModel) -> DraftReads:
         return DraftReads(num_weights(model, without=("embed_tokens.",)), 0)

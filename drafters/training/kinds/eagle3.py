@@ -21,7 +21,7 @@ from drafters.training.kinds.kind import (
 )
 from drafters.training.losses import DraftDistances
 from drafters.training.plan import TrainingPlan
-from drafters.training.unrolled_steps import unrolled_hidden
+from drafters.training.unrolled_steps import unrolled_hidden, unrolled_keys
 
 STEP_DECAY = 0.8
 
@@ -57,14 +57,20 @@ class Eagle3(TrainedKind[Eagle3Model]):
         weights["fc.weight"] = fc
         return weights
 
-    def predict(self, model: Eagle3Model, blocks: TrainingBlocks, exists: Tensor) -> Predictions:
-        return Predictions(model.logits(unrolled_hidden(model, blocks)[exists]))
+    def hidden(self, model: Eagle3Model, blocks: TrainingBlocks) -> Tensor:
+        return unrolled_hidden(model, blocks)
+
+    def predict(self, model: Eagle3Model, hidden: Tensor, previous: Tensor) -> Predictions:
+        return Predictions(model.logits(hidden))
 
     def objective(self, distances: DraftDistances) -> Tensor:
         return distances.soft_cross_entropy
 
     def position_weights(self, plan: TrainingPlan) -> Tensor:
         return STEP_DECAY ** torch.arange(plan.block_size, dtype=torch.float32)
+
+    def attention_keys(self, plan: TrainingPlan, context: float) -> float:
+        return unrolled_keys(plan, context)
 
     def draft_reads(self, model: Eagle3Model) -> DraftReads:
         serial = num_weights(model, without=("embed_tokens.", "fc."))

@@ -57,8 +57,13 @@ class TrainedKind(ABC, Generic[ModelT]):
         """
 
     @abstractmethod
-    def predict(self, model: ModelT, blocks: TrainingBlocks, exists: Tensor) -> Predictions:
-        """What it says at the N blocks that `exists` bool [B, n] picks."""
+    def hidden(self, model: ModelT, blocks: TrainingBlocks) -> Tensor:
+        """Normed outputs [B, n, gamma, d] of its layers, which its heads read."""
+
+    @abstractmethod
+    def predict(self, model: ModelT, hidden: Tensor, previous: Tensor) -> Predictions:
+        """What its heads say of `hidden` [N, gamma, d], `previous` int64 [N, gamma] being the
+        token before the one that each position predicts."""
 
     @abstractmethod
     def objective(self, distances: DraftDistances) -> Tensor:
@@ -67,6 +72,11 @@ class TrainedKind(ABC, Generic[ModelT]):
     @abstractmethod
     def position_weights(self, plan: TrainingPlan) -> Tensor:
         """How much each position of a block counts, float32 [gamma]."""
+
+    @abstractmethod
+    def attention_keys(self, plan: TrainingPlan, context: float) -> float:
+        """Keys that a draft position's attention is computed over, seen or masked, with so
+        many positions of context; the mean over positions."""
 
     @abstractmethod
     def draft_reads(self, model: ModelT) -> DraftReads:

@@ -22,7 +22,7 @@ from drafters.training.kinds.kind import (
 )
 from drafters.training.losses import DraftDistances
 from drafters.training.plan import TrainingPlan
-from drafters.training.unrolled_steps import unrolled_hidden
+from drafters.training.unrolled_steps import unrolled_hidden, unrolled_keys
 
 
 class MTP(TrainedKind[MTPModel]):
@@ -53,14 +53,20 @@ class MTP(TrainedKind[MTPModel]):
         weights["eh_proj.weight"] = projection
         return weights
 
-    def predict(self, model: MTPModel, blocks: TrainingBlocks, exists: Tensor) -> Predictions:
-        return Predictions(model.logits(unrolled_hidden(model, blocks)[exists]))
+    def hidden(self, model: MTPModel, blocks: TrainingBlocks) -> Tensor:
+        return unrolled_hidden(model, blocks)
+
+    def predict(self, model: MTPModel, hidden: Tensor, previous: Tensor) -> Predictions:
+        return Predictions(model.logits(hidden))
 
     def objective(self, distances: DraftDistances) -> Tensor:
         return distances.cross_entropy
 
     def position_weights(self, plan: TrainingPlan) -> Tensor:
         return torch.ones(plan.block_size)
+
+    def attention_keys(self, plan: TrainingPlan, context: float) -> float:
+        return unrolled_keys(plan, context)
 
     def draft_reads(self, model: MTPModel) -> DraftReads:
         return DraftReads(0, num_weights(model, without=("embed_tokens.",)))

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import random
 import shutil
 import signal
+import tracemalloc
 from dataclasses import replace
+from io import BytesIO
 from pathlib import Path
 
 import pytest
@@ -15,7 +18,8 @@ import torch
 
 from drafters.checkpoint import load_drafter
 from drafters.errors import CheckpointError
-from drafters.training.checkpoints import FILE_NAME
+from drafters.training import checkpoints
+from drafters.training.checkpoints import FILE_NAME, VERSION, read_checkpoint, write_checkpoint
 from drafters.training.data import (
     BatchPlan,
     TextSequence,
@@ -149,6 +153,50 @@ def test_a_run_goes_on_where_everything_was_moved(dspark_plan, tmp_path):
         Trainer(moved).resume(tmp_path)
 
 
+def test_a_run_goes_on_from_its_own_beginning_alone(dspark_plan, tmp_path):
+    for seed in (0, 1):
+        assert train(replace(dspark_plan, steps=1, seed=seed), tmp_path / f"drafter {seed}", print)
+    one, other = (replace(dspark_plan, start_from=str(tmp_path / f"drafter {i}")) for i in (0, 1))
+    run = tmp_path / "run"
+    run.mkdir()
+    Trainer(one).save(run)
+    shutil.copytree(tmp_path / "drafter 0", tmp_path / "moved")
+    assert Trainer(replace(one, start_from=str(tmp_path / "moved"))).resume(run)
+    for changed in (other, dspark_plan):
+        with pytest.raises(CheckpointError, match=r"begun from drafter \w+, but start_from is"):
+            Trainer(changed).resume(run)
+
+
+def test_what_a_checkpoint_holds_belongs_to_its_version(dspark_plan, tmp_path):
+    Trainer(dspark_plan).save(tmp_path)
+    state = read_checkpoint(tmp_path)
+    assert state is not None
+    named = "version plan data target start_from step model optimizer progress best"
+    of_progress = "loss acceptance_length seconds tokens positions history evaluations"
+    assert (VERSION, list(state), list(state["progress"]), len(state["plan"])) == (
+        2,
+        named.split(" "),
+        of_progress.split(" "),
+        25,
+    )
+
+
+def test_a_checkpoint_of_another_version_is_refused(dspark_plan, tmp_path, monkeypatch):
+    trainer = Trainer(dspark_plan)
+    monkeypatch.setattr(checkpoints, "VERSION", 3)
+    trainer.save(tmp_path)
+    monkeypatch.undo()
+    with pytest.raises(CheckpointError, match="of version 3, here 2"):
+        trainer.resume(tmp_path)
+    # As versions wrote it that had none.
+    content = BytesIO()
+    torch.save({"step": 3}, content)
+    digest = hashlib.sha256(content.getvalue()).digest()
+    (tmp_path / FILE_NAME).write_bytes(digest + content.getvalue())
+    with pytest.raises(CheckpointError, match=r"another version .* version 1, here 2.* directory"):
+        trainer.resume(tmp_path)
+
+
 @pytest.mark.parametrize("head", ["vanilla", "gated", "rnn"])
 def test_losses_in_bfloat16_are_those_of_float32_but_for_rounding(target_dir, data, head):
     exact = small_plan("dspark", target_dir, data, markov_head_type=head)
@@ -192,6 +240,55 @@ def test_what_is_held_out_does_not_depend_on_when_answers_came(data):
     again = split_held_out(renumbered, 8)[1]
     assert sorted(list(one.tokens) for one in again) == sorted(list(o.tokens) for o in held_out)
     assert {one.row for one in held_out} != set(range(len(sequences) - 8, len(sequences)))
+
+
+def test_all_answers_of_a_prompt_are_held_out_or_none():
+    sequences = [
+        TextSequence((prompt, 7, answer, 3), 2, "", row=prompt * 5 + answer)
+        for prompt in range(30)
+        for answer in range(1 + prompt % 4)  # one to four answers of each
+    ]
+    trained_on, held_out = split_held_out(sequences, 20)
+    assert len(held_out) == 20
+    assert len(trained_on) == len(sequences) - 20
+    asked = [{tuple(one.tokens[:2]) for one in rows} for rows in (trained_on, held_out)]
+    assert not asked[0] & asked[1]
+
+
+def test_held_out_rows_fall_short_by_less_than_a_prompts_answers(dspark_plan, tmp_path):
+    sequences = [TextSequence((i // 3, i % 3, 2, 3), 1, "", row=i) for i in range(30)]
+    assert [len(split_held_out(sequences, n)[1]) for n in (2, 3, 8, 9)] == [0, 3, 6, 9]
+    data = tmp_path / "answers.jsonl"
+    rows = [{"prompt": [i // 20], "output": [i, 1, 2]} for i in range(40)]
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(ValueError, match="every prompt has more than 8 answers"):
+        Trainer(replace(dspark_plan, data=str(data)))
+
+
+def test_a_checkpoint_is_written_without_a_copy_of_the_whole(tmp_path):
+    state = {f"weight {i}": torch.full((1 << 18,), float(i)) for i in range(16)}  # 1 MiB each
+    tracemalloc.start()
+    write_checkpoint(tmp_path, state)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 4 << 20
+    found = read_checkpoint(tmp_path)
+    assert found is not None
+    for name, weight in state.items():
+        assert torch.equal(found[name], weight)
+
+
+def test_an_interrupted_write_leaves_the_former_checkpoint(tmp_path, monkeypatch):
+    def fail(*args: object) -> None:
+        raise OSError("disk full")
+
+    write_checkpoint(tmp_path, {"step": 1})
+    monkeypatch.setattr(checkpoints.os, "fsync", fail)
+    with pytest.raises(OSError, match="disk full"):
+        write_checkpoint(tmp_path, {"step": 2})
+    found = read_checkpoint(tmp_path)
+    assert found is not None
+    assert found["step"] == 1
 
 
 @pytest.mark.parametrize("damage", ["cut", "flip", "empty"])

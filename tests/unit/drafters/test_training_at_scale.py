@@ -10,14 +10,21 @@ from pathlib import Path
 import pytest
 import torch
 
-from drafters.training import feature_cache
+from drafters.training import drafter, feature_cache
+from drafters.training.drafter import batch_losses
 from drafters.training.feature_cache import cache_bytes
 from drafters.training.kinds import KINDS
 from drafters.training.loop import RunOptions, train
 from drafters.training.plan import TrainingPlan
 from drafters.training.progress import Progress
 from drafters.training.trainer import Trainer
-from tests.unit.drafters.training_fixtures import small_plan, write_answers, write_target
+from drafters.training.workers import messages
+from tests.unit.drafters.training_fixtures import (
+    VOCABULARY,
+    small_plan,
+    write_answers,
+    write_target,
+)
 
 
 @pytest.fixture(scope="module")
@@ -70,6 +77,58 @@ def test_accumulated_gradients_are_those_of_the_whole_batch(resting):
     whole = gradients_of(Trainer(resting), 3)
     for micro_batch in (1, 2):
         assert_same_steps(whole, gradients_of(Trainer(resting, micro_batch=micro_batch), 3))
+
+
+def test_losses_of_a_few_blocks_at_a_time_are_those_of_all(plan):
+    trainer = Trainer(plan)
+    batch = trainer.batches.batch(0)
+    found = []
+    for numbers in (1, 2 * plan.block_size * VOCABULARY, 1 << 27):  # 1 block, 2, all
+        trainer.model.zero_grad(set_to_none=True)
+        losses = batch_losses(
+            trainer.model, trainer.target, batch, plan,
+            gradients_over=torch.tensor(7.0), numbers_per_chunk=numbers,
+        )  # fmt: skip
+        named = trainer.model.named_parameters()
+        found.append((losses.means(), {n: p.grad for n, p in named if p.grad is not None}))
+    assert_same_steps(found[:1], found[2:])
+    assert_same_steps(found[1:2], found[2:])
+
+
+def test_nothing_wider_than_a_chunk_is_as_wide_as_the_vocabulary(dspark_plan, monkeypatch):
+    sizes: list[int] = []
+    plain = drafter.DraftDistances
+
+    def measured(logits, target_logits, labels, confidence_logits):
+        sizes.append(logits.numel())
+        return plain(logits, target_logits, labels, confidence_logits)
+
+    monkeypatch.setattr(drafter, "DraftDistances", measured)
+    trainer, limit = Trainer(dspark_plan), 3 * dspark_plan.block_size * VOCABULARY
+    batch_losses(
+        trainer.model, trainer.target, trainer.batches.batch(0), dspark_plan,
+        numbers_per_chunk=limit,
+    )  # fmt: skip
+    assert len(sizes) > 1
+    assert max(sizes) == limit
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+def test_embedding_and_head_are_held_once(plan, autocast):
+    trainer = Trainer(replace(plan, autocast=autocast))
+    model, target = trainer.model, trainer.target
+    assert model.embed_tokens.weight is target.embedding
+    assert model.lm_head.weight is target.lm_head
+    assert model.dtype == torch.float32
+    assert target.embedding.dtype == (torch.bfloat16 if autocast else torch.float32)
+    trainer.train_step()
+    assert model.embed(torch.tensor([1])).dtype == torch.float32
+
+
+def test_gradients_travel_in_messages_of_a_bounded_size():
+    tensors = [torch.zeros(size) for size in (3, 4, 5, 12, 1, 1)]
+    sizes = [[len(tensor) for tensor in some] for some in messages(tensors, limit=9)]
+    assert sizes == [[3, 4], [5], [12], [1, 1]]
 
 
 class ThreadWorkers:

@@ -3,23 +3,39 @@
 from __future__ import annotations
 
 import json
+import random
 from pathlib import Path
 
 import pytest
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
 from cluster.cli import build_parser
+from deployments.catalog import find_checkpoint
 from drafters.answers import Answer, AnswerWriter, answer_parts, read_answers
-from drafters.checkpoint import empty_model
-from drafters.config import DrafterConfig
+from drafters.checkpoint import empty_model, random_model
+from drafters.config import DrafterConfig, text_config
 from drafters.new_config import dspark_fields
-from drafters.training.command import foreign_answers
+from drafters.tensor_files import TARGET_TENSORS
+from drafters.training.blocks import training_blocks
+from drafters.training.command import estimate_of, foreign_answers
+from drafters.training.data import TextSequence, make_batch
+from drafters.training.drafter import batch_losses, new_drafter
 from drafters.training.estimate import Assumptions, TargetSize, estimate, target_size
 from drafters.training.kinds import KINDS
+from drafters.training.memory_estimate import MemoryEstimate, memory_estimate
 from drafters.training.plan import TrainingPlan
 from drafters.training.settings import CONFIG_DIR, TrainingSettings, read_settings
+from drafters.training.target import FrozenTarget
 from profiles.fingerprint import checkpoint_fingerprint
 from tests.unit.drafters.drafter_fixtures import TARGET_FIELDS
-from tests.unit.drafters.training_fixtures import small_plan, write_answers, write_target
+from tests.unit.drafters.training_fixtures import (
+    VOCABULARY,
+    small_plan,
+    write_answers,
+    write_target,
+)
 
 BUNDLED = sorted(path.stem for path in CONFIG_DIR.glob("*.yaml"))
 
@@ -91,10 +107,11 @@ def hand_sized(tmp_path: Path) -> tuple[TrainingPlan, object]:
 def test_an_estimate_is_its_formula(tmp_path):
     plan, model = hand_sized(tmp_path)
     target = TargetSize(
-        num_parameters=1000, head_parameters=96 * 32, num_layers=4, attention_width=32
-    )
+        num_parameters=1000, head_parameters=96 * 32, embedding_parameters=0, num_layers=4,
+        attention_width=32,
+    )  # fmt: skip
     found = estimate(
-        plan, model, target, num_rows=50, tokens_per_row=100,
+        plan, model, target, num_rows=50, tokens_per_row=100, rows_at_once=1,
         assumed=Assumptions(tflops=1e-6, utilisation=0.5, acceptance_length=3.0),
     )  # fmt: skip
     assert (found.tokens, found.positions) == (2000, 10 * 2 * 3 * 5)
@@ -102,10 +119,11 @@ def test_an_estimate_is_its_formula(tmp_path):
     attention = 2 * 32 * 32 + 2 * 32 * 16 + 2 * 8  # q, o; k, v; norms
     layer = attention + 3 * 32 * 48 + 2 * 32
     heads = 4 * 96 + (32 + 4 + 1)  # W2; confidence
-    makes_context = 64 * 32 + 32 + 2 * 32 * 16 + 8  # fc and its norm; k, v and their norm
+    makes_context = 4 * 64 * 32 + 6 * (2 * 32 * 16 + 8)  # fc; k, v and their norm
+    keys = 30 + 3 * 5
     head = 96 * 32
     assert found.drafter_flops == (
-        300 * 6 * (layer + 32 + heads + head) + 20 * 30 * 6 * makes_context + 300 * 12 * 10 * 32
+        300 * 6 * (layer + 64 + heads + head) + 20 * 30 * makes_context + 300 * 12 * keys * 32
     )
     assert found.cache_bytes == 50 * 100 * 3 * 32 * 2
     once = layer + 32 + 64 * 32 + 32 + 37 + head
@@ -120,7 +138,7 @@ def test_a_target_is_sized_by_its_config_alone(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(fields))
     size = target_size(str(tmp_path))
     layer = 2 * 32 * 32 + 2 * 32 * 16 + 2 * 8 + 3 * 32 * 48 + 2 * 32
-    assert size == TargetSize(4 * layer + 32, 96 * 32, 4, 32)
+    assert size == TargetSize(4 * layer + 32, 96 * 32, 0, 4, 32)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -129,11 +147,119 @@ def test_every_kind_is_estimated(kind, tmp_path):
     plan = small_plan(kind, target, tmp_path)
     model = empty_model(DrafterConfig.from_dict(KINDS[kind].fields(plan), "test"))
     found = estimate(
-        plan, model, target_size(str(target)), num_rows=40, tokens_per_row=15,
+        plan, model, target_size(str(target)), num_rows=40, tokens_per_row=15, rows_at_once=3,
         assumed=Assumptions(1.0, 0.3, 2.0),
     )  # fmt: skip
     assert found.draft_cost > 0
     assert found.hours > 0
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_estimate_charges_what_is_computed(kind, tmp_path):
+    target_dir = write_target(tmp_path / "target")
+    plan = small_plan(
+        kind, target_dir, tmp_path, steps=1, num_anchors=24, context_tokens=16, anchor_span=24
+    )
+    target = FrozenTarget(target_dir, plan.target_layer_ids, torch.float32)
+    model = new_drafter(plan, target)
+    rows = [TextSequence(tuple(i % VOCABULARY for i in range(100)), 40, "") for _ in range(3)]
+    batch = make_batch(rows, plan.num_anchors, random.Random(0), anchor_span=plan.anchor_span)
+    states = target.read(batch.tokens)
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+        batch_losses(model, target, batch, plan, states, gradients_over=torch.tensor(1.0))
+    sized = empty_model(model.config)
+    found = estimate(
+        plan, sized, target_size(str(target_dir)), num_rows=3, tokens_per_row=100, rows_at_once=3,
+        assumed=Assumptions(1.0, 0.3, 2.0),
+    )  # fmt: skip
+    assert found.drafter_flops == pytest.approx(counter.get_total_flops(), rel=0.05)
+
+
+LARGE = [name for name in BUNDLED if name != "demo"]
+
+
+@pytest.mark.parametrize("name", LARGE)
+def test_a_drafters_cost_under_the_papers_files_does_not_grow_with_the_text(name):
+    settings = read_settings(name, {})
+    shapes = set()
+    for length in (settings.max_tokens // 2, settings.max_tokens):
+        row = TextSequence(range(length), 100, "")
+        batch = make_batch(
+            [row], settings.num_anchors, random.Random(0), anchor_span=settings.anchor_span
+        )
+        features = torch.zeros(1, 1, 1).expand(1, length, 1)
+        blocks = training_blocks(batch, features, 7, settings.context_tokens)
+        assert blocks.features.shape[1] <= 6144
+        shapes.add(blocks.tokens.shape)
+    assert len(shapes) == 1
+
+
+@pytest.mark.parametrize("name", LARGE)
+def test_the_papers_files_fit_their_device(name, tmp_path):
+    known = find_checkpoint(read_settings(name, {}).target)
+    assert known is not None
+    text = {**text_config(known.config), "eos_token_id": 1}
+    nested = {**known.config, "text_config": text} if "text_config" in known.config else text
+    (tmp_path / "config.json").write_text(json.dumps(nested))
+    settings = read_settings(name, {"target": str(tmp_path), "revision": ""})
+    found = estimate_of(settings, None)
+    assert found.assumed.memory_gb == 80
+    assert found.does_fit, found.memory
+    assert "WARNING" not in str(found)
+    crowded = settings.model_copy(update={"micro_batch": 16})
+    assert "WARNING      does not fit a device of 80 GB" in str(estimate_of(crowded, None))
+
+
+def test_a_memory_estimate_is_its_formula(tmp_path):
+    plan, model = hand_sized(tmp_path)
+    trained = sum(p.numel() for n, p in model.named_parameters() if n not in TARGET_TENSORS)
+    found = memory_estimate(plan, model, target_weights=1000, rows=2, kept_keys=45)
+    positions = 2 * 3 * 5
+    assert found == MemoryEstimate(
+        target=2000,
+        drafter=16 * trained,
+        copies=2 * trained,
+        logits=4 * 12 * positions * 96,
+        layers=positions * (24 * 32 + 20 * 32 + 8 * 48 + 3 * 2 * 45),
+        features=2 * 2 * 512 * 3 * 32 + 6 * 2 * 30 * 2 * 32,
+        update=4 * trained,
+    )
+    assert found.peak == 2000 + 16 * trained + max(found.losses, 4 * trained)
+
+
+def test_what_is_kept_for_the_backward_pass_is_what_the_estimate_has(tmp_path):
+    fields = {**TARGET_FIELDS, "hidden_size": 160, "intermediate_size": 544}
+    (tmp_path / "config.json").write_text(json.dumps(fields))
+    plan = TrainingPlan(
+        target_dir=str(tmp_path), data="", steps=1, num_layers=3, block_size=7, markov_rank=4,
+        target_layer_ids=(0, 1), num_anchors=64, max_tokens=200,
+    )  # fmt: skip
+    kind = KINDS["dspark"]
+    model = random_model(
+        kind.fields(plan), None, seed=0, dtype=torch.float32, device="cpu"
+    ).requires_grad_(True)
+    row = TextSequence([i % VOCABULARY for i in range(200)], 100, "")
+    batch = make_batch([row], 64, random.Random(0))
+    blocks = training_blocks(batch, torch.zeros(1, 200, 320), 7, None)
+    weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
+    kept: dict[int, torch.Tensor] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        place = tensor.untyped_storage().data_ptr()
+        if place not in weights:
+            kept[place] = tensor
+        return tensor
+
+    with (
+        torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
+        torch.autocast("cpu", torch.bfloat16),
+        sdpa_kernel(SDPBackend.FLASH_ATTENTION),
+    ):
+        kind.hidden(model, blocks)
+    num_bytes = sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
+    found = memory_estimate(plan, model, target_weights=0, rows=1, kept_keys=200 + 64 * 7)
+    of_backbone = found.copies + found.layers
+    assert num_bytes == pytest.approx(of_backbone, rel=0.15)
 
 
 def run_command(*arguments: str) -> int:
