@@ -58,12 +58,13 @@ bench: setup ## measure this machine: parts of a step, then arms side by side (h
 	$(BIN)/dspark bench --models off control split colocated --output bench
 
 # The demo's curves and the peers', a round of all of them after the other; goes on where it
-# stopped. In pieces: fewer ROUNDS, POINTS (clients), OPEN loads, MODELS or PEERS, more later.
+# stopped. In pieces: fewer ROUNDS, POINTS (clients), OPEN loads, MODELS or PEERS, more later. DFlash
+# is measured where models/demo-dflash has been trained: it is not bundled.
 FRONTIER ?= profiles/demo-frontier
 ROUNDS ?= 5
 POINTS ?= 1 2 4 8 16 32 64
 OPEN ?= poisson:0.25 poisson:1
-MODELS ?= off colocated split mtp eagle3 dflash
+MODELS ?= off colocated split mtp eagle3 $(if $(wildcard models/demo-dflash/config.json),dflash)
 PEERS ?= vllm vllm-ngram ray-serve-llm
 # A small model of the target's vocabulary, for vLLM's own draft-model speculation.
 DRAFT_MODEL ?=

@@ -1,8 +1,8 @@
 """Drafters of every kind behind a live target, colocated and split.
 
-The bundled ones are trained, so that what follows an accepted token is exercised too. Of random
-weights are the serial heads that no bundled drafter has: what they draft is worthless, and every
-path to it is the real one.
+The bundled ones are trained, so that what follows an accepted token is exercised too; DFlash is the
+bundled DSpark drafter without its heads. Of random weights are the serial heads that no bundled
+drafter has: what they draft is worthless, and every path to it is the real one.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from vllm import SamplingParams
 
 from drafters.checkpoint import random_model
@@ -43,15 +43,19 @@ SAMPLED = SamplingParams(temperature=0.7, max_tokens=MAX_TOKENS, ignore_eos=True
 ASKED = PROMPTS[:8]
 CHATS: list[Any] = [[{"role": "user", "content": prompt}] for prompt in ASKED]
 
-TRAINED = ("dflash", "eagle3", "mtp")  # and bundled, without a confidence head
+TRAINED = ("dflash", "eagle3", "mtp")  # without a confidence head
 HEADS = ("gated", "rnn")  # of random weights
 
 
-def bundled(kind: str) -> dict[str, Any]:
-    """A trained drafter's origin. Skips where it is not there."""
-    directory = Path("models", f"demo-{kind}")
-    if not (directory / "config.json").is_file():
-        pytest.skip(f"{directory} is not there: no trained {kind} drafter to serve")
+def without_heads(directory: Path) -> dict[str, Any]:
+    """A DFlash drafter's origin: what `models/demo-drafter` drafts in its parallel pass."""
+    bundled = Path("models/demo-drafter")
+    config = json.loads((bundled / "config.json").read_text())
+    gone = {"markov_rank": 0, "enable_confidence_head": False, "confidence_head_with_markov": False}
+    (directory / "config.json").write_text(json.dumps(config | gone))
+    weights = load_file(bundled / "model.safetensors")
+    backbone = {k: v for k, v in weights.items() if "_head." not in k}
+    save_file(backbone, directory / "model.safetensors")
     return {"source": str(directory)}
 
 
@@ -94,8 +98,10 @@ def served(request: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S
         origin: dict[str, Any] = {"source": None, "ngram": {"block_size": 5}}
     elif kind in HEADS:
         origin = random_head(kind, tmp_path_factory.mktemp(kind))
+    elif kind == "dflash":
+        origin = without_heads(tmp_path_factory.mktemp(kind))
     else:
-        origin = bundled(kind)
+        origin = {"source": f"models/demo-{kind}"}
     drafter = demo_drafter("split") | origin
     engine = make_engine("split", drafter=drafter)
     yield Served(kind, settings(placement="split", drafter=drafter), engine)

@@ -47,7 +47,7 @@ def arms(args: argparse.Namespace) -> list[Arm]:
 
 
 def test_it_measures_every_drafter_as_it_schedules():
-    args = frontier()
+    args = frontier("MODELS=off colocated split mtp eagle3 dflash")
     names = [arm.name for arm in arms(args)]
     assert names == [
         "off",
@@ -60,6 +60,12 @@ def test_it_measures_every_drafter_as_it_schedules():
     assert set(args.peers) <= set(PEERS)
     assert args.config == SERVE_FILE
     assert args.apart
+
+
+def test_only_drafters_that_are_there_are_measured():
+    named = {model["id"]: model["drafter"]["source"] for model in DRAFTING}
+    there = {id_ for id_, source in named.items() if Path(source, "config.json").exists()}
+    assert set(frontier().models) == there | {"off"}
 
 
 def test_it_can_be_done_in_pieces():
