@@ -125,7 +125,8 @@ class ReplicaCalibration:
 
     def take_report(self, now_s: float = 0.0) -> dict[CalibrationKey, KeyReport]:
         """Outcomes since the last call, by key, dated by their age at `now_s`: the clocks of
-        replicas and of the controller differ, and jump."""
+        replicas and of the controller differ, and jump. Without it they keep their dates, of a
+        clock that all share, as in a simulation."""
         self._digest()
         identity = Calibration.identity(self.block_size)
         report = {
