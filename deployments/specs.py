@@ -119,9 +119,10 @@ class TargetSpec(ReplicaSpec):
     `step_cost_override` may differ; without one the worker measures as it starts.
     `stall_limit_s` is how long nothing may come from the engine, not even a one-token probe,
     before the replica is replaced: by default 30 on processors, 60 on GPUs; longer than any
-    step. `loras` are LoRA adapters by name, directories or hub ids; in the API they are
-    `MODEL:NAME`. Without `prefill` prompts are read as vLLM likes. A replica that is taken
-    away finishes its streams, for at most `drain_s`.
+    step. The first token of a start may take ten times as long. `loras` are LoRA adapters by
+    name, directories or hub ids; in the API they are `MODEL:NAME`. Without `prefill` prompts
+    are read as vLLM likes. A replica that is taken away finishes its streams, for at most
+    `drain_s`.
     `engine_kwargs` go to vLLM as they are, over ours; speculation is the placement's.
     """
 

@@ -40,6 +40,7 @@ from profiles.step_cost import EngineProvenance
 
 OUTCOMES_EVERY = 10  # exchanges: with outcomes of drafts and what steps take
 NEW_FOR = 4  # exchanges in which the fleet's step costs are asked for
+FIRST_TOKEN_LIMITS = 10  # a first step reads weights from disk and compiles kernels
 UNREAD_STEPS = 4  # of the engine's prefill, that may be seated ahead of their turn
 SERVICE = "dspark-target"  # in traces
 
@@ -49,7 +50,8 @@ class TargetServer(LLMServer):  # type: ignore[misc]
 
     `pair` is what it drafts with, None where our adapter does not draft. `promises` are the
     service classes by name, the default one first; `queued_requests` wait for a seat at most.
-    An engine from which nothing comes for `stall_limit_s`, not even a probe, takes its replica
+    It is ready when its engine has made a token, for which it has ten times `stall_limit_s`. An
+    engine from which nothing comes for `stall_limit_s` then, not even a probe, takes its replica
     with it. With `steering` vLLM drafts and verifies adaptively, and the plan reaches its
     verification.
     """
@@ -85,6 +87,7 @@ class TargetServer(LLMServer):  # type: ignore[misc]
         self._ranks_agree = True
         self._tracing = tracing_of(tracing, SERVICE)
         await super().__init__(llm_config, **kwargs)
+        await self._answer_once(FIRST_TOKEN_LIMITS * stall_limit_s)
         if capture is not None:
             self.engine.keep_traffic(capture, self._replica_id)
         limits = ReplicaLimits(
@@ -111,6 +114,15 @@ class TargetServer(LLMServer):  # type: ignore[misc]
             )
         )
         self._watch = asyncio.create_task(self._watch_forever(ProgressWatch(stall_limit_s)))
+
+    async def _answer_once(self, limit_s: float) -> None:
+        try:
+            await self.engine.vital.answer_once(limit_s)
+        except TimeoutError:
+            raise RuntimeError(
+                f"target {self._replica_id}: its engine made no token within {limit_s:g} s of its "
+                "start; where it is only slow, set target.stall_limit_s higher"
+            ) from None
 
     async def _watch_forever(self, watch: ProgressWatch) -> None:
         """Ends the replica when its engine is dead or wedged: see `deployments.progress`."""

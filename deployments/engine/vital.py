@@ -44,6 +44,13 @@ class Vital:
         if self._probe is None or self._probe.done():
             self._probe = asyncio.create_task(self._one_token())
 
+    async def answer_once(self, limit_s: float) -> None:
+        """The engine's first token, which may have to read weights and compile kernels.
+        Raises TimeoutError after `limit_s`.
+        """
+        async with asyncio.timeout(limit_s):
+            await self._one_token()
+
     async def _one_token(self) -> None:
         client = self._client
         if client.model_config.runner_type == "pooling":

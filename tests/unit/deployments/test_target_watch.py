@@ -24,6 +24,17 @@ def end_process(reason: str) -> None:
     raise EndedError(reason)
 
 
+class Silent(vital_module.Vital):
+    """Of an engine that never makes a token."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    async def _one_token(self) -> None:
+        self.asked += 1
+        await asyncio.Event().wait()
+
+
 class Vital:
     """An engine's signs of life, tick by tick: results so far, and None where it is dead."""
 
@@ -74,6 +85,14 @@ def test_one_that_is_full_or_idle_does_not(monkeypatch):
     idle = Vital(*[i // 3 for i in range(40)])  # each probe comes back
     assert watched(monkeypatch, idle) is None
     assert idle.num_probes > 5
+
+
+def test_a_target_whose_engine_makes_no_first_token_does_not_start():
+    vital = Silent()
+    target: Any = SimpleNamespace(engine=SimpleNamespace(vital=vital), _replica_id="a")
+    with pytest.raises(RuntimeError, match=r"no token within 0.01 s .* stall_limit_s higher"):
+        asyncio.run(TargetServer._answer_once(target, 0.01))
+    assert vital.asked == 1
 
 
 def test_a_request_that_finds_the_engine_dead_ends_the_replica(monkeypatch):
