@@ -53,8 +53,7 @@ class Faults:
 @dataclass(frozen=True, slots=True)
 class FleetShape:
     """`num_drafters` of 0: a drafter beside every target. `jitter` is the relative standard
-    deviation of a step. Outcomes of drafts are kept, to learn calibrations of, where
-    `confidences_err`."""
+    deviation of a step. What becomes of drafts corrects confidences where `confidences_err`."""
 
     num_replicas: int = 8
     num_drafters: int = 0
@@ -130,6 +129,7 @@ class SimulatedFleet:
                 self._step_s(i, np.random.default_rng([seed, 2, i])),
                 self._draft(i),
                 np.random.default_rng([seed, 3, i]),
+                confidences_err=shape.confidences_err,
                 keeps_outcomes=self._learns_calibrations,
             )
             for i in range(shape.num_replicas)

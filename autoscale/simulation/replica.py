@@ -94,11 +94,14 @@ class SimulatedReplica:
         draft: Draft,
         rng: np.random.Generator,
         *,
+        confidences_err: bool = False,
         keeps_outcomes: bool = False,
     ) -> None:
         self.policy = policy
         self.plan: ReplicaPlan = NO_PLAN
-        self.drafts = CalibratedDrafts(texts.gamma, rng, keeps_outcomes=keeps_outcomes)
+        self.drafts = CalibratedDrafts(
+            texts.gamma, rng, confidences_err=confidences_err, keeps_outcomes=keeps_outcomes
+        )
         self.totals = ReplicaTotals()
         self.is_busy = False
         self.is_alive = True
