@@ -6,7 +6,8 @@ and output may come on top. So the correction is a Gaussian process over the log
 number of tokens, with an overhead and a cost of context beside it, and every step is one
 update of a Kalman filter. What one size is seen to take moves the sizes that are no longer
 visited by as much as they have been alike. An outlier pulls as far as three standard
-deviations would. What is old is forgotten, towards the profile.
+deviations would; after a pause, in which the machine may have become another, it is taken for
+news of all sizes. What is old is forgotten, towards the profile.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ _NOISE = 0.05**2  # variance of a step's relative cost, at first
 _NOISES = (0.01**2, 0.3**2)
 _NOISE_WEIGHT = 0.02
 _OUTLIER = 3.0
+_DOUBTED_STEPS = 4
 _FORGET_EVERY = 16  # steps
 _MEMORY = 4096  # steps, after which what was learned weighs 1/e
 _LEAST = 0.2  # of the profile: no step is believed to take less
@@ -50,6 +52,7 @@ class LiveStepCost:
     def __init__(self, profile: StepCostTable) -> None:
         self.profile = profile
         self.num_steps = 0
+        self._doubted_steps = 0  # that are still to come
         self._log_n = [math.log2(n) for n in profile.n_tokens]
         self._sizes: dict[int, _Size] = {}  # that came up, at most an engine's largest step
         self._prior = _prior(np.array(self._log_n))
@@ -76,6 +79,13 @@ class LiveStepCost:
         doubt = self._covariance @ seen
         variance = float(seen @ doubt) + self._noise
         limit = _OUTLIER * math.sqrt(variance)
+        if self._doubted_steps:
+            self._doubted_steps -= 1
+            if abs(surprise) > limit:
+                self._doubt_speed()
+                doubt = self._covariance @ seen
+                variance = float(seen @ doubt) + self._noise
+                limit = _OUTLIER * math.sqrt(variance)
         trust = min(1.0, limit / max(abs(surprise), 1e-12))
         self._correction += doubt * (trust * surprise / variance)
         self._covariance -= doubt[:, None] * (doubt * (trust / variance))
@@ -87,6 +97,10 @@ class LiveStepCost:
         if self.num_steps % _FORGET_EVERY == 0:
             self._forget()
         self._known = self._correction.tolist()
+
+    def doubt(self) -> None:
+        """Nothing was recorded for long: what looks like outliers now is rather news."""
+        self._doubted_steps = _DOUBTED_STEPS
 
     def at(self, n_tokens: int, num_requests: int = 1, context_tokens: float = 0.0) -> float:
         """Seconds of a step of `n_tokens`."""
@@ -147,6 +161,12 @@ class LiveStepCost:
         if left >= len(self._log_n) - 1:
             return len(self._log_n) - 1, 0.0
         return left, (log_n - self._log_n[left]) / (self._log_n[left + 1] - self._log_n[left])
+
+    def _doubt_speed(self) -> None:
+        """All steps may take another multiple of what they took, as they may of the profile."""
+        takes = self._correction.copy()
+        takes[: len(self._log_n)] += 1.0
+        self._covariance += _COMMON**2 * np.outer(takes, takes)
 
     def _forget(self) -> None:
         kept = math.exp(-_FORGET_EVERY / _MEMORY)

@@ -98,3 +98,20 @@ def test_nonsense_leaves_it_usable():
         cost.record(4, step_s)
     assert np.isfinite([cost.at(n) for n in SIZES]).all()
     assert min(cost.at(n) for n in SIZES) > 0
+
+
+def test_after_a_pause_a_machine_that_changed_is_believed_at_once():
+    cost = learned(lambda n: 4 * TABLE.at_one(n), 900, noise=0.03)
+    cost.doubt()
+    for _ in range(2):
+        cost.record(32, TABLE.at_one(32))
+    for n in (8, 32, 128):
+        assert cost.at(n) == pytest.approx(TABLE.at_one(n), rel=0.1)
+
+
+def test_after_a_pause_a_machine_that_did_not_change_is_known_as_well_as_before():
+    paused, other = (learned(lambda n: 4 * TABLE.at_one(n), 900, noise=0.03) for _ in range(2))
+    paused.doubt()
+    for cost in (paused, other):
+        cost.record(32, 4.1 * TABLE.at_one(32))
+    assert [paused.at(n) for n in SIZES] == [other.at(n) for n in SIZES]
