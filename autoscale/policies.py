@@ -18,7 +18,8 @@ from autoscale.schedule import threshold_lengths
 
 
 class Verified(NamedTuple):
-    """What became of a request's admitted draft tokens."""
+    """What became of a request's admitted draft tokens; 0 of 0 too where its draft was waited for
+    in vain."""
 
     request_id: str
     num_drafts: int

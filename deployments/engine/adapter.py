@@ -89,7 +89,7 @@ class SpeculationAdapter:
         self._no_features = torch.empty(0, 0)  # [0, feature_size] from the first step on
         self._backlog = FeatureBacklog()
         self._step_began_s = 0.0  # what the engine has done since, drafting aside
-        self._drafted: set[str] = set()  # for whom drafts came after the last step
+        self._drafted: set[str] = set()  # for whom drafts came, or were waited for in vain
         self._run: PlainRun | None = None
         self._run_buffer = RunBuffer(_MAX_RUN_ROWS, feature_dtype)
 
@@ -184,12 +184,16 @@ class SpeculationAdapter:
         answered = time.perf_counter()
         if self.spans:
             self.spans.asked(batch.rows, answered - described, answered=drafts is not None)
+        in_vain = False
         if batch.num_drafts:
             if not catches_up and (drafts is not None or answered - described > _AT_ONCE_S):
                 self.stats.time_draft(answered - described)
                 self.policy.record_draft(batch.num_drafts, answered - described)
+                in_vain = drafts is None
             self.stats.steps_without_reply += drafts is None
         tokens = self._admit(step, batch, drafts, limits)
+        if in_vain:
+            self._drafted.update(row.request_id for row in batch.rows if row.anchor is not None)
         if not self._drafted:
             self._run = self._begin_run(step, accounts)
         self._step_began_s = began + answered - described

@@ -292,6 +292,20 @@ def test_a_draft_that_nobody_was_asked_for_costs_nothing_that_counts(source):
     assert adapter.policy.num_timed == [1]
 
 
+def test_the_policy_hears_of_drafts_that_were_waited_for_in_vain(source):
+    """But not of steps in which nobody was asked, or the drafter had a prompt to take in first."""
+    adapter = make_adapter(source, Listener())
+    in_vain, at_once = (lambda batch: time.sleep(0.005)), (lambda batch: None)
+    position = 0
+    for draft, num_scheduled in ((in_vain, 6), (in_vain, 1), (at_once, 1), (in_vain, 1)):
+        source.draft = draft
+        adapter.step(engine_step(("a", position, num_scheduled, [], [7])))
+        position += num_scheduled
+    adapter.step(engine_step(("a", position, 1, [], [7])))
+    heard = [list(outcome.verified) for outcome in adapter.policy.outcomes]
+    assert heard == [[], [], [("a", 0, 0)], [], [("a", 0, 0)]]
+
+
 def test_confidences_that_are_no_probabilities_mean_plain_decoding(adapter, source):
     for bad in (float("nan"), -0.1, 1.1):
         source.draft = lambda batch, bad=bad: DraftBatch(
