@@ -31,6 +31,7 @@ _CONTEXT_UNIT = 8192
 _NOISE = 0.05**2  # variance of a step's relative cost, at first
 _NOISES = (0.01**2, 0.3**2)
 _NOISE_WEIGHT = 0.02
+_WORST_ERROR = 4.0  # of a step that counts: stalls say nothing of what is believed
 _OUTLIER = 3.0
 _DOUBTED_STEPS = 4
 _FORGET_EVERY = 16  # steps
@@ -61,6 +62,7 @@ class LiveStepCost:
         self._correction = np.zeros(len(self._prior))
         self._known = self._correction.tolist()  # the same, for one look-up at a time
         self._noise = _NOISE
+        self._error = math.sqrt(_NOISE)  # relative, by which steps miss what was believed of them
         self._visits = np.zeros(len(self._log_n))
 
     def record(
@@ -75,7 +77,10 @@ class LiveStepCost:
         seen[min(left + 1, len(self._log_n) - 1)] += share
         seen[-2] = unit
         seen[-1] = unit * context_tokens / _CONTEXT_UNIT
-        surprise = step_s / expected_s - 1.0 - float(seen @ self._correction)
+        believed = 1.0 + float(seen @ self._correction)
+        surprise = step_s / expected_s - believed
+        error = abs(surprise) / max(believed, _LEAST)
+        self._error += _NOISE_WEIGHT * (min(error, _WORST_ERROR) - self._error)
         doubt = self._covariance @ seen
         variance = float(seen @ doubt) + self._noise
         limit = _OUTLIER * math.sqrt(variance)
@@ -134,11 +139,12 @@ class LiveStepCost:
         return tuple(self._visits.tolist())
 
     def snapshot(self) -> dict[str, float]:
-        """How far it is from the profile: over all that was visited, and relative noise."""
+        """How far it is from the profile, over all that was visited, and by how much, relatively,
+        steps missed what was believed of them."""
         ratios = [self.at(n, 0) / self.profile.at_one(n) for n in self.profile.n_tokens]
         return {
             "over_profile": round(float(np.average(ratios, weights=self._weights)), 3),
-            "relative_noise": round(math.sqrt(self._noise), 3),
+            "relative_noise": round(self._error, 3),
         }
 
     @property

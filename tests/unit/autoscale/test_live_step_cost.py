@@ -115,3 +115,17 @@ def test_after_a_pause_a_machine_that_did_not_change_is_known_as_well_as_before(
     for cost in (paused, other):
         cost.record(32, 4.1 * TABLE.at_one(32))
     assert [paused.at(n) for n in SIZES] == [other.at(n) for n in SIZES]
+
+
+def test_it_says_by_how_much_steps_miss_what_was_believed_of_them():
+    rng = np.random.default_rng(0)
+    steady = learned(TABLE.at_one, 900, noise=0.05)
+    wild = LiveStepCost(TABLE)
+    for i in range(900):
+        wild.record(8, TABLE.at_one(8) * (1.0 if rng.random() < 0.5 else 4.0))
+    stalled = learned(TABLE.at_one, 900)
+    stalled.record(8, 100.0)
+    errors = [cost.snapshot()["relative_noise"] for cost in (steady, wild, stalled)]
+    assert errors[0] == pytest.approx(0.04, abs=0.01)
+    assert errors[1] > 0.5
+    assert errors[2] < 0.1
