@@ -117,9 +117,14 @@ class Causal:
         if outcome.step_s is not None:
             has_drafts = any(sent for _, sent, _ in outcome.verified)
             cost = self._drafted if has_drafts else self._plain
-            context_tokens = outcome.context_tokens
-            cost.record(outcome.n_tokens, outcome.step_s, outcome.num_requests, context_tokens)
-            self._context_tokens = context_tokens
+            cost.record(
+                outcome.n_tokens,
+                outcome.step_s,
+                outcome.num_requests,
+                outcome.context_tokens,
+                outcome.prompt_tokens,
+            )
+        self._context_tokens = outcome.context_tokens
 
     def forget(self, request_id: str) -> None:
         self._guard.forget(request_id)

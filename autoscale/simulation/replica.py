@@ -65,7 +65,7 @@ class _Step(NamedTuple):
     n_tokens: int = 0
     context_tokens: int = 0
     step_s: float = 0.0
-    only_decodes: bool = False
+    prompt_tokens: int = 0
 
 
 class _Drafts(NamedTuple):
@@ -166,7 +166,7 @@ class SimulatedReplica:
         n_tokens = decode_tokens + prompt_tokens
         context = self._rows.context_tokens
         step_s = self._step_s(n_tokens, max(num_rows, 1), context)
-        self._step = _Step(n_tokens, context, step_s, prompt_tokens == 0)
+        self._step = _Step(n_tokens, context, step_s, prompt_tokens)
         return now_s + step_s
 
     def end_step(self, now_s: float) -> float:
@@ -270,9 +270,10 @@ class SimulatedReplica:
             StepOutcome(
                 step.n_tokens,
                 num_requests,
-                step.step_s if step.only_decodes else None,
+                step.step_s,
                 list(zip(ids, lengths.tolist(), kept, strict=True)),
                 step.context_tokens,
+                step.prompt_tokens,
             )
         )
         rows.advance(drafted, accepted, num_accepted)

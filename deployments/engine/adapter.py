@@ -263,14 +263,14 @@ class SpeculationAdapter:
             if id_ in self._drafted and row.anchor is not None
         ]
         n_tokens = sum(step.num_scheduled[id_] for id_ in step.request_ids)
-        only_decodes = n_tokens == len(accounts) + sum(row.num_drafts for row in accounts)
+        prompt_tokens = n_tokens - len(accounts) - sum(row.num_drafts for row in accounts)
         # A request that was there before has kept the engine busy since.
         was_busy = any(id_ in self._sessions for id_ in step.request_ids)
-        step_s = now_s - self._step_began_s if only_decodes and was_busy else None
-        if step_s is not None:
+        step_s = now_s - self._step_began_s if was_busy else None
+        if step_s is not None and not prompt_tokens:
             self.stats.time_step(step_s)
         context = int(step.num_computed[: len(accounts)].sum())
-        return StepOutcome(n_tokens, len(accounts), step_s, verified, context)
+        return StepOutcome(n_tokens, len(accounts), step_s, verified, context, prompt_tokens)
 
     def _catches_up(self, batch: StepBatch) -> bool:
         """Whether the drafter first takes in a prompt or a backlog: no measure of its cost."""

@@ -265,6 +265,16 @@ def test_the_policy_hears_what_every_step_did(source):
     assert list(second.verified) == [("a", 3, 1), ("b", 0, 0)]
 
 
+def test_the_policy_hears_what_a_step_took_that_read_a_prompt_beside_a_request(source):
+    adapter = make_adapter(source, Listener())
+    adapter.step(engine_step(("a", 0, 6, [], [7])))
+    adapter.step(engine_step(("a", 6, 4, [100, 101, 102], [9]), ("b", 0, 5, [], [])))
+    outcome = adapter.policy.outcomes[1]
+    assert (outcome.n_tokens, outcome.prompt_tokens) == (9, 4)
+    assert outcome.step_s > 0
+    assert adapter.stats.mean_step_s == 0.0
+
+
 def test_the_policy_hears_the_cost_of_drafts_that_wait_for_nothing_else(source):
     adapter = make_adapter(source, Listener())
     adapter.step(engine_step(("a", 0, 6, [], [7])))  # behind a prompt
