@@ -94,12 +94,12 @@ class LiveStepCost:
         seen[-3] = prompt_s / expected_s
         seen[-2] = unit
         seen[-1] = unit * context_tokens / _CONTEXT_UNIT
-        believed = 1.0 + float(seen @ self._correction)
+        believed = 1.0 + float(seen.dot(self._correction))
         surprise = step_s / expected_s - believed
         error = abs(surprise) / max(believed, _LEAST)
         self._error += _NOISE_WEIGHT * (min(error, _WORST_ERROR) - self._error)
-        doubt = self._covariance @ seen
-        variance = float(seen @ doubt) + noise
+        doubt = self._covariance.dot(seen)
+        variance = float(seen.dot(doubt)) + noise
         limit = _OUTLIER * math.sqrt(variance)
         if self._doubted_steps:
             self._doubted_steps -= 1
@@ -109,8 +109,9 @@ class LiveStepCost:
                 variance = float(seen @ doubt) + noise
                 limit = _OUTLIER * math.sqrt(variance)
         trust = min(1.0, limit / max(abs(surprise), 1e-12))
-        self._correction += doubt * (trust * surprise / variance)
-        self._covariance -= doubt[:, None] * (doubt * (trust / variance))
+        moves = doubt * (trust / variance)
+        self._correction += moves * surprise
+        self._covariance -= doubt[:, None] * moves
         noise += _NOISE_WEIGHT * (min(surprise * surprise, _OUTLIER**2 * noise) - noise)
         self._noises[prompt_tokens > 0] = min(max(noise, _NOISES[0]), _NOISES[1])
         self._visits[left if share < 0.5 else min(left + 1, len(self._visits) - 1)] += decoding

@@ -122,4 +122,6 @@ def verify_cost_s(
         return alone_s
     first = num_requests + prefill_tokens
     shared_s = curve.from_to(first, first + num_candidates)
-    return np.maximum(shared_s - (shared_s[0] - alone_s[0]), alone_s)
+    prefill_s = float(shared_s[0] - alone_s[0])
+    cost_s: NDArray[np.float64] = np.maximum(shared_s - prefill_s, alone_s)
+    return cost_s
