@@ -15,6 +15,8 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
+_EVERY = 8  # steps of many requests: many at once cost a fraction ...
+_FEW = 4  # ... and so many drafts of few requests, as a probe's
 _MEMORY = 128.0  # tokens
 _MIN_TRIED = 8.0  # tokens
 _SURELY = 4.0  # standard deviations of independent tokens; those of a draft are not
@@ -27,12 +29,14 @@ class ConfidenceShift:
 
     def __init__(self) -> None:
         self.log_odds = 0.0
+        self._pending: list[tuple[NDArray[np.float64], NDArray[np.int64]]] = []
         # Of recent tokens, fading: those tried, and of them accepted, as said, and its variance.
         self._tried = self._accepted = self._said = self._variance = 0.0
 
     def restart(self) -> None:
         """Confidences are made in another way from now on."""
         self.log_odds = 0.0
+        self._pending.clear()
         self._begin()
 
     def apply(self, confidences: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -44,13 +48,22 @@ class ConfidenceShift:
         shifted: NDArray[np.float64] = odds * bounded / (1 + (odds - 1) * bounded)
         return shifted
 
-    def record(
+    def record(self, confidences: NDArray[np.float64], became: NDArray[np.int64]) -> None:
+        """What a step made of drafts whose confidences [R, gamma] were given to `apply`: tokens
+        admitted and accepted, int64 [R, 2]. The arrays are kept for some steps, not copied."""
+        self._pending.append((confidences, became))
+        num_drafts, num_steps = len(became), len(self._pending)
+        if num_steps * num_drafts >= (_FEW if num_drafts <= _FEW else _EVERY * num_drafts):
+            confidences, became = map(np.concatenate, zip(*self._pending, strict=True))
+            self._pending.clear()
+            self._learn(confidences, became[:, 0], became[:, 1])
+
+    def _learn(
         self,
         confidences: NDArray[np.float64],
         num_admitted: NDArray[np.int64],
         num_accepted: NDArray[np.int64],
     ) -> None:
-        """Outcomes of drafts whose confidences [R, gamma] were given to `apply`; int64 [R]."""
         num_tried = num_accepted + (num_accepted < num_admitted)
         was_tried = np.arange(confidences.shape[1]) < num_tried[:, None]
         said = self.apply(confidences[was_tried])

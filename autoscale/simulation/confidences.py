@@ -77,7 +77,8 @@ class CalibratedDrafts:
     ) -> None:
         """What the step after `admit` made of its drafts, int64 [R] both."""
         if self._shift is not None and len(self._calibrated):
-            self._shift.record(self._calibrated, num_admitted, num_accepted)
+            became = np.column_stack((num_admitted, num_accepted))
+            self._shift.record(self._calibrated, became)
         if not self._keeps_outcomes:
             return
         rows = np.flatnonzero(num_admitted)

@@ -22,8 +22,6 @@ from drafters.messages import StepRow
 from profiles.calibration_key import CALIBRATION_KEYS, CalibrationKey, calibration_key
 
 _STEPS_AHEAD = 32  # for which it is decided at once who explores
-_SHIFT_EVERY = 8  # steps of many requests, ...
-_FEW = 4  # ... and so many drafts of few, as a probe asks for
 
 
 class _Traits(NamedTuple):
@@ -69,7 +67,6 @@ class DraftCalibration:
         self.replica = ReplicaCalibration(block_size)
         self._shift = ConfidenceShift()
         self._shift_is_of = self.replica.calibrations
-        self._not_learned: list[tuple[NDArray[np.float64], NDArray[np.int64]]] = []
         self._clock = clock
         self._traits: dict[str, _Traits] = {}
         self._num_steps = 0
@@ -125,7 +122,6 @@ class DraftCalibration:
         if self._shift_is_of is not self.replica.calibrations:
             self._shift_is_of = self.replica.calibrations
             self._shift.restart()
-            self._not_learned.clear()
         calibrated = self.replica.apply(confidences, requests.keys)
         self._admitted = _Admitted(self._num_steps, requests, confidences, calibrated)
         return self._shift.apply(calibrated)
@@ -173,20 +169,9 @@ class DraftCalibration:
             calibrated = None if calibrated is None else calibrated[rows]
         counts = np.array([became[ids[i]] for i in rows])
         if calibrated is not None:
-            self._learn_shift(calibrated, counts)
+            self._shift.record(calibrated, counts)
         drafts = VerifiedDrafts(keys, seeds, confidences, counts[:, 0], counts[:, 1])
         self.replica.record(drafts, admitted.step, self._clock())
-
-    def _learn_shift(self, calibrated: NDArray[np.float64], counts: NDArray[np.int64]) -> None:
-        """Many steps at once cost a fraction."""
-        self._not_learned.append((calibrated, counts))
-        num_requests, num_steps = len(counts), len(self._not_learned)
-        enough = _FEW if num_requests <= _FEW else _SHIFT_EVERY * num_requests
-        if num_steps * num_requests < enough:
-            return
-        confidences, became = map(np.concatenate, zip(*self._not_learned, strict=True))
-        self._not_learned.clear()
-        self._shift.record(confidences, became[:, 0], became[:, 1])
 
     def _requests(self, rows: Sequence[StepRow], with_q: bool) -> _Requests:
         ids = [row.request_id for row in rows]

@@ -16,7 +16,9 @@ def learned(said, accept, drafts, seed=0):
     shift = ConfidenceShift()
     for _ in range(drafts // 8):
         accepted = (rng.random((8, GAMMA)) < accept).cumprod(axis=1).sum(axis=1)
-        shift.record(np.full((8, GAMMA), said), np.full(8, GAMMA), accepted)
+        for i in (0, 4):  # a probe's few requests
+            became = np.column_stack((np.full(4, GAMMA), accepted[i : i + 4]))
+            shift.record(np.full((4, GAMMA), said), became)
     return shift
 
 
@@ -47,7 +49,7 @@ def test_the_order_of_confidences_stays():
 
 def test_drafts_of_which_nothing_was_verified_say_nothing():
     shift = ConfidenceShift()
-    none = np.zeros(8, dtype=np.int64)
+    none = np.zeros((8, 2), dtype=np.int64)
     for _ in range(100):
-        shift.record(np.full((8, GAMMA), 0.9), none, none)
+        shift.record(np.full((8, GAMMA), 0.9), none)
     assert shift.log_odds == 0.0
