@@ -20,6 +20,7 @@ from autoscale.plan import NO_PLAN, ReplicaPlan
 from autoscale.policies import Policy, StepOutcome, StepTerms
 from autoscale.service_class import ServiceClass
 from autoscale.simulation.confidences import CalibratedDrafts
+from autoscale.simulation.draft_queue import Reply
 from autoscale.simulation.served import DecodingRows, Served
 from autoscale.simulation.texts import Texts
 from autoscale.step_terms import request_weights, step_terms
@@ -30,8 +31,8 @@ _EVERY = slice(None)
 
 StepSeconds = Callable[[int, int, int], float]
 """Seconds of a step, by its tokens, decoding requests and their context tokens together."""
-Draft = Callable[[float, int], float | None]
-"""When drafts for so many requests that are asked for now will have come; None: never."""
+Draft = Callable[[float, int], Reply]
+"""What becomes of asking for drafts for so many requests now."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,7 +262,7 @@ class SimulatedReplica:
         ids = rows.ids
         if isinstance(drafted, np.ndarray):
             ids = [ids[i] for i in drafted.tolist()]
-        if kept:
+        if num_tokens:
             self.drafts.record(lengths, accepted, now_s)
             totals.drafts += len(kept)
             totals.draft_tokens += num_tokens
@@ -316,21 +317,29 @@ class SimulatedReplica:
         chosen = self.policy.choose(candidates, num_requests)
         if not chosen:
             return self._nothing_drafted(now_s)
-        ready_s = self._draft(now_s, len(chosen))
-        if ready_s is None:
+        ready_s, is_answered, was_asked = self._draft(now_s, len(chosen))
+        if not was_asked:
             return self._nothing_drafted(now_s)
         self._mean_wait_s += _MEAN * (ready_s - now_s - self._mean_wait_s)
         self.policy.record_draft(len(chosen), ready_s - now_s)
-        if len(chosen) == num_requests:
-            self._admit(_EVERY, room)
-        else:
+        some: NDArray[np.int64] | slice = _EVERY
+        if len(chosen) < num_requests:
             asked = set(chosen)
-            self._admit(np.array([i for i, id_ in enumerate(ids) if id_ in asked]), room)
+            some = np.array([i for i, id_ in enumerate(ids) if id_ in asked])
+        places = self._texts.places(rows.first_place[some], rows.position[some])
+        if is_answered:
+            self._admit(some, places, room)
+        else:
+            self._drafts = _Drafts(some, places, np.zeros(len(chosen), dtype=np.int64), 0)
         return ready_s
 
-    def _admit(self, some: NDArray[np.int64] | slice, room: NDArray[np.int64]) -> None:
+    def _admit(
+        self,
+        some: NDArray[np.int64] | slice,
+        places: NDArray[np.int64],
+        room: NDArray[np.int64],
+    ) -> None:
         rows = self._rows
-        places = self._texts.places(rows.first_place[some], rows.position[some])
         lengths = self.drafts.admit(
             self.policy,
             self._texts.confidences_at(places),
