@@ -165,6 +165,18 @@ def test_a_drafter_that_was_away_is_not_waited_for_the_longer(n, accept, steps):
     assert service.steps_until_back(n) <= 2 * (128 + PROBE)
 
 
+@pytest.mark.parametrize(("n", "accept"), PAYS)
+def test_drafting_stops_where_too_few_replies_come_in_time(n, accept):
+    service = Service(accept)
+    rng = np.random.default_rng(1)
+    drafted = 0
+    for _ in range(2000):
+        service.is_there = bool(rng.random() < 0.35)
+        service.late_s = 0.0 if service.is_there else 0.02
+        drafted += service.step(n) > 0
+    assert drafted < 0.05 * 2000
+
+
 def test_a_probe_begins_with_whole_drafts_whatever_their_confidences():
     service = Service(0.8, said=0.0)
     while not service.policy.snapshot()["probes"]:
