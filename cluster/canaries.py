@@ -14,6 +14,8 @@ from profiles.provenance import DraftingPair
 
 log = logging.getLogger(__name__)
 
+_BEFORE = "decided before this controller began"
+
 Learned = Callable[[DraftingPair], Mapping[str, Any]]
 """`FleetLearning.snapshot`."""
 
@@ -71,8 +73,8 @@ class Canaries:
     def adopt(self, report: TargetReport, now_s: float) -> None:
         """Go on with a canary that was promoted before this controller began."""
         counted = report.stats.get("canary")
-        if counted and counted["share"] >= 1.0 and report.model_id not in self._canaries:
-            canary = Canary(counted["name"], 1.0, CanaryRule(), now_s, Decision.PROMOTE)
+        if counted and counted.get("is_promoted") and report.model_id not in self._canaries:
+            canary = Canary(counted["name"], 1.0, CanaryRule(), now_s, Decision.PROMOTE, _BEFORE)
             self._canaries[report.model_id] = canary
 
     def order(
@@ -92,6 +94,7 @@ class Canaries:
             "address": drafter.address,
             "key": drafter.public_key,
             "share": canary.present_share,
+            "is_promoted": canary.decision is Decision.PROMOTE,
             "calibrations": plan(pair) if pair else {},
         }
 

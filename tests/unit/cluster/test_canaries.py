@@ -53,14 +53,15 @@ def target(canary=None, **fields):
     return replace(report, pair=PAIR, stats=stats, **fields)
 
 
-def counted(accepted, share=0.5, num_requests=400):
+def counted(accepted, share=0.5, num_requests=400, *, is_promoted=False):
     """What a replica has counted: requests of 20 steps, the serving drafter's accepting 2."""
     arms = {"serving": ArmTotals(), "canary": ArmTotals()}
     for name, mean in (("serving", 2.0), ("canary", accepted)):
         for i in range(num_requests):
             arms[name].end(20, round(20 * mean) + i % 3)
             arms[name].waited(0.004)
-    return {"name": NAME, "share": share} | {name: asdict(arm) for name, arm in arms.items()}
+    order = {"name": NAME, "share": share, "is_promoted": is_promoted}
+    return order | {name: asdict(arm) for name, arm in arms.items()}
 
 
 def start(fleet, share=0.05, name=NAME, rule=None):
@@ -77,6 +78,7 @@ def test_until_its_drafter_is_up_nothing_is_tried(fleet):
         "address": "tcp://new",
         "key": None,
         "share": 0.05,
+        "is_promoted": False,
         "calibrations": {"greedy/0": {"version": 5}},
     }
     assert plan.drafter_address == "tcp://old"
@@ -142,12 +144,13 @@ def test_when_a_promoted_drafter_dies_the_old_one_drafts_again(fleet, clock):
 
 
 def test_a_new_controller_goes_on_with_what_was_promoted_and_not_with_a_trial(clock):
-    for share, goes_on in ((1.0, True), (0.05, False)):
+    for is_promoted, share in ((True, 1.0), (False, 1.0), (False, 0.05)):
         fleet = FleetController(clock, Learned())
-        fleet.report_target(target(counted(2.5, share=share)))
+        report = target(counted(2.5, share=share, is_promoted=is_promoted))
+        fleet.report_target(report)
         join_new(fleet)
-        order = fleet.report_target(target(counted(2.5, share=share))).canary
-        assert (order is not None) is goes_on
+        order = fleet.report_target(report).canary
+        assert (order is not None and order["is_promoted"]) is is_promoted
 
 
 def test_one_canary_at_a_time(fleet):
