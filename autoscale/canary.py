@@ -205,33 +205,40 @@ class Comparison:
         return shown
 
 
+NOTHING = Comparison(ArmTotals(), ArmTotals(), 0.0)
+"""Counted of a canary whose drafter is not there, or serves nobody."""
+
+
 def judge(found: Comparison, rule: CanaryRule, age_s: float) -> tuple[Decision, str]:
     """Promote, roll back, or wait for more; and why.
 
     Promoted is what is surely no slower than the margin allows and not worse calibrated.
     Rolled back is what is surely slower, does not answer, or proves nothing in time.
     """
-    canary, serving = found.canary, found.serving
+    canary = found.canary
     if canary.asked >= _MIN_REQUESTS and canary.waits < _MIN_ANSWERED * canary.asked:
         return Decision.ROLL_BACK, f"it answered {canary.waits / canary.asked:.0%} in time"
-    few = min(canary.requests, serving.requests) < _MIN_REQUESTS
+    for whose, arm in (("its", canary), ("the serving drafter's", found.serving)):
+        if arm.requests < _MIN_REQUESTS:
+            said = f"{arm.requests:.0f} of {_MIN_REQUESTS} of {whose} requests have ended"
+            return _undecided(said, rule, age_s)
     ratio, low, high = found.speed
     said = f"{ratio:.3f}x the speed ({low:.3f} to {high:.3f})"
-    if not few and high < 1.0:
+    if high < 1.0:
         return Decision.ROLL_BACK, f"slower: {said}"
-    if not few and low >= 1.0 - rule.margin:
-        ece = found.canary_ece
-        if ece is not None and ece <= (found.serving_ece or 0.0) + rule.ece_margin:
-            return Decision.PROMOTE, said
-        off = "survival is not measured yet" if ece is None else f"survival is off by {ece:.1%}"
-        if age_s > rule.patience_s:
-            return Decision.ROLL_BACK, f"{said}, but {off}"
-        return Decision.WAIT, f"{said}; {off}, which time may mend"
+    if low < 1.0 - rule.margin:
+        return _undecided(said, rule, age_s)
+    ece = found.canary_ece
+    if ece is not None and ece <= (found.serving_ece or 0.0) + rule.ece_margin:
+        return Decision.PROMOTE, said
+    off = "survival is not measured yet" if ece is None else f"survival is off by {ece:.1%}"
+    return _undecided(f"{said}; {off}, which time may mend", rule, age_s)
+
+
+def _undecided(so_far: str, rule: CanaryRule, age_s: float) -> tuple[Decision, str]:
     if age_s > rule.patience_s:
-        return Decision.ROLL_BACK, f"nothing was proven in {rule.patience_s:.0f} s: {said}"
-    if few:
-        return Decision.WAIT, f"{canary.requests:.0f} of {_MIN_REQUESTS} requests have ended"
-    return Decision.WAIT, said
+        return Decision.ROLL_BACK, f"nothing was proven in {rule.patience_s:.0f} s: {so_far}"
+    return Decision.WAIT, so_far
 
 
 def _rounded(*values: float) -> list[float | None]:

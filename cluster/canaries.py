@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from autoscale.assignment import assign_drafters
-from autoscale.canary import ArmTotals, CanaryRule, Comparison, Decision, judge
+from autoscale.canary import NOTHING, ArmTotals, CanaryRule, Comparison, Decision, judge
+from autoscale.canary_presence import Presence
 from cluster.messages import DrafterReport, TargetReport
 from profiles.provenance import DraftingPair
 
@@ -46,6 +47,7 @@ class Canaries:
     def __init__(self, learned: Learned) -> None:
         self._learned = learned
         self._canaries: dict[str, Canary] = {}
+        self._presence: dict[str, Presence] = {}  # of those that were on trial here
         self._assigned: dict[str, dict[str, str]] = {}  # by model: target to drafter
         self._shown: dict[str, dict[str, Any]] = {}
 
@@ -60,14 +62,19 @@ class Canaries:
                 f"canary {known.name} of {model_id} is on trial; stop it first, or let it end"
             )
         self._canaries[model_id] = canary
+        self._presence[model_id] = Presence(canary.began_s)
         self._shown.pop(model_id, None)
 
     def stop(self, model_id: str, why: str) -> bool:
-        """Roll back what is on trial or promoted; False where there is nothing."""
+        """Roll back what is on trial or promoted; False where there is nothing.
+
+        One that was rolled back before keeps its reason.
+        """
         known = self._canaries.get(model_id)
         if known is None:
             return False
-        self._decide(model_id, known, Decision.ROLL_BACK, why)
+        if known.decision is not Decision.ROLL_BACK:
+            self._decide(model_id, known, Decision.ROLL_BACK, why)
         return True
 
     def adopt(self, report: TargetReport, now_s: float) -> None:
@@ -105,8 +112,8 @@ class Canaries:
         canary = self._canaries.get(report.model_id)
         if canary is None or report.pair is None:
             return None
-        found = (d for d in drafters.values() if d.canary == canary.name and d.drafter)
-        drafter_id, version = next((d.drafter for d in found if d.drafter), (None, None))
+        found = (d.drafter for d in _drafters_of(canary, drafters) if d.drafter)
+        drafter_id, version = next(found, (None, None))
         if drafter_id is None or version is None:
             return None
         return replace(report.pair, drafter_id=drafter_id, drafter_version=version)
@@ -118,7 +125,7 @@ class Canaries:
         canary = self._canaries.get(model_id)
         if canary is None:
             return
-        own = [d.replica_id for d in drafters.values() if d.canary == canary.name]
+        own = [d.replica_id for d in _drafters_of(canary, drafters)]
         self._assigned[model_id] = assign_drafters(targets, own, self._assigned.get(model_id, {}))
 
     def judge(
@@ -130,24 +137,42 @@ class Canaries:
         """Look at every canary on trial; what is decided holds from the next plans on."""
         for model_id, canary in list(self._canaries.items()):
             of_model = [r for r in reports if r.model_id == model_id]
-            counted = [r.stats["canary"] for r in of_model if r.stats.get("canary")]
-            counted = [one for one in counted if one["name"] == canary.name]
-            steps = [r.load.step_s for r in of_model if r.load is not None and r.load.step_s > 0]
-            first = next((r for r in of_model if r.pair is not None), None)
-            if not counted or not steps or first is None or first.pair is None:
+            found = self._compare(canary, of_model, drafters)
+            if found is not None:
+                self._shown[model_id] = found.to_plain()
+            if canary.decision is not Decision.WAIT:
                 continue
-            pair = self.pair(first, drafters)
-            found = Comparison(
-                ArmTotals.total(one["serving"] for one in counted),
-                ArmTotals.total(one["canary"] for one in counted),
-                sum(steps) / len(steps),
-                mean_ece(self._learned(first.pair)),
-                mean_ece(self._learned(pair)) if pair else None,
-            )
-            self._shown[model_id] = found.to_plain()
-            if canary.decision is Decision.WAIT:
-                decision, why = judge(found, canary.rule, now_s - canary.began_s)
+            presence = self._presence[model_id]
+            presence.see({d.replica_id for d in _drafters_of(canary, drafters)}, now_s)
+            if (reason := presence.reason_to_end(now_s)) is not None:
+                self._decide(model_id, canary, Decision.ROLL_BACK, reason)
+            else:
+                age_s = now_s - canary.began_s
+                decision, why = judge(found or NOTHING, canary.rule, age_s)
+                if decision is Decision.WAIT and not presence.is_there:
+                    why = "none of its replicas is there"
                 self._decide(model_id, canary, decision, why)
+
+    def _compare(
+        self,
+        canary: Canary,
+        reports: Sequence[TargetReport],
+        drafters: Mapping[str, DrafterReport],
+    ) -> Comparison | None:
+        """What its targets have counted; None where it drafts for none, or nothing runs."""
+        counted = [c for r in reports if (c := r.stats.get("canary")) and c["name"] == canary.name]
+        steps = [r.load.step_s for r in reports if r.load is not None and r.load.step_s > 0]
+        first = next((r for r in reports if r.pair is not None), None)
+        if not counted or not steps or first is None or first.pair is None:
+            return None
+        pair = self.pair(first, drafters)
+        return Comparison(
+            ArmTotals.total(one["serving"] for one in counted),
+            ArmTotals.total(one["canary"] for one in counted),
+            sum(steps) / len(steps),
+            mean_ece(self._learned(first.pair)),
+            mean_ece(self._learned(pair)) if pair else None,
+        )
 
     def snapshot(self, model_id: str) -> dict[str, Any] | None:
         canary = self._canaries.get(model_id)
@@ -165,6 +190,10 @@ class Canaries:
         if decision is not Decision.WAIT:
             log.warning("canary %s of %s: %s: %s", canary.name, model_id, decision, why)
         self._canaries[model_id] = replace(canary, decision=decision, why=why)
+
+
+def _drafters_of(canary: Canary, drafters: Mapping[str, DrafterReport]) -> Iterable[DrafterReport]:
+    return (one for one in drafters.values() if one.canary == canary.name)
 
 
 def mean_ece(snapshot: Mapping[str, Any]) -> float | None:

@@ -64,6 +64,10 @@ def counted(accepted, share=0.5, num_requests=400, *, is_promoted=False):
     return order | {name: asdict(arm) for name, arm in arms.items()}
 
 
+def shown(fleet):
+    return fleet.snapshot()["models"]["m"]["canary"]
+
+
 def start(fleet, share=0.05, name=NAME, rule=None):
     fleet.start_canary("m", name, share, rule or CanaryRule())
 
@@ -108,8 +112,7 @@ def test_a_verdict_moves_the_share(fleet, clock, accepted, decision, share):
     fleet.report_target(target(counted(accepted)))
     clock.now += TICK_S
     fleet.report_target(target(counted(accepted)))
-    shown = fleet.snapshot()["models"]["m"]["canary"]
-    assert (shown["decision"], shown["share"]) == (decision, share)
+    assert (shown(fleet)["decision"], shown(fleet)["share"]) == (decision, share)
     order = fleet.report_target(target()).canary
     assert (order["share"] if order else 0.0) == share
 
@@ -119,7 +122,7 @@ def test_counts_of_another_canary_decide_nothing(fleet, clock):
     join_new(fleet)
     clock.now += TICK_S
     fleet.report_target(target(counted(1.0) | {"name": "one before"}))
-    assert fleet.snapshot()["models"]["m"]["canary"]["decision"] == "wait"
+    assert shown(fleet)["decision"] == "wait"
 
 
 def test_stopping_gives_the_sessions_back(fleet):
@@ -128,6 +131,60 @@ def test_stopping_gives_the_sessions_back(fleet):
     assert fleet.stop_canary("m")
     assert fleet.report_target(target()).canary is None
     assert not fleet.stop_canary("n")
+
+
+def test_stopping_what_was_rolled_back_leaves_its_reason(fleet, clock):
+    start(fleet)
+    join_new(fleet)
+    clock.now += TICK_S
+    fleet.report_target(target(counted(1.0)))
+    assert fleet.stop_canary("m")
+    assert shown(fleet)["why"].startswith("slower")
+
+
+def live(fleet, clock, seconds, *, drafts=lambda second: True, canary=None):
+    """One report of a target a second, and of the new drafter in those where it drafts."""
+    for second in range(seconds):
+        clock.now += 1.0
+        if drafts(second):
+            join_new(fleet)
+        fleet.report_target(target(canary))
+
+
+def test_a_drafter_that_never_comes_is_given_up(fleet, clock):
+    start(fleet)
+    live(fleet, clock, 299, drafts=lambda second: False)
+    assert (shown(fleet)["decision"], shown(fleet)["why"]) == (
+        "wait",
+        "none of its replicas is there",
+    )
+    live(fleet, clock, 2, drafts=lambda second: False)
+    assert shown(fleet)["decision"] == "roll back"
+    assert "none of its replicas was there for 300 s" in shown(fleet)["why"]
+
+
+def test_one_that_dies_for_good_is_given_up_though_it_was_counted(fleet, clock):
+    start(fleet)
+    live(fleet, clock, 10, canary=counted(2.0, num_requests=5))
+    live(fleet, clock, 310, drafts=lambda second: False)
+    assert shown(fleet)["decision"] == "roll back"
+    assert shown(fleet)["canary"]["requests"] == 5
+
+
+def test_one_that_crashes_again_and_again_is_given_up(fleet, clock):
+    start(fleet)
+    live(fleet, clock, 40, drafts=lambda second: second % 20 < 5)
+    assert shown(fleet)["decision"] == "wait"
+    live(fleet, clock, 20, drafts=lambda second: second % 20 < 5)
+    assert shown(fleet)["why"] == "its replicas crash: 3 were lost; see their logs"
+
+
+def test_patience_ends_a_trial_that_counts_nothing(fleet, clock):
+    start(fleet, rule=CanaryRule(patience_s=60.0))
+    live(fleet, clock, 60)
+    assert shown(fleet)["decision"] == "wait"
+    live(fleet, clock, 1)
+    assert shown(fleet)["why"] == ("nothing was proven in 60 s: 0 of 50 of its requests have ended")
 
 
 def test_when_a_promoted_drafter_dies_the_old_one_drafts_again(fleet, clock):
