@@ -16,6 +16,7 @@ from profiles.provenance import DraftingPair
 log = logging.getLogger(__name__)
 
 _BEFORE = "decided before this controller began"
+_TOLD_S = 30.0  # by then every target has told a new controller what was promoted
 
 Learned = Callable[[DraftingPair], Mapping[str, Any]]
 """`FleetLearning.snapshot`."""
@@ -44,8 +45,9 @@ class Canaries:
     """By model. A new controller takes up one that was promoted from its targets' reports; one
     on trial is lost with its controller, and its sessions go back to the serving drafter."""
 
-    def __init__(self, learned: Learned) -> None:
+    def __init__(self, learned: Learned, began_s: float) -> None:
         self._learned = learned
+        self._began_s = began_s
         self._canaries: dict[str, Canary] = {}
         self._presence: dict[str, Presence] = {}  # of those that were on trial here
         self._assigned: dict[str, dict[str, str]] = {}  # by model: target to drafter
@@ -76,6 +78,13 @@ class Canaries:
         if known.decision is not Decision.ROLL_BACK:
             self._decide(model_id, known, Decision.ROLL_BACK, why)
         return True
+
+    def kept(self, now_s: float) -> frozenset[str] | None:
+        """Models whose canary is on trial or promoted; None while targets may still have to tell
+        of one."""
+        if now_s - self._began_s < _TOLD_S:
+            return None
+        return frozenset(id_ for id_, canary in self._canaries.items() if canary.present_share)
 
     def adopt(self, report: TargetReport, now_s: float) -> None:
         """Go on with a canary that was promoted before this controller began."""

@@ -67,7 +67,7 @@ class FleetController:
         self._learning = learning or FleetLearning()
         self._step_costs = step_costs or StepCostLearning()
         self._plans = FleetPlans(classes)
-        self._canaries = Canaries(self._learning.snapshot)
+        self._canaries = Canaries(self._learning.snapshot, clock())
         self._settled_s = clock() + settle_s
         self._on_taken = on_taken
         self._on_gone = on_gone
@@ -124,6 +124,13 @@ class FleetController:
     def stop_canary(self, model_id: str) -> bool:
         """Give its sessions back to the serving drafters; False where there is no canary."""
         return self._canaries.stop(model_id, "stopped by hand")
+
+    def kept_canaries(self) -> frozenset[str] | None:
+        """Models whose canary is on trial or promoted; None while targets may still have to tell
+        of one that was promoted before this controller began. Trials end here also where no
+        target reports."""
+        self.tick()
+        return self._canaries.kept(self._clock())
 
     def canary_pair(self, report: TargetReport) -> DraftingPair | None:
         """What a target's `canary_outcomes` belong to."""

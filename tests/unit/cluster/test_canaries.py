@@ -210,6 +210,35 @@ def test_a_new_controller_goes_on_with_what_was_promoted_and_not_with_a_trial(cl
         assert (order is not None and order["is_promoted"]) is is_promoted
 
 
+def test_replicas_of_a_canary_are_kept_while_it_is_on_trial_or_promoted(fleet, clock):
+    assert fleet.kept_canaries() is None  # a target may still tell of one
+    live(fleet, clock, 30)
+    assert fleet.kept_canaries() == set()
+    start(fleet)
+    assert fleet.kept_canaries() == {"m"}
+    live(fleet, clock, 2, canary=counted(2.5))
+    assert shown(fleet)["decision"] == "promote"
+    assert fleet.kept_canaries() == {"m"}
+    fleet.stop_canary("m")
+    assert fleet.kept_canaries() == set()
+
+
+def test_a_promotion_is_kept_through_a_restart_and_a_trial_is_not(clock):
+    for is_promoted, kept in ((True, {"m"}), (False, set())):
+        fleet = FleetController(clock, Learned())
+        live(fleet, clock, 30, canary=counted(2.5, is_promoted=is_promoted))
+        assert fleet.kept_canaries() == kept
+
+
+def test_a_trial_ends_also_where_no_target_reports(fleet, clock):
+    start(fleet, rule=CanaryRule(patience_s=60.0))
+    for _ in range(7):
+        clock.now += 10.0
+        fleet.kept_canaries()
+    join_new(fleet)
+    assert shown(fleet)["decision"] == "roll back"
+
+
 def test_one_canary_at_a_time(fleet):
     start(fleet)
     with pytest.raises(ValueError, match="on trial"):
