@@ -7,8 +7,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
+
 from autoscale.assignment import assign_drafters
-from autoscale.canary import NOTHING, ArmTotals, CanaryRule, Comparison, Decision, judge
+from autoscale.canary import NOTHING, ArmTotals, CanaryRule, Comparison, Decision, Estimate, judge
 from autoscale.canary_presence import Presence
 from cluster.messages import DrafterReport, TargetReport
 from profiles.provenance import DraftingPair
@@ -104,7 +106,7 @@ class Canaries:
         drafter = drafters.get(self._assigned.get(report.model_id, {}).get(report.replica_id, ""))
         if drafter is None:
             return None
-        pair = self.pair(report, drafters)
+        pair = self.pair(report.model_id, report.pair, drafters)
         return {
             "name": canary.name,
             "address": drafter.address,
@@ -115,17 +117,20 @@ class Canaries:
         }
 
     def pair(
-        self, report: TargetReport, drafters: Mapping[str, DrafterReport]
+        self,
+        model_id: str,
+        serving: DraftingPair | None,
+        drafters: Mapping[str, DrafterReport],
     ) -> DraftingPair | None:
-        """A target with its model's new drafter."""
-        canary = self._canaries.get(report.model_id)
-        if canary is None or report.pair is None:
+        """A target of a model with its new drafter; `serving` is the one with its own."""
+        canary = self._canaries.get(model_id)
+        if canary is None or serving is None:
             return None
         found = (d.drafter for d in _drafters_of(canary, drafters) if d.drafter)
         drafter_id, version = next(found, (None, None))
         if drafter_id is None or version is None:
             return None
-        return replace(report.pair, drafter_id=drafter_id, drafter_version=version)
+        return replace(serving, drafter_id=drafter_id, drafter_version=version)
 
     def assign(
         self, model_id: str, targets: Sequence[str], drafters: Mapping[str, DrafterReport]
@@ -174,7 +179,7 @@ class Canaries:
         first = next((r for r in reports if r.pair is not None), None)
         if not counted or not steps or first is None or first.pair is None:
             return None
-        pair = self.pair(first, drafters)
+        pair = self.pair(first.model_id, first.pair, drafters)
         return Comparison(
             ArmTotals.total(one["serving"] for one in counted),
             ArmTotals.total(one["canary"] for one in counted),
@@ -205,12 +210,15 @@ def _drafters_of(canary: Canary, drafters: Mapping[str, DrafterReport]) -> Itera
     return (one for one in drafters.values() if one.canary == canary.name)
 
 
-def mean_ece(snapshot: Mapping[str, Any]) -> float | None:
-    """Of survival over the keys of a pair, by their labels; None while unknown."""
+def mean_ece(snapshot: Mapping[str, Any]) -> Estimate | None:
+    """Of survival beyond noise, over the keys of a pair by their labels; None while unknown."""
     known = [
-        (one["recent_ece"], one["recent_labels"])
+        (one["excess_ece"], one["ece_error"], one["recent_labels"])
         for one in snapshot.get("calibration", {}).values()
-        if one.get("recent_ece") is not None and one.get("recent_labels")
+        if one.get("excess_ece") is not None and one.get("recent_labels")
     ]
-    labels = sum(n for _, n in known)
-    return sum(ece * n for ece, n in known) / labels if labels else None
+    if not known:
+        return None
+    eces, errors, labels = np.array(known).T
+    weights = labels / labels.sum()
+    return Estimate(float(weights @ eces), float(np.linalg.norm(weights * errors)))

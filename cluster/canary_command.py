@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import httpx
@@ -98,7 +98,7 @@ def canary_lines(state: Mapping[str, Any]) -> list[str]:
     verdict += f": {state['why']}" if state["why"] else ""
     if "canary" not in state:
         return [verdict, "nothing counted"]
-    rows = [("", "requests", "acceptance length", "wait ms", "answered", "ECE of survival")]
+    rows = [("", "requests", "acceptance length", "wait ms", "answered", "ECE beyond noise, %")]
     for arm in ("serving", "canary"):
         one = state[arm]
         rows.append(
@@ -108,13 +108,13 @@ def canary_lines(state: Mapping[str, Any]) -> list[str]:
                 _interval(one["acceptance_length"]),
                 _interval(one["wait_ms"]),
                 "-" if one["answered"] is None else f"{one['answered']:.1%}",
-                "-" if one["ece"] is None else f"{one['ece']:.1%}",
+                "-" if one["ece"] is None else _interval([100 * ece for ece in one["ece"]]),
             )
         )
     return [verdict, f"speed {_interval(state['speed'])} of the serving one", *table(rows)]
 
 
-def _interval(values: list[float | None]) -> str:
+def _interval(values: Sequence[float | None]) -> str:
     value, low, high = ("?" if one is None else f"{one:.2f}" for one in values)
     return f"{value} [{low}, {high}]"
 

@@ -18,15 +18,18 @@ NAME = "new:v2"
 
 
 class Learned:
-    """Stands for `FleetLearning`: calibrations of the new pair alone, `ece` of both."""
+    """Stands for `FleetLearning`: calibrations of the new pair alone, `ece` of both, each of two
+    keys."""
 
     ece = 0.02
+    ece_error = 0.001
 
     def plan(self, pair):
         return {"greedy/0": {"version": 5}} if pair == NEW else {}
 
     def snapshot(self, pair):
-        return {"calibration": {"greedy/0": {"recent_ece": self.ece, "recent_labels": 1000}}}
+        one = {"excess_ece": self.ece, "ece_error": self.ece_error, "recent_labels": 1000}
+        return {"calibration": {"greedy/0": one, "q/0": one, "q/1": {"excess_ece": None}}}
 
 
 @pytest.fixture
@@ -101,6 +104,32 @@ def test_outcomes_of_the_canary_belong_to_its_own_pair(fleet):
     start(fleet)
     join_new(fleet)
     assert fleet.canary_pair(target()) == NEW
+
+
+def test_what_is_learned_of_the_new_pair_is_shown_beside_the_serving_ones(fleet):
+    def learned():
+        return [one["drafter_id"] for one in fleet.snapshot()["models"]["m"]["learned"]]
+
+    start(fleet)
+    assert learned() == ["old"]
+    join_new(fleet)
+    assert learned() == ["old", "new"]
+
+
+def test_calibration_is_judged_with_its_interval(clock):
+    for error, decision in ((0.001, "promote"), (0.02, "wait")):
+        learned = Learned()
+        learned.ece_error = error
+        fleet = FleetController(clock, learned)
+        join(fleet, DrafterReport("d-old", "m", "tcp://old", 1))
+        fleet.report_target(target())
+        start(fleet)
+        join_new(fleet)
+        live(fleet, clock, 2, canary=counted(2.5))
+        assert shown(fleet)["decision"] == decision
+        error /= 2**0.5  # of two keys
+        expected = [0.02, max(0.0, 0.02 - 3 * error), 0.02 + 3 * error]
+        assert shown(fleet)["canary"]["ece"] == [round(one, 4) for one in expected]
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ ARM = {
     "answered": 0.99,
     "ece": None,
 }
-SIDES = {"serving": ARM, "canary": ARM | {"ece": 0.02}, "speed": [1.01, 0.99, None]}
+SIDES = {"serving": ARM, "canary": ARM | {"ece": [0.02, 0.0, 0.045]}, "speed": [1.01, 0.99, None]}
 
 
 class Server:
@@ -68,6 +68,7 @@ def test_it_is_followed_to_its_promotion(clock):
     assert kept
     assert said.count("wait: 9 of 50") == 1
     assert "canary new:v2: promote: a\nspeed 1.01 [0.99, ?] of the serving one" in said
+    assert "2.00 [0.00, 4.50]" in said
     assert not [one for one in server.asked if one.startswith("DELETE")]
 
 
