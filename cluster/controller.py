@@ -67,7 +67,7 @@ class FleetController:
         self._learning = learning or FleetLearning()
         self._step_costs = step_costs or StepCostLearning()
         self._plans = FleetPlans(classes)
-        self._canaries = Canaries(self._learning.snapshot)
+        self._canaries = Canaries(self._learning.snapshot, clock())
         self._settled_s = clock() + settle_s
         self._on_taken = on_taken
         self._on_gone = on_gone
@@ -125,9 +125,16 @@ class FleetController:
         """Give its sessions back to the serving drafters; False where there is no canary."""
         return self._canaries.stop(model_id, "stopped by hand")
 
+    def kept_canaries(self) -> frozenset[str] | None:
+        """Models whose canary is on trial or promoted; None while targets may still have to tell
+        of one that was promoted before this controller began. Trials end here also where no
+        target reports."""
+        self.tick()
+        return self._canaries.kept(self._clock())
+
     def canary_pair(self, report: TargetReport) -> DraftingPair | None:
         """What a target's `canary_outcomes` belong to."""
-        return self._canaries.pair(report, self._live_drafters())
+        return self._canaries.pair(report.model_id, report.pair, self._live_drafters())
 
     def _canary_order(self, report: TargetReport) -> dict[str, Any] | None:
         if report.model_id not in self._canaries:
@@ -288,9 +295,12 @@ class FleetController:
         return totals | {"ingresses": [{"replica_id": r.replica_id, "pid": r.pid} for r in alive]}
 
     def _learned(self, model_id: str) -> list[dict[str, Any]]:
-        """Per pair that serves a model: calibration and acceptance, with their alarms."""
+        """Per pair that serves a model, or is tried: calibration and acceptance, with alarms."""
         targets = (target for target, _ in self._targets.values() if target.model_id == model_id)
         pairs = dict.fromkeys(target.pair for target in targets if target.pair is not None)
+        drafters = self._live_drafters() if model_id in self._canaries else {}
+        tried = [self._canaries.pair(model_id, pair, drafters) for pair in pairs]
+        pairs |= dict.fromkeys(pair for pair in tried if pair is not None)
         return [asdict(pair) | self._learning.snapshot(pair) for pair in pairs]
 
     @staticmethod

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import time
@@ -22,6 +23,7 @@ from cluster.messages import DrafterPlan, DrafterReport, IngressReport, TargetPl
 from cluster.observability.publisher import Publisher
 from cluster.observability.samples import PoolSizes, fleet_samples, learning_samples
 from cluster.step_cost_learning import StepCostLearning
+from deployments.canary_apps import remove_unwanted_forever
 from profiles.provenance import DraftingPair
 
 NAMESPACE = "dspark"
@@ -113,6 +115,9 @@ class ControllerActor:
     async def stop_canary(self, model_id: str) -> bool:
         return self._fleet.stop_canary(model_id)
 
+    async def kept_canaries(self) -> frozenset[str] | None:
+        return self._fleet.kept_canaries()
+
     async def snapshot(self) -> dict[str, Any]:
         """Asked for by its keeper all the time, so this is where the fleet is published."""
         fleet = self._fleet.snapshot()
@@ -137,13 +142,15 @@ def find_controller(app_name: str) -> Any:
 
 
 class ControllerKeeper:
-    """Owns the actor: it is made here, restarted by Ray, and gone with the application."""
+    """Owns the actor: it is made here, restarted by Ray, and gone with the application. What of
+    canaries nobody wants any more is removed from here."""
 
     def __init__(self, settings: ControllerSettings) -> None:
+        app_name = serve.get_replica_context().app_name
         self._actor = (
             ray.remote(ControllerActor)
             .options(
-                name=actor_name(serve.get_replica_context().app_name),
+                name=actor_name(app_name),
                 namespace=NAMESPACE,
                 num_cpus=0,
                 max_restarts=-1,
@@ -151,6 +158,8 @@ class ControllerKeeper:
             )
             .remote(settings)
         )
+        removal = remove_unwanted_forever(app_name, self._actor.kept_canaries.remote)
+        self._removal = asyncio.get_running_loop().create_task(removal)
 
     async def check_health(self) -> None:
         """Asks for the snapshot, so a dead actor makes Serve replace the keeper too."""

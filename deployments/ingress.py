@@ -43,8 +43,8 @@ from deployments.canary import (
     canary_name,
     deploy_canary,
     parse_canary,
-    remove_canary,
 )
+from deployments.canary_apps import remove_canary
 from deployments.continuation import Delivered
 from deployments.controller import INTERVAL_S, find_controller
 from deployments.denial import DENIED
@@ -361,10 +361,15 @@ class FleetIngress(OpenAiIngress):  # type: ignore[misc]
         return {"model": model_id, "canary": begun}
 
     async def stop_canary(self, model_id: str) -> dict[str, Any]:
-        """End a canary, on trial or promoted: sessions go to the model's own drafters."""
-        if not await self._controller("stop_canary", model_id):
+        """End a canary, on trial or promoted: sessions go to the model's own drafters.
+
+        Its replicas go also where the controller has forgotten it. 404 where there is neither.
+        """
+        is_known = await self._controller("stop_canary", model_id)
+        app_name = serve.get_replica_context().app_name
+        is_removed = await asyncio.to_thread(remove_canary, app_name, model_id)
+        if not (is_known or is_removed):
             raise HTTPException(404, f"the model {model_id!r} has no canary")
-        await asyncio.to_thread(remove_canary, serve.get_replica_context().app_name, model_id)
         return {"model": model_id, "canary": None}
 
     def _refuse_attached(self, model_id: str, what: str) -> Any:
