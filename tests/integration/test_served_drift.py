@@ -20,7 +20,7 @@ from loadtest.prompts import PROMPTS
 from tests.integration.hooks import drifting_confidences, hooked
 from tests.integration.served import demo_config, fleet, serving, wait_for
 
-NUM_CLIENTS = 4
+NUM_CLIENTS = 2
 KEY = "q/0.4-0.8"
 LIMIT_S = 600
 ENOUGH_LABELS = 16_000

@@ -7,6 +7,7 @@ should be, for and against, below 1 of nothing.
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -27,15 +28,17 @@ def install() -> None:
     when_imported("drafters.engine", _distort)
 
 
+def _drifted(draft: Any, factor: float) -> Any:
+    confidences = draft.confidences.logit(eps=1e-6).mul(factor).sigmoid()
+    return replace(draft, confidences=confidences)
+
+
 def _distort(module: ModuleType) -> None:
     engine: Any = module.DraftEngine
     step = engine.step
 
     def drifting(self: Any, batches: list[Any]) -> list[Any]:
         factor = float(Path(os.environ[PATH]).read_text())
-        drafts: list[Any] = step(self, batches)
-        for draft in drafts:
-            draft.confidences.copy_(draft.confidences.logit(eps=1e-6).mul(factor).sigmoid())
-        return drafts
+        return [_drifted(draft, factor) for draft in step(self, batches)]
 
     engine.step = drifting
