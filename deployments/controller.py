@@ -22,9 +22,9 @@ from cluster.messages import DrafterPlan, DrafterReport, IngressReport, TargetPl
 from cluster.observability.publisher import Publisher
 from cluster.observability.samples import PoolSizes, fleet_samples, learning_samples
 from cluster.step_cost_learning import StepCostLearning
+from deployments.controller_link import NAMESPACE, actor_name
 from profiles.provenance import DraftingPair
 
-NAMESPACE = "dspark"
 INTERVAL_S = 0.5
 logger = logging.getLogger(__name__)
 
@@ -125,15 +125,6 @@ class ControllerActor:
         self._metrics.publish(fleet_samples(fleet, self._pools, dropped))
         fleet["controller"]["pid"] = os.getpid()
         return fleet
-
-
-def actor_name(app_name: str) -> str:
-    return f"controller:{app_name}"
-
-
-def find_controller(app_name: str) -> Any:
-    """A handle to the application's controller. Raises ValueError while there is none."""
-    return ray.get_actor(actor_name(app_name), namespace=NAMESPACE)
 
 
 class ControllerKeeper:

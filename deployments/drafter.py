@@ -20,7 +20,8 @@ from cluster.messages import DrafterReport
 from cluster.observability.publisher import Publisher
 from cluster.observability.samples import drafter_samples
 from deployments.autoscaling import BUSY, Drafted, drafter_stats
-from deployments.controller import INTERVAL_S, find_controller
+from deployments.controller import INTERVAL_S
+from deployments.controller_link import ControllerLink, NoAnswerError
 from deployments.draft_model import make_draft_engine
 from deployments.tracing.draft_spans import record_step
 from deployments.tracing.spec import TracingSpec
@@ -90,13 +91,14 @@ class DrafterServer:
 
     async def _report_forever(self) -> None:
         metrics = Publisher("drafter", model=self._model_id, replica=self._replica_id)
+        controller = ControllerLink(self._app_name)
         while True:
             try:
                 report = self._report()
                 metrics.publish(drafter_samples(report))
-                plan = await find_controller(self._app_name).report_drafter.remote(report)
+                plan = await controller.ask("report_drafter", report)
                 self._server.secret = plan.secret
-            except (ValueError, ray.exceptions.RayError) as error:
+            except NoAnswerError as error:
                 logger.info("no controller to report to yet: %s", error)
             except Exception:
                 logger.exception("report to the controller failed")
