@@ -43,8 +43,7 @@ class FleetController:
     one controller of an application to the next: where the clock it was read from was set back,
     above those of the plans that targets come with. `classes` are what each model promises.
     Nobody is assigned a drafter in the first `settle_s`, while replicas of an earlier controller
-    report to this one. `on_taken` is told of reports that count, `on_gone` of targets that fell
-    silent.
+    report to this one. `on_taken` is told of reports that count.
     Reports are bounded: of more than `MAX_REPLICAS`, and of more than one per
     `MIN_INTERVAL_S` of a replica, the rest is counted and changes nothing. Of ingresses the
     last `MAX_INGRESSES` are kept.
@@ -60,7 +59,6 @@ class FleetController:
         classes: Mapping[str, Sequence[ServiceClass]] | None = None,
         settle_s: float = 0.0,
         on_taken: Callable[[TargetReport], None] = lambda report: None,
-        on_gone: Callable[[str], None] = lambda replica_id: None,
     ) -> None:
         self.num_dropped_reports = 0
         self._clock = clock
@@ -70,7 +68,6 @@ class FleetController:
         self._canaries = Canaries(self._learning.snapshot)
         self._settled_s = clock() + settle_s
         self._on_taken = on_taken
-        self._on_gone = on_gone
         self._epoch = epoch
         self._seq = 0
         self._next_tick_s = -math.inf
@@ -237,6 +234,10 @@ class FleetController:
             return NO_PLAN
         return self._plans.of(report.replica_id)
 
+    def target_ids(self) -> frozenset[str]:
+        """Of all that report. From any thread: copied in one step."""
+        return frozenset(self._targets)
+
     def report_ingress(self, report: IngressReport) -> None:
         if report.replica_id not in self._ingresses and len(self._ingresses) >= MAX_INGRESSES:
             oldest = min(self._ingresses, key=lambda id_: self._ingresses[id_][1])
@@ -332,7 +333,6 @@ class FleetController:
                 del self._targets[id_]
                 self._assigned.pop(id_, None)
                 self._plans.forget(target.model_id, id_)
-                self._on_gone(id_)
                 self._to_assign.add(target.model_id)
         for id_, (drafter, seen) in list(self._drafters.items()):
             if seen < oldest:

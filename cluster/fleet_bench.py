@@ -65,7 +65,7 @@ def fleet_times(num_replicas: int, repeats: int) -> FleetTimes:
     reports = target_reports(num_replicas)
     for report in reports:
         step_costs.absorb(_ENGINE, report.replica_id, _STEPS.to_plain())
-    step_costs.refit()
+    step_costs.refit({report.replica_id for report in reports})
     fleet = FleetController(lambda: clock[0], step_costs=step_costs, classes={_MODEL: CLASSES})
     for i in range(max(1, num_replicas // 10)):
         drafter = DrafterReport(f"d{i}", _MODEL, f"tcp://d{i}", 1)

@@ -57,12 +57,11 @@ class ControllerActor:
             classes=settings.classes,
             settle_s=2 * INTERVAL_S,
             on_taken=self._absorb,
-            on_gone=lambda id_: self._thread.offer(partial(self._step_costs.forget, id_)),
         )
 
     def _refit(self) -> None:
         self._pairs.refit()
-        self._step_costs.refit()
+        self._step_costs.refit(self._fleet.target_ids())
 
     def _publish_learned(self, pair: DraftingPair, snapshot: dict[str, Any]) -> None:
         self._metrics.publish(learning_samples(pair, snapshot))

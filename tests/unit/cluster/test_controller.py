@@ -420,15 +420,13 @@ def test_of_ingresses_the_last_ones_are_kept(fleet, clock):
     assert fleet.snapshot()["lost_targets"]["continued"] == MAX_INGRESSES
 
 
-def test_who_falls_silent_is_forgotten_with_its_plan_and_told(clock):
-    gone = []
-    fleet = FleetController(clock, on_gone=gone.append)
+def test_who_falls_silent_is_forgotten_with_its_plan(fleet, clock):
     fleet.report_target(loaded("t1", running=8, waiting=32))
     clock.now += EXPIRY_S + 0.1
     fleet.report_target(loaded("t2", running=0))
     clock.now += TICK_S
     assert fleet.report_target(loaded("t2", running=0)).advice.expected_requests == 0
-    assert gone == ["t1"]
+    assert fleet.target_ids() == {"t2"}
 
 
 def test_before_the_first_tick_there_is_no_advice(fleet):
