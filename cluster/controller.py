@@ -61,6 +61,7 @@ class FleetController:
         on_taken: Callable[[TargetReport], None] = lambda report: None,
     ) -> None:
         self.num_dropped_reports = 0
+        self.num_impossible_controls = 0
         self._clock = clock
         self._learning = learning or FleetLearning()
         self._step_costs = step_costs or StepCostLearning()
@@ -202,7 +203,10 @@ class FleetController:
         self._on_taken(report)
         changed = report.stats.get("controls")
         if changed and report.model_id not in self._controls:  # before this controller began
-            self._controls[report.model_id] = Controls(**changed)
+            try:
+                self._controls[report.model_id] = Controls.model_validate(changed)
+            except ValueError:  # of another version, say; its target gets its plan all the same
+                self.num_impossible_controls += 1
 
     def _plan(self, report: TargetReport) -> TargetPlan:
         controls = self._controls_of(report.model_id)

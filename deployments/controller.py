@@ -118,6 +118,7 @@ class ControllerActor:
         dropped = {
             "flood": self._fleet.num_dropped_reports + self._thread.num_dropped,
             "impossible_load": fleet["controller"]["impossible_loads"],
+            "controls": self._fleet.num_impossible_controls,
             "outcomes": self._pairs.num_malformed_reports,
             "step_cost": self._step_costs.num_malformed_reports,
         }

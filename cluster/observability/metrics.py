@@ -410,7 +410,7 @@ _CONTROLLER = (
         "dspark_controller_dropped_reports",
         "counter",
         "reports",
-        "Too fast or too many (flood), or with an impossible_load, outcomes or step_cost",
+        "Too fast or too many (flood), or with an impossible_load, controls, outcomes or step_cost",
         ("reason",),
     ),
     Metric(

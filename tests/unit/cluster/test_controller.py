@@ -135,6 +135,14 @@ def test_a_new_controller_learns_of_changes_from_the_targets(fleet):
     assert plan.controls == Controls(speculation=False)
 
 
+@pytest.mark.parametrize("controls", [{"not_yet_known": 1}, {"deadline_ms": -1}, ["speculation"]])
+def test_changes_that_cannot_be_are_counted_and_their_target_gets_its_plan(fleet, controls):
+    join(fleet, drafter())
+    plan = fleet.report_target(target(controls=controls))
+    assert (plan.drafter_address, plan.controls) == ("tcp://d1", Controls())
+    assert fleet.num_impossible_controls == 1
+
+
 def test_a_replica_that_knows_of_no_change_takes_none_back(fleet):
     fleet.report_target(target("fresh"))
     plan = fleet.report_target(target("old", controls={"speculation": False}))
