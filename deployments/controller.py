@@ -18,14 +18,21 @@ from autoscale.service_class import ServiceClass
 from cluster.controller import FleetController
 from cluster.fleet_learning import FleetLearning
 from cluster.learning_thread import LearningThread
-from cluster.messages import DrafterPlan, DrafterReport, IngressReport, TargetPlan, TargetReport
+from cluster.messages import (
+    DrafterPlan,
+    DrafterReport,
+    IngressPlan,
+    IngressReport,
+    TargetPlan,
+    TargetReport,
+)
 from cluster.observability.publisher import Publisher
 from cluster.observability.samples import PoolSizes, fleet_samples, learning_samples
+from cluster.presence import AWAY_S, SETTLE_S
 from cluster.step_cost_learning import StepCostLearning
 from deployments.controller_link import NAMESPACE, actor_name
 from profiles.provenance import DraftingPair
 
-INTERVAL_S = 0.5
 logger = logging.getLogger(__name__)
 
 
@@ -55,7 +62,8 @@ class ControllerActor:
             step_costs=self._step_costs,
             epoch=time.time_ns(),
             classes=settings.classes,
-            settle_s=2 * INTERVAL_S,
+            settle_s=SETTLE_S,
+            away_s=AWAY_S,
             on_taken=self._absorb,
         )
 
@@ -82,8 +90,8 @@ class ControllerActor:
             absorb = partial(self._step_costs.absorb, report.engine, report.replica_id)
             self._thread.offer(partial(absorb, report.step_cost))
 
-    async def report_ingress(self, report: IngressReport) -> None:
-        self._fleet.report_ingress(report)
+    async def report_ingress(self, report: IngressReport) -> IngressPlan:
+        return self._fleet.report_ingress(report)
 
     async def change(self, model_id: str, changes: dict[str, Any]) -> dict[str, Any] | None:
         """What is changed of a model by now; None where no target of it drafts.

@@ -30,9 +30,10 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 from autoscale.controls import Controls
 from autoscale.pool_view import PoolView
 from autoscale.service_class import ServiceClass
-from cluster.messages import IngressReport
+from cluster.messages import IngressPlan, IngressReport
 from cluster.observability.publisher import Publisher
 from cluster.observability.samples import ingress_samples
+from cluster.pace import next_in_s
 from deployments.attach.answers import EngineAnswer
 from deployments.attach.passing_on import EngineRefusedError, engine_request, passed_on
 from deployments.attach.requests import EngineRequest
@@ -45,7 +46,6 @@ from deployments.canary import (
     remove_canary,
 )
 from deployments.continuation import Delivered
-from deployments.controller import INTERVAL_S
 from deployments.controller_link import ControllerLink, NoAnswerError
 from deployments.denial import DENIED
 from deployments.errors import ConfigError
@@ -119,15 +119,15 @@ class FleetIngress(OpenAiIngress):  # type: ignore[misc]
 
     async def _report_forever(self) -> None:
         replica_id = serve.get_replica_context().replica_id.unique_id
-        metrics = Publisher("ingress", replica=replica_id)
+        metrics, plan = Publisher("ingress", replica=replica_id), IngressPlan()
         while True:
             report = IngressReport(replica_id, os.getpid(), **asdict(self._counts))
             metrics.publish(ingress_samples(report, REFUSED, DENIED))
             try:
-                await self._controller.ask("report_ingress", report)
+                plan = await self._controller.ask("report_ingress", report)
             except NoAnswerError as error:
                 logger.info("no controller to report to yet: %s", error)
-            await asyncio.sleep(INTERVAL_S)
+            await asyncio.sleep(next_in_s(plan.interval_s))
 
     async def check_health(self) -> None:
         if self._reports.done():

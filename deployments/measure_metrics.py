@@ -16,7 +16,7 @@ from cluster.held_plan import HeldPlan
 from cluster.messages import TargetReport
 from cluster.observability.publisher import Publisher
 from cluster.observability.samples import latency_samples, plan_samples, target_samples
-from deployments.controller import INTERVAL_S
+from cluster.pace import SHORTEST_S
 from deployments.engine.engine_step import AdapterStats
 from drafters.sources import SourceStats
 
@@ -93,5 +93,5 @@ def measure_metrics(repeats: int) -> str:
         ray.shutdown()
     return (
         f"metrics, {REQUESTS} requests ended and {DRAFTS} drafts per exchange: "
-        f"{1000 * taken_s:.2f} ms of every {1000 * INTERVAL_S:.0f}, {taken_s / INTERVAL_S:.2%}"
+        f"{1000 * taken_s:.2f} ms of every {1000 * SHORTEST_S:.0f}, {taken_s / SHORTEST_S:.2%}"
     )

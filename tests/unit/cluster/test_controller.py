@@ -16,7 +16,9 @@ from cluster.controller import (
     speculation_totals,
 )
 from cluster.held_plan import HeldPlan
-from cluster.messages import DrafterReport, IngressReport, TargetReport
+from cluster.messages import DrafterReport, IngressPlan, IngressReport, TargetReport
+from cluster.pace import SHORTEST_S, interval_s, lifetime_s
+from cluster.presence import AWAY_S
 from cluster.step_cost_learning import StepCostLearning
 from profiles.provenance import DraftingPair
 from profiles.step_cost import EngineProvenance
@@ -376,6 +378,92 @@ def test_a_new_controller_leaves_targets_with_their_drafters(clock):
     clock.now += 0.6
     found = {name: fleet.report_target(report).drafter_address for name, report in reports.items()}
     assert found == asked
+
+
+def paired(clock):
+    """A fleet that is not split evenly by name, and what each target asks in it."""
+    fleet = FleetController(clock, away_s=AWAY_S)
+    drafters = [drafter("d1"), drafter("d2")]
+    for one in drafters:
+        join(fleet, one)
+    asked = {"t1": "tcp://d2", "t2": "tcp://d1", "t3": "tcp://d2", "t4": "tcp://d1"}
+    targets = [replace(target(name), drafter_address=one) for name, one in asked.items()]
+    for one in targets:
+        fleet.report_target(one)
+    assert {one.replica_id: told_whom(fleet, one) for one in targets} == asked
+    return fleet, drafters, targets, asked
+
+
+def told_whom(fleet, report):
+    return fleet.report_target(report).drafter_address
+
+
+@pytest.mark.parametrize("asked_meanwhile", [False, True])
+def test_a_controller_that_was_away_forgets_nobody_and_moves_nobody(clock, asked_meanwhile):
+    fleet, drafters, targets, asked = paired(clock)
+    clock.now += EXPIRY_S + 1
+    if asked_meanwhile:  # by its keeper, or a client
+        fleet.snapshot()
+    assert {one.replica_id: told_whom(fleet, one) for one in targets} == asked
+    for one in drafters:
+        join(fleet, one)
+    clock.now += TICK_S
+    assert {one.replica_id: told_whom(fleet, one) for one in targets} == asked
+
+
+def test_who_died_while_the_controller_was_away_is_missed_a_lifetime_later(clock):
+    fleet, (_, living), targets, _ = paired(clock)
+    clock.now += EXPIRY_S + 1
+    for _ in range(8):
+        join(fleet, living)
+        told = {told_whom(fleet, one) for one in targets}
+        clock.now += SHORTEST_S
+    assert told == {"tcp://d2"}
+
+
+def test_a_large_fleet_reports_more_seldom_and_is_remembered_longer(fleet, clock):
+    def all_report():
+        plans = [fleet.report_target(target(f"t{i}", placement="off")) for i in range(1199)]
+        return [*plans, fleet.report_ingress(IngressReport("i1", 7))]
+
+    assert {plan.interval_s for plan in all_report()} == {SHORTEST_S}
+    clock.now += TICK_S
+    all_report()
+    clock.now += TICK_S
+    plans = all_report()
+    assert {plan.interval_s for plan in plans} == {interval_s(1200)} == {2.0}
+    assert plans[0].ttl_s == lifetime_s(2.0) == 12.0
+    assert plans[-1] == IngressPlan(2.0)
+    assert fleet.report_drafter(drafter()).interval_s == 2.0
+    clock.now += 11.5
+    fleet.report_target(target("t0", placement="off"))
+    assert len(fleet.target_ids()) == 1199
+    clock.now += 1.0
+    fleet.report_target(target("t0", placement="off"))
+    assert fleet.target_ids() == {"t0"}
+
+
+def test_who_was_told_to_report_seldom_is_awaited_when_the_fleet_has_shrunk(fleet, clock):
+    fleet.report_target(replace(target("t1"), interval_s=10.0))
+    clock.now += 59.0
+    fleet.report_target(target("t2"))
+    assert fleet.target_ids() == {"t1", "t2"}
+    clock.now += 1.5
+    fleet.report_target(target("t2"))
+    assert fleet.target_ids() == {"t2"}
+
+
+def test_a_new_controller_of_a_large_fleet_waits_until_all_have_reported(clock):
+    fleet = FleetController(clock, settle_s=1.0)
+    join(fleet, drafter("d1"))
+    asked = replace(target("t1"), drafter_address="tcp://d2", interval_s=2.0)
+    for waited_s in (0.0, 1.9, 1.9):
+        clock.now += waited_s
+        assert told_whom(fleet, asked) is None
+        join(fleet, drafter("d1"))
+    join(fleet, drafter("d2"))
+    clock.now += 0.2
+    assert told_whom(fleet, asked) == "tcp://d2"
 
 
 def test_what_is_dropped_teaches_nothing(clock):
