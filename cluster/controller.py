@@ -22,6 +22,7 @@ from autoscale.service_class import ServiceClass
 from cluster.canaries import Canaries, Canary
 from cluster.fleet_learning import FleetLearning
 from cluster.fleet_plans import FleetPlans
+from cluster.fleet_view import plain, speculation_totals
 from cluster.messages import (
     DrafterPlan,
     DrafterReport,
@@ -41,6 +42,7 @@ MIN_INTERVAL_S = 0.05
 MAX_REPLICAS = 4096  # targets, and as many drafters
 MAX_INGRESSES = 1024  # living and dead, whose totals are kept
 _STEERABLE = ("speculation", "verify_budget_tokens")  # where vLLM verifies adaptively
+_FAILOVERS = ("continued", "restarted", "given_up")
 _OF_REPLICAS = ("deadline_ms", "drafter_address")  # controls that mean drafter replicas
 
 
@@ -257,6 +259,10 @@ class FleetController:
             return NO_PLAN
         return self._plans.of(report.replica_id)
 
+    @property
+    def num_impossible_loads(self) -> int:
+        return self._plans.num_impossible_loads
+
     def target_ids(self) -> frozenset[str]:
         """Of all that report. From any thread: copied in one step."""
         return frozenset(self._targets)
@@ -270,12 +276,30 @@ class FleetController:
         self._tick_where_due(now_s)
         return IngressPlan(self._presence.interval_s)
 
+    def outline(self) -> dict[str, Any]:
+        """Of `snapshot` what the fleet's metrics need (`fleet_samples`), and no more."""
+        models: dict[str, dict[str, Any]] = {}
+        for target, *_ in self._presence.living(self._targets):
+            assigned = self._assigned.get(target.replica_id)
+            entry = {"placement": target.placement, "drafter": assigned}
+            self._model(models, target.model_id)["targets"].append(entry)
+        for drafter, *_ in self._presence.living(self._drafters):
+            of_drafter = {"canary": drafter.canary, "busy": drafter.busy}
+            self._model(models, drafter.model_id)["drafters"].append(of_drafter)
+        for model_id, model in models.items():
+            model["load"] = self._load(model_id, model["drafters"])
+        return {"models": models}
+
+    def _load(self, model_id: str, drafters: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        busy = [one["busy"] for one in drafters if not one["canary"]]
+        return asdict(self._plans.total(model_id, busy))
+
     def snapshot(self) -> dict[str, Any]:
         """The fleet as `GET /fleet` shows it: per model its replicas and their totals."""
         now_s = self._clock()
         models: dict[str, dict[str, Any]] = {}
         for target, at_s, _ in self._presence.living(self._targets):
-            entry = asdict(target) | {
+            entry = plain(target) | {
                 "age_s": round(now_s - at_s, 3),
                 "drafter": self._assigned.get(target.replica_id),
                 "plan": asdict(self._advice(target)),
@@ -284,7 +308,7 @@ class FleetController:
             del entry["outcomes"], entry["step_cost"], entry["canary_outcomes"]
             self._model(models, target.model_id)["targets"].append(entry)
         for drafter, at_s, _ in self._presence.living(self._drafters):
-            entry = asdict(drafter) | {"age_s": round(now_s - at_s, 3)}
+            entry = plain(drafter) | {"age_s": round(now_s - at_s, 3)}
             del entry["secret"]
             self._model(models, drafter.model_id)["drafters"].append(entry)
         for model_id, model in models.items():
@@ -292,8 +316,7 @@ class FleetController:
             model["speculation"] = speculation_totals([t["stats"] for t in model["targets"]])
             model["learned"] = self._learned(model_id)
             model["canary"] = self._canaries.snapshot(model_id)
-            busy = [one["busy"] for one in model["drafters"] if not one["canary"]]
-            model["load"] = asdict(self._plans.total(model_id, busy))
+            model["load"] = self._load(model_id, model["drafters"])
         return {
             "models": models,
             "lost_targets": self._lost_targets(),
@@ -301,7 +324,7 @@ class FleetController:
                 "epoch": self._epoch,
                 "plans": self._seq,
                 "dropped_reports": self.num_dropped_reports,
-                "impossible_loads": self._plans.num_impossible_loads,
+                "impossible_loads": self.num_impossible_loads,
             },
             "step_costs": self._step_costs.snapshot(),
         }
@@ -359,22 +382,3 @@ class FleetController:
             if not self._presence.is_there(drafter):
                 del self._drafters[id_]
                 self._to_assign.add(drafter.report.model_id)
-
-
-_FAILOVERS = ("continued", "restarted", "given_up")
-_TOTALS = ("committed_tokens", "verified_drafts", "draft_tokens", "accepted_tokens")
-
-
-def speculation_totals(stats: list[dict[str, Any]]) -> dict[str, Any]:
-    """Sums over replicas, and the acceptance length: tokens per verified draft, bonus included."""
-    totals: dict[str, Any] = {name: sum(s.get(name, 0) for s in stats) for name in _TOTALS}
-    verified = totals["verified_drafts"]
-    totals["acceptance_length"] = (
-        round(1 + totals["accepted_tokens"] / verified, 4) if verified else None
-    )
-    ineligible: dict[str, int] = {}
-    for replica in stats:
-        for reason, count in replica.get("ineligible", {}).items():
-            ineligible[reason] = ineligible.get(reason, 0) + count
-    totals["without_speculation"] = ineligible
-    return totals

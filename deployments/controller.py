@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import time
@@ -30,9 +31,10 @@ from cluster.observability.publisher import Publisher
 from cluster.observability.samples import PoolSizes, fleet_samples, learning_samples
 from cluster.presence import AWAY_S, SETTLE_S
 from cluster.step_cost_learning import StepCostLearning
-from deployments.controller_link import NAMESPACE, actor_name
+from deployments.controller_link import ANSWER_S, NAMESPACE, actor_name
 from profiles.provenance import DraftingPair
 
+PUBLISH_EVERY_S = 1.0
 logger = logging.getLogger(__name__)
 
 
@@ -121,22 +123,31 @@ class ControllerActor:
         return self._fleet.stop_canary(model_id)
 
     async def snapshot(self) -> dict[str, Any]:
-        """Asked for by its keeper all the time, so this is where the fleet is published."""
+        """The fleet, for whoever looks at it."""
         fleet = self._fleet.snapshot()
+        fleet["controller"]["pid"] = os.getpid()
+        return fleet
+
+    async def ping(self) -> None:
+        """An answer, and nothing beside it: that is all that its health is."""
+
+    async def publish(self) -> None:
+        """The fleet's metrics, as its keeper asks for them."""
         dropped = {
             "flood": self._fleet.num_dropped_reports + self._thread.num_dropped,
-            "impossible_load": fleet["controller"]["impossible_loads"],
+            "impossible_load": self._fleet.num_impossible_loads,
             "controls": self._fleet.num_impossible_controls,
             "outcomes": self._pairs.num_malformed_reports,
             "step_cost": self._step_costs.num_malformed_reports,
         }
-        self._metrics.publish(fleet_samples(fleet, self._pools, dropped))
-        fleet["controller"]["pid"] = os.getpid()
-        return fleet
+        self._metrics.publish(fleet_samples(self._fleet.outline(), self._pools, dropped))
 
 
 class ControllerKeeper:
-    """Owns the actor: it is made here, restarted by Ray, and gone with the application."""
+    """Owns the actor: it is made here, restarted by Ray, and gone with the application.
+
+    It has the fleet published; that this fails is no reason to replace a controller.
+    """
 
     def __init__(self, settings: ControllerSettings) -> None:
         self._actor = (
@@ -151,6 +162,16 @@ class ControllerKeeper:
             .remote(settings)
         )
 
+        self._published = asyncio.get_running_loop().create_task(self._publish_forever())
+
+    async def _publish_forever(self) -> None:
+        while True:
+            await asyncio.sleep(PUBLISH_EVERY_S)
+            try:
+                await asyncio.wait_for(self._actor.publish.remote(), ANSWER_S)
+            except Exception as error:
+                logger.warning("the fleet could not be published: %r", error)
+
     async def check_health(self) -> None:
-        """Asks for the snapshot, so a dead actor makes Serve replace the keeper too."""
-        await self._actor.snapshot.remote()
+        """A controller that is dead or hangs makes Serve replace the keeper, and so both."""
+        await self._actor.ping.remote()

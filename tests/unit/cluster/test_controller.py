@@ -13,8 +13,8 @@ from cluster.controller import (
     MIN_INTERVAL_S,
     TICK_S,
     FleetController,
-    speculation_totals,
 )
+from cluster.fleet_view import speculation_totals
 from cluster.held_plan import HeldPlan
 from cluster.messages import DrafterReport, IngressPlan, IngressReport, TargetReport
 from cluster.pace import SHORTEST_S, interval_s, lifetime_s
