@@ -302,7 +302,7 @@ class FleetController:
             entry = plain(target) | {
                 "age_s": round(now_s - at_s, 3),
                 "drafter": self._assigned.get(target.replica_id),
-                "plan": asdict(self._advice(target)),
+                "plan": plain(self._advice(target)),
                 "relative_step_cost": self._step_costs.relative(target.replica_id),
             }
             del entry["outcomes"], entry["step_cost"], entry["canary_outcomes"]

@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, fields, is_dataclass
+from dataclasses import fields, is_dataclass
 from typing import Any
-
-from cluster.messages import DrafterReport, TargetReport
 
 _TOTALS = ("committed_tokens", "verified_drafts", "draft_tokens", "accepted_tokens")
 
 
-def plain(report: TargetReport | DrafterReport) -> dict[str, Any]:
-    """As `asdict`, with what is plain already, a replica's statistics, not copied once more."""
-    values = {field.name: getattr(report, field.name) for field in fields(report)}
-    return {name: _plain(value) for name, value in values.items()}
-
-
-def _plain(value: Any) -> Any:
-    return asdict(value) if is_dataclass(value) and not isinstance(value, type) else value
+def plain(message: Any) -> dict[str, Any]:
+    """A message, and what it is made of, by field: as `asdict`, with nothing else copied."""
+    values = {field.name: getattr(message, field.name) for field in fields(message)}
+    return {name: plain(one) if is_dataclass(one) else one for name, one in values.items()}
 
 
 def speculation_totals(stats: list[dict[str, Any]]) -> dict[str, Any]:
