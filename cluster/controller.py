@@ -38,6 +38,7 @@ from profiles.provenance import DraftingPair
 
 EXPIRY_S = lifetime_s(SHORTEST_S)
 TICK_S = 0.25
+BALANCE_EVERY_S = 10.0
 MIN_INTERVAL_S = 0.05
 MAX_REPLICAS = 4096  # targets, and as many drafters
 MAX_INGRESSES = 1024  # living and dead, whose totals are kept
@@ -85,12 +86,13 @@ class FleetController:
         self._epoch = epoch
         self._seq = 0
         self._next_tick_s = -math.inf
+        self._next_balance_s = -math.inf
         self._secret = secrets.token_hex(16)
         self._targets: dict[str, Heard[TargetReport]] = {}
         self._drafters: dict[str, Heard[DrafterReport]] = {}
         self._ingresses: dict[str, Heard[IngressReport]] = {}  # all there were
         self._assigned: dict[str, str] = {}
-        self._to_assign: set[str] = set()  # models whose replicas are not the same any more
+        self._to_assign: set[str] = set()  # models whose replicas or loads changed
         self._controls: dict[str, Controls] = {}
 
     def change(self, model_id: str, changes: dict[str, Any]) -> Controls:
@@ -185,6 +187,9 @@ class FleetController:
         self._expire()
         ingresses = self._presence.living(self._ingresses)
         self._presence.num_replicas = len(self._targets) + len(self._drafters) + len(ingresses)
+        if self._clock() >= self._next_balance_s:
+            self._next_balance_s = self._clock() + BALANCE_EVERY_S
+            self._to_assign |= {heard.report.model_id for heard in self._drafters.values()}
         for model_id in list(self._to_assign):
             self._assign(model_id)
         self._plans.tick(self._clock())
@@ -213,7 +218,7 @@ class FleetController:
         self._targets[report.replica_id] = self._presence.heard(kept, report.interval_s)
         if report.load is not None:
             relative = self._step_costs.relative(report.replica_id)
-            self._plans.report(report.model_id, report.replica_id, report.load, relative)
+            self._plans.report(report.model_id, report.replica_id, report.load, now_s, relative)
         self._canaries.adopt(report, now_s)
         if not self._presence.is_settled:
             self._epoch = max(self._epoch, (report.held_plan.get("epoch") or 0) + 1)
@@ -358,7 +363,8 @@ class FleetController:
         live = self._live_drafters()
         drafters = [id_ for id_, d in live.items() if d.model_id == model_id and not d.canary]
         self._canaries.assign(model_id, targets, live)
-        assigned = assign_drafters(targets, drafters, self._current(targets))
+        wanted = self._plans.drafts_per_s()
+        assigned = assign_drafters(targets, drafters, self._current(targets), wanted)
         for target in targets:
             self._assigned.pop(target, None)
         self._assigned |= assigned

@@ -324,6 +324,29 @@ def test_arrivals_are_expected_by_their_trend_and_acceptance_is_of_late(clock):
     assert load["accepted_per_draft"] is None  # nothing was drafted lately
 
 
+def drafters_by_target(fleet, clock, wanted, seconds):
+    """After so long under such a load, drafts per second by target."""
+    secret = fleet.report_drafter(drafter("another", model="n")).secret
+    for _ in range(2 * seconds):
+        for name in ("d1", "d2"):
+            fleet.report_drafter(replace(drafter(name), secret=secret))
+        told = {
+            name: told_whom(fleet, loaded(name, drafts_per_s=load)) for name, load in wanted.items()
+        }
+        clock.now += SHORTEST_S
+    return told
+
+
+def test_drafters_are_balanced_by_the_drafts_that_targets_want(fleet, clock):
+    alike = dict.fromkeys(("t1", "t2", "t3", "t4"), 100.0)
+    even = {"t1": "tcp://d1", "t2": "tcp://d2", "t3": "tcp://d1", "t4": "tcp://d2"}
+    assert drafters_by_target(fleet, clock, alike, 20) == even
+    noisy = {"t1": 108.0, "t2": 93.0, "t3": 105.0, "t4": 96.0}
+    assert drafters_by_target(fleet, clock, noisy, 60) == even
+    skewed = alike | {"t1": 500.0}
+    assert drafters_by_target(fleet, clock, skewed, 60) == even | {"t3": "tcp://d2"}
+
+
 def test_models_are_planned_apart(fleet, clock):
     fleet.report_target(loaded("t1", running=8))
     fleet.report_target(loaded("t2", model="n", running=0))
