@@ -168,9 +168,12 @@ class FleetController:
         if not is_flood:
             if known is None or (known.secret, known.address) != (report.secret, report.address):
                 self._to_assign.add(report.model_id)
-            self._drafters[report.replica_id] = self._presence.heard(report, report.interval_s)
+            self._drafters[report.replica_id] = self._presence.heard(
+                report, report.interval_s, heard
+            )
         self._tick_where_due(now_s)
-        return DrafterPlan(self._secret, self._presence.interval_s)
+        told_s = self._presence.tell_s(self._drafters.get(report.replica_id))
+        return DrafterPlan(self._secret, told_s)
 
     def report_target(self, report: TargetReport) -> TargetPlan:
         now_s = self._presence.hear(report.interval_s)
@@ -185,8 +188,9 @@ class FleetController:
         """Forget who fell silent and make all plans anew; done by itself with reports."""
         self._next_tick_s = self._clock() + TICK_S
         self._expire()
-        ingresses = self._presence.living(self._ingresses)
-        self._presence.num_replicas = len(self._targets) + len(self._drafters) + len(ingresses)
+        count = self._presence.count
+        num_replicas = count(self._targets) + count(self._drafters) + count(self._ingresses)
+        self._presence.num_replicas = num_replicas
         if self._clock() >= self._next_balance_s:
             self._next_balance_s = self._clock() + BALANCE_EVERY_S
             self._to_assign |= {heard.report.model_id for heard in self._drafters.values()}
@@ -215,7 +219,7 @@ class FleetController:
         if known is None or known.report.placement != report.placement:
             self._to_assign.add(report.model_id)
         kept = replace(report, outcomes=None, step_cost=None, canary_outcomes=None)
-        self._targets[report.replica_id] = self._presence.heard(kept, report.interval_s)
+        self._targets[report.replica_id] = self._presence.heard(kept, report.interval_s, known)
         if report.load is not None:
             relative = self._step_costs.relative(report.replica_id)
             self._plans.report(report.model_id, report.replica_id, report.load, now_s, relative)
@@ -244,6 +248,7 @@ class FleetController:
         follows = controls.plan is not False
         wants = report.engine if report.wants_step_cost and follows else None
         self._seq += 1
+        told_s = self._presence.tell_s(self._targets.get(report.replica_id))
         return TargetPlan(
             address,
             self._secret,
@@ -255,8 +260,8 @@ class FleetController:
             self._advice(report),
             self._epoch,
             self._seq,
-            lifetime_s(self._presence.interval_s),
-            self._presence.interval_s,
+            lifetime_s(told_s),
+            told_s,
         )
 
     def _advice(self, report: TargetReport) -> ReplicaPlan:
@@ -274,12 +279,14 @@ class FleetController:
 
     def report_ingress(self, report: IngressReport) -> IngressPlan:
         now_s = self._presence.hear(SHORTEST_S)
-        if report.replica_id not in self._ingresses and len(self._ingresses) >= MAX_INGRESSES:
+        known = self._ingresses.get(report.replica_id)
+        if known is None and len(self._ingresses) >= MAX_INGRESSES:
             oldest = min(self._ingresses, key=lambda id_: self._ingresses[id_].at_s)
             del self._ingresses[oldest]
-        self._ingresses[report.replica_id] = self._presence.heard(report, SHORTEST_S)
+        heard = self._presence.heard(report, SHORTEST_S, known)
+        self._ingresses[report.replica_id] = heard
         self._tick_where_due(now_s)
-        return IngressPlan(self._presence.interval_s)
+        return IngressPlan(heard.told_s)
 
     def outline(self) -> dict[str, Any]:
         """Of `snapshot` what the fleet's metrics need (`fleet_samples`), and no more."""
@@ -303,7 +310,7 @@ class FleetController:
         """The fleet as `GET /fleet` shows it: per model its replicas and their totals."""
         now_s = self._clock()
         models: dict[str, dict[str, Any]] = {}
-        for target, at_s, _ in self._presence.living(self._targets):
+        for target, at_s, *_ in self._presence.living(self._targets):
             entry = plain(target) | {
                 "age_s": round(now_s - at_s, 3),
                 "drafter": self._assigned.get(target.replica_id),
@@ -312,7 +319,7 @@ class FleetController:
             }
             del entry["outcomes"], entry["step_cost"], entry["canary_outcomes"]
             self._model(models, target.model_id)["targets"].append(entry)
-        for drafter, at_s, _ in self._presence.living(self._drafters):
+        for drafter, at_s, *_ in self._presence.living(self._drafters):
             entry = plain(drafter) | {"age_s": round(now_s - at_s, 3)}
             del entry["secret"]
             self._model(models, drafter.model_id)["drafters"].append(entry)

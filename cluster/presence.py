@@ -15,11 +15,14 @@ R = TypeVar("R", TargetReport, DrafterReport, IngressReport)
 
 
 class Heard(NamedTuple, Generic[R]):
-    """The last report of a replica, when it came, and until when its next one has to."""
+    """The last report of a replica, when it came, until when its next one has to, the interval
+    it was told, and whether it counts: names that were heard once do not."""
 
     report: R
     at_s: float
     until_s: float
+    told_s: float
+    counts: bool
 
 
 class Presence:
@@ -35,7 +38,7 @@ class Presence:
         self, clock: Callable[[], float], settle_s: float = 0.0, away_s: float = math.inf
     ) -> None:
         self.num_replicas = 0
-        self.interval_s = SHORTEST_S  # until the next report, for all who report now
+        self.interval_s = SHORTEST_S  # until the next report, of who is known
         self._clock = clock
         self._away_s = away_s
         self._began_s = self._heard_s = clock()
@@ -57,13 +60,24 @@ class Presence:
             self._settled_s = max(self._settled_s, self._began_s + 2 * bounded_s(told_s))
         return now_s
 
-    def heard(self, report: R, told_s: float) -> Heard[R]:
-        """Of who goes by `told_s` where it does not get this controller's interval."""
-        lifetime = lifetime_s(max(bounded_s(told_s), self.interval_s))
-        return Heard(report, self._heard_s, self._heard_s + lifetime)
+    def heard(self, report: R, told_s: float, known: Heard[R] | None) -> Heard[R]:
+        """Of who has gone by `told_s` so far, and goes on with it until it is `known`."""
+        before_s = bounded_s(told_s)
+        now_told_s = before_s if known is None else self.interval_s
+        until_s = self._heard_s + lifetime_s(max(before_s, now_told_s))
+        counts = known is not None or before_s > SHORTEST_S
+        return Heard(report, self._heard_s, until_s, now_told_s, counts)
+
+    def tell_s(self, heard: Heard[R] | None) -> float:
+        """When somebody is to report again; None is a name for which there is no room."""
+        return self.interval_s if heard is None else heard.told_s
 
     def is_there(self, heard: Heard[R]) -> bool:
         return max(heard.until_s, self._all_until_s) >= self._clock()
 
     def living(self, known: Mapping[str, Heard[R]]) -> list[Heard[R]]:
         return [heard for heard in known.values() if self.is_there(heard)]
+
+    def count(self, known: Mapping[str, Heard[R]]) -> int:
+        """Of those that live, the ones that count."""
+        return sum(heard.counts for heard in self.living(known))

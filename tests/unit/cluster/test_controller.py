@@ -450,13 +450,13 @@ def test_a_large_fleet_reports_more_seldom_and_is_remembered_longer(fleet, clock
         return [*plans, fleet.report_ingress(IngressReport("i1", 7))]
 
     assert {plan.interval_s for plan in all_report()} == {SHORTEST_S}
-    clock.now += TICK_S
-    all_report()
-    clock.now += TICK_S
-    plans = all_report()
+    for _ in range(3):
+        clock.now += TICK_S
+        plans = all_report()
     assert {plan.interval_s for plan in plans} == {interval_s(1200)} == {2.0}
     assert plans[0].ttl_s == lifetime_s(2.0) == 12.0
     assert plans[-1] == IngressPlan(2.0)
+    assert fleet.report_drafter(drafter()).interval_s == SHORTEST_S  # it has just come
     assert fleet.report_drafter(drafter()).interval_s == 2.0
     clock.now += 11.5
     fleet.report_target(target("t0", placement="off"))
@@ -464,6 +464,17 @@ def test_a_large_fleet_reports_more_seldom_and_is_remembered_longer(fleet, clock
     clock.now += 1.0
     fleet.report_target(target("t0", placement="off"))
     assert fleet.target_ids() == {"t0"}
+
+
+def test_names_that_are_heard_once_slow_nobody_down_and_are_soon_forgotten(fleet, clock):
+    for second in range(4):
+        for i in range(1000):
+            fleet.report_target(target(f"nobody-{second}-{i}", placement="off"))
+        clock.now += 1.0
+        assert fleet.report_target(target("t1")).interval_s == SHORTEST_S
+    clock.now += EXPIRY_S
+    fleet.report_target(target("t1"))
+    assert fleet.target_ids() == {"t1"}
 
 
 def test_who_was_told_to_report_seldom_is_awaited_when_the_fleet_has_shrunk(fleet, clock):
