@@ -186,19 +186,20 @@ class FleetController:
 
     def tick(self) -> None:
         """Forget who fell silent and make all plans anew; done by itself with reports."""
-        self._next_tick_s = self._clock() + TICK_S
+        now_s = self._clock()
+        self._next_tick_s = now_s + TICK_S
         self._expire()
         count = self._presence.count
         num_replicas = count(self._targets) + count(self._drafters) + count(self._ingresses)
         self._presence.num_replicas = num_replicas
-        if self._clock() >= self._next_balance_s:
-            self._next_balance_s = self._clock() + BALANCE_EVERY_S
+        if now_s >= self._next_balance_s:
+            self._next_balance_s = now_s + BALANCE_EVERY_S
             self._to_assign |= {heard.report.model_id for heard in self._drafters.values()}
         for model_id in list(self._to_assign):
             self._assign(model_id)
-        self._plans.tick(self._clock())
+        self._plans.tick(now_s)
         reports = [heard.report for heard in self._targets.values()]
-        self._canaries.judge(reports, self._live_drafters(), self._clock())
+        self._canaries.judge(reports, self._live_drafters(), now_s)
 
     def _tick_where_due(self, now_s: float) -> None:
         if now_s >= self._next_tick_s:
@@ -385,13 +386,11 @@ class FleetController:
         return {t: drafter for t, drafter in found.items() if drafter is not None}
 
     def _expire(self) -> None:
-        for id_, target in list(self._targets.items()):
-            if not self._presence.is_there(target):
-                del self._targets[id_]
-                self._assigned.pop(id_, None)
-                self._plans.forget(target.report.model_id, id_)
-                self._to_assign.add(target.report.model_id)
-        for id_, drafter in list(self._drafters.items()):
-            if not self._presence.is_there(drafter):
-                del self._drafters[id_]
-                self._to_assign.add(drafter.report.model_id)
+        for id_, target in self._presence.gone(self._targets).items():
+            del self._targets[id_]
+            self._assigned.pop(id_, None)
+            self._plans.forget(target.report.model_id, id_)
+            self._to_assign.add(target.report.model_id)
+        for id_, drafter in self._presence.gone(self._drafters).items():
+            del self._drafters[id_]
+            self._to_assign.add(drafter.report.model_id)

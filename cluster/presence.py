@@ -72,11 +72,16 @@ class Presence:
         """When somebody is to report again; None is a name for which there is no room."""
         return self.interval_s if heard is None else heard.told_s
 
-    def is_there(self, heard: Heard[R]) -> bool:
-        return max(heard.until_s, self._all_until_s) >= self._clock()
-
     def living(self, known: Mapping[str, Heard[R]]) -> list[Heard[R]]:
-        return [heard for heard in known.values() if self.is_there(heard)]
+        now_s = self._clock()
+        return [heard for heard in known.values() if self._is_there(heard, now_s)]
+
+    def gone(self, known: Mapping[str, Heard[R]]) -> dict[str, Heard[R]]:
+        now_s = self._clock()
+        return {id_: one for id_, one in known.items() if not self._is_there(one, now_s)}
+
+    def _is_there(self, heard: Heard[R], now_s: float) -> bool:
+        return max(heard.until_s, self._all_until_s) >= now_s
 
     def count(self, known: Mapping[str, Heard[R]]) -> int:
         """Of those that live, the ones that count."""
