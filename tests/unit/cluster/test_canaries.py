@@ -15,6 +15,7 @@ from profiles.provenance import DraftingPair
 PAIR = DraftingPair("target", "a1", "old", "v1")
 NEW = replace(PAIR, drafter_id="new", drafter_version="v2")
 NAME = "new:v2"
+ON_TRIAL = DrafterReport("d-new", "m", "tcp://new", 2, canary=NAME, drafter=("new", "v2"))
 
 
 class Learned:
@@ -46,8 +47,7 @@ def join(fleet, report):
 
 
 def join_new(fleet):
-    report = DrafterReport("d-new", "m", "tcp://new", 2, canary=NAME, drafter=("new", "v2"))
-    join(fleet, report)
+    join(fleet, ON_TRIAL)
 
 
 def target(canary=None, **fields):
@@ -175,9 +175,9 @@ def live(fleet, clock, seconds, *, drafts=lambda second: True, canary=None):
     """One report of a target a second, and of the new drafter in those where it drafts."""
     for second in range(seconds):
         clock.now += 1.0
+        secret = fleet.report_target(target(canary)).secret
         if drafts(second):
-            join_new(fleet)
-        fleet.report_target(target(canary))
+            fleet.report_drafter(replace(ON_TRIAL, secret=secret))
 
 
 def test_a_drafter_that_never_comes_is_given_up(fleet, clock):

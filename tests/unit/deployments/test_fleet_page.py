@@ -39,8 +39,8 @@ DOWN: Answer = (503, {"error": {"message": "the fleet controller does not answer
 
 def snapshot(*, broken: bool = False, name: str = "t0", steps: int = 100) -> Answer:
     """A target with its drafter; with a `broken` one beside it."""
-    seconds = iter(range(100))
-    fleet = FleetController(lambda: 0.1 * next(seconds))
+    looks = iter(range(100))  # at the clock; two reports have to be 50 ms apart
+    fleet = FleetController(lambda: 0.03 * next(looks))
     drafter = drafter_report()
     fleet.report_drafter(replace(drafter, secret=fleet.report_drafter(drafter).secret))
     report = drafting_report()
