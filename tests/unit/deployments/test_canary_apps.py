@@ -103,7 +103,7 @@ def stop(monkeypatch, known, **apps):
         assert (method, model_id) == ("stop_canary", "demo")
         return known
 
-    monkeypatch.setattr(FleetIngress, "_controller", answer)
+    monkeypatch.setattr(FleetIngress, "_asked_controller", answer)
     said = asyncio.run(FleetIngress.stop_canary(FleetIngress.__new__(FleetIngress), "demo"))
     assert said == {"model": "demo", "canary": None}
     return served.deleted
