@@ -54,7 +54,12 @@ class Causal:
     def choose(self, candidates: Sequence[str], num_requests: int) -> Collection[str]:
         """Those for whom drafting pays, from earlier steps alone."""
         self._num_requests = num_requests
-        return self._guard.choose(candidates, self.gain, num_requests)
+        num_probes = self._guard.num_probes
+        chosen = self._guard.choose(candidates, self.gain, num_requests)
+        if self._guard.num_probes > num_probes:  # what a probe sees decides, not what was before
+            self._draft_cost.doubt()
+            self._drafted.doubt()
+        return chosen
 
     def gain(self, accepted: float, verified: float, share: float) -> float:
         """Tokens per second with drafting over those without, at the present load.
@@ -76,7 +81,9 @@ class Causal:
         num_requests: int,
         terms: StepTerms = PLAIN_TERMS,
     ) -> NDArray[np.int64]:
-        """The schedule of a step; see `autoscale.schedule`."""
+        """The schedule of a step; see `autoscale.schedule`. A probe begins with whole drafts."""
+        if self._guard.wants_whole_drafts:
+            return limits.copy()
         worth = token_worth(confidences, limits, terms.weights)
         curve = self._learned_curve(num_requests)
         expected = num_requests + terms.joining_requests
@@ -110,9 +117,14 @@ class Causal:
         if outcome.step_s is not None:
             has_drafts = any(sent for _, sent, _ in outcome.verified)
             cost = self._drafted if has_drafts else self._plain
-            context_tokens = outcome.context_tokens
-            cost.record(outcome.n_tokens, outcome.step_s, outcome.num_requests, context_tokens)
-            self._context_tokens = context_tokens
+            cost.record(
+                outcome.n_tokens,
+                outcome.step_s,
+                outcome.num_requests,
+                outcome.context_tokens,
+                outcome.prompt_tokens,
+            )
+        self._context_tokens = outcome.context_tokens
 
     def forget(self, request_id: str) -> None:
         self._guard.forget(request_id)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from autoscale.own_acceptance import MEMORY, OwnAcceptance, doubt_of
 
@@ -18,8 +18,9 @@ _STOP_GAIN = 1.02  # what is not measured, as colder caches, takes its share
 _RESUME_GAIN = 1.08
 _FIRST_PROBE_STEPS = 128  # plain steps before a probe; doubled by each that finds no gain
 _MAX_PROBE_STEPS = 1024
-_PROBE_DRAFTS = 8  # that a probe wants to see verified, within _MAX_PROBE_LENGTH steps
-_MAX_PROBE_LENGTH = 10
+_WHOLE_DRAFTS = 8  # that a probe wants to see verified whole, whatever is believed of them, ...
+_PROBE_DRAFTS = 8  # ... and then as they are scheduled, within _MAX_PROBE_LENGTH steps
+_MAX_PROBE_LENGTH = 18
 _MAX_PROBED = 4  # requests
 _BASELINE_EVERY = 128  # drafted steps, of which the first ones stay plain ...
 _BASELINE_LENGTH = 2  # ... so that the cost of plain decoding stays measured
@@ -58,8 +59,42 @@ class Achieved:
         return doubt_of(self.num_drafts)
 
 
+@dataclass(slots=True)
+class _Probe:
+    """Of few requests for few steps, whether drafting pays again."""
+
+    num_steps: int = 0
+    whole: Achieved = field(default_factory=Achieved)  # by drafts that were verified whole,
+    achieved: Achieved = field(default_factory=Achieved)  # and by those that were scheduled
+
+    @property
+    def wants_whole_drafts(self) -> bool:
+        return self.whole.num_drafts < _WHOLE_DRAFTS
+
+    @property
+    def is_answered(self) -> bool:
+        return self.whole.verified > 0
+
+    def is_over(self, gain: Gain) -> bool:
+        """Also where whole drafts would not pay if it cost nothing to verify them."""
+        if self.num_steps >= _MAX_PROBE_LENGTH or self.achieved.num_drafts >= _PROBE_DRAFTS:
+            return True
+        has_seen_some = self.whole.num_drafts >= _WHOLE_DRAFTS // 2
+        return has_seen_some and gain(self.whole.accepted, 0.0, 1.0) < _RESUME_GAIN
+
+    def record(self, num_drafts: int, verified: int, accepted: int) -> None:
+        seen = self.whole if self.wants_whole_drafts else self.achieved
+        seen.add(num_drafts, verified, accepted)
+
+
 class Guard:
     """Stops drafting that does not pay, and probes again after a bounded number of steps.
+
+    A probe asks for few requests. Its first drafts are verified whole, so that a confidence
+    head that believes in nothing is found out too; what those behind them achieve decides. Where
+    drafting pays again and a probe sees it, it is back after at most 1,024 plain steps and the
+    probe's 18; at once where the load has fallen to half; after 128 and 18 where drafting had
+    lasted as long before it stopped, or where nobody answered until now.
 
     `accepted` and `verified` are draft tokens per draft as others saw them in `num_drafts`:
     with enough of them the first looks at whether drafting pays are spared.
@@ -74,8 +109,13 @@ class Guard:
         self._found_at = 0  # requests, when drafting was last found not to pay
         self._drafted_steps = 0
         self._probe_after = _FIRST_PROBE_STEPS
-        self._probe: Achieved | None = None  # what the one in progress has seen
-        self._probe_steps = 0
+        self._resumed_at = 0  # drafted steps
+        self._probe: _Probe | None = None  # in progress
+
+    @property
+    def wants_whole_drafts(self) -> bool:
+        """Whether the drafts that were asked for last are verified up to their limits."""
+        return self._probe is not None and self._probe.wants_whole_drafts
 
     def pauses(self, gain: Gain, num_requests: int) -> bool:
         """Whether drafting has stopped, stays so at the present load, and no probe is due.
@@ -106,10 +146,9 @@ class Guard:
             self._plain_steps += 1
             if self._plain_steps < self._probe_after:
                 return ()
-            self._probe = Achieved()
-            self._probe_steps = 0
+            self._probe = _Probe()
             self.num_probes += 1
-        self._probe_steps += 1
+        self._probe.num_steps += 1
         return self._sample(candidates)
 
     def _sample(self, candidates: Sequence[str]) -> Sequence[str]:
@@ -122,16 +161,18 @@ class Guard:
         """Draft tokens verified and accepted in a step: (request, verified, accepted)."""
         if not outcomes:
             return
-        is_sample = self._probe is not None or self.achieved.num_drafts < _PROBE_DRAFTS
+        probe = self._probe
+        is_sample = probe is not None or self.achieved.num_drafts < _PROBE_DRAFTS
         if not is_sample:  # of few requests, that stand for all
             share = min(len(outcomes) / num_requests, 1.0)
             self.achieved.share += _MAX_WEIGHT * (share - self.achieved.share)
         self._own.record(outcomes)
         _, sent, kept = zip(*outcomes, strict=True)
         verified, accepted = sum(sent), sum(kept)
-        self.achieved.add(len(outcomes), verified, accepted)
-        if self._probe is not None:
-            self._probe.add(len(outcomes), verified, accepted)
+        if probe is None or not probe.wants_whole_drafts:
+            self.achieved.add(len(outcomes), verified, accepted)
+        if probe is not None:
+            probe.record(len(outcomes), verified, accepted)
 
     def forget(self, request_id: str) -> None:
         self._own.forget(request_id)
@@ -151,13 +192,10 @@ class Guard:
             doubt = seen.doubt
             at_best = gain(seen.accepted + doubt, seen.verified, seen.share) if doubt else expected
             if at_best <= _STOP_GAIN:
-                self.drafting = False
-                self._plain_steps = 0
-                self._found_at = num_requests
+                self._stop(num_requests)
         elif expected >= _RESUME_GAIN:
-            self.drafting = True
-            self._probe = None
-        elif self._probe is not None and self._is_over(self._probe):
+            self._resume()
+        elif self._probe is not None and self._probe.is_over(gain):
             expected = self._end_probe(self._probe, gain)
             self._found_at = max(self._found_at, num_requests)
         return expected
@@ -169,18 +207,32 @@ class Guard:
         self._probe_after = _FIRST_PROBE_STEPS
         self._plain_steps = _FIRST_PROBE_STEPS
 
-    def _is_over(self, probe: Achieved) -> bool:
-        return probe.num_drafts >= _PROBE_DRAFTS or self._probe_steps >= _MAX_PROBE_LENGTH
+    def _stop(self, num_requests: int) -> None:
+        self.drafting = False
+        self._plain_steps = 0
+        self._found_at = num_requests
+        if self._drafted_steps - self._resumed_at >= _FIRST_PROBE_STEPS:
+            self._probe_after = _FIRST_PROBE_STEPS
 
-    def _end_probe(self, probe: Achieved, gain: Gain) -> float:
-        """Resume where the probe saw a gain, else wait twice as long for the next."""
+    def _resume(self) -> None:
+        """Draft again. Until that has lasted, it counts as a probe that found nothing."""
+        self.drafting = True
+        self._probe = None
+        self._resumed_at = self._drafted_steps
+        self._probe_after = min(2 * self._probe_after, _MAX_PROBE_STEPS)
+
+    def _end_probe(self, probe: _Probe, gain: Gain) -> float:
+        """Resume where the probe saw a gain, else wait twice as long for the next; as long as at
+        first where nobody answered, which says nothing."""
         self._probe = None
         self._plain_steps = 0
-        found = gain(probe.accepted, probe.verified, 1.0) if probe.num_drafts else 0.0
+        seen = probe.achieved
+        found = gain(seen.accepted, seen.verified, 1.0) if seen.num_drafts else 0.0
         if found >= _RESUME_GAIN:
-            self.drafting = True
-            self.achieved = probe  # the text is of another kind than before
-            self._probe_after = _FIRST_PROBE_STEPS
-        else:
+            self.achieved = seen  # the text is of another kind than before
+            self._resume()
+        elif probe.is_answered:
             self._probe_after = min(2 * self._probe_after, _MAX_PROBE_STEPS)
+        else:
+            self._probe_after = _FIRST_PROBE_STEPS
         return found

@@ -18,7 +18,8 @@ from autoscale.schedule import threshold_lengths
 
 
 class Verified(NamedTuple):
-    """What became of a request's admitted draft tokens."""
+    """What became of a request's admitted draft tokens; 0 of 0 too where its draft was waited for
+    in vain."""
 
     request_id: str
     num_drafts: int
@@ -28,10 +29,11 @@ class Verified(NamedTuple):
 class StepOutcome(NamedTuple):
     """A finished target step of `num_requests`.
 
-    `step_s` is its wall time, drafting excluded, or None where that would say nothing: the
-    engine was idle before it, or a prompt was prefilled in it. `context_tokens` are those
-    that its requests had computed before, all together. What is `verified` are `Verified`, or
-    plain tuples of the same.
+    `step_s` is its wall time, drafting excluded, or None where that would say nothing, as the
+    engine was idle before it. `context_tokens` are those that its requests had computed before,
+    all together, and `prompt_tokens` those of its `n_tokens` that were neither drafts nor the
+    one token that every request computes. What is `verified` are `Verified`, or plain tuples of
+    the same.
     """
 
     n_tokens: int
@@ -39,6 +41,7 @@ class StepOutcome(NamedTuple):
     step_s: float | None
     verified: Sequence[tuple[str, int, int]]
     context_tokens: int = 0
+    prompt_tokens: int = 0
 
 
 class StepTerms(NamedTuple):

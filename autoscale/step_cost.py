@@ -109,24 +109,19 @@ class CostCurve:
 
 
 def verify_cost_s(
-    curve: CostCurve,
-    num_requests: int,
-    num_candidates: int,
-    prefill_tokens: int = 0,
-    prefill_token_s: float | None = None,
+    curve: CostCurve, num_requests: int, num_candidates: int, prefill_tokens: int = 0
 ) -> NDArray[np.float64]:
     """Seconds of a step by its draft tokens, 0 to `num_candidates`, prefill's share aside.
 
     max(T(R + k + p) - c * p, T(R + k)), design section 6: a step shared with p prompt tokens
-    is long, and its length must not make draft tokens look free. c is `prefill_token_s`; left
-    out, it is what the p tokens add to a step without draft tokens.
+    is long, and its length must not make draft tokens look free. c * p is what the p tokens add
+    to a step without draft tokens.
     """
     alone_s = curve.from_to(num_requests, num_requests + num_candidates)
     if not prefill_tokens:
         return alone_s
     first = num_requests + prefill_tokens
     shared_s = curve.from_to(first, first + num_candidates)
-    prefill_s = (
-        shared_s[0] - alone_s[0] if prefill_token_s is None else (prefill_token_s * prefill_tokens)
-    )
-    return np.maximum(shared_s - prefill_s, alone_s)
+    prefill_s = float(shared_s[0] - alone_s[0])
+    cost_s: NDArray[np.float64] = np.maximum(shared_s - prefill_s, alone_s)
+    return cost_s

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from autoscale.draft_experience import DraftExperience
 from autoscale.step_cost import StepCostTable
-from profiles.step_cost import DRAFT, VERIFY, StepCostProfile, StepCostRow
+from profiles.provenance import ProfileError
+from profiles.step_cost import (
+    DRAFT,
+    VERIFY,
+    EngineProvenance,
+    StepCostProfile,
+    StepCostRow,
+    load_step_cost,
+)
 
 _REWEIGHTINGS = 10
 _OUTLIER = 3.0  # robust standard deviations
@@ -70,6 +80,21 @@ def costs_of(profile: StepCostProfile) -> tuple[StepCostTable, dict[int, float]]
         drafts.setdefault(row.n_requests, []).append(row.step_cost_s)
     table = fit_step_cost(profile.of(VERIFY)).table
     return table, {n: float(np.median(seconds)) for n, seconds in drafts.items()}
+
+
+def load_costs(
+    path: Path, here: EngineProvenance, overridden: Collection[str] = ()
+) -> tuple[StepCostTable, DraftExperience]:
+    """`costs_of` the profile in a file, for the engine `here`; see `load_step_cost`.
+
+    Raises ProfileError, naming the file, also where its rows make no table.
+    """
+    profile = load_step_cost(path, here, overridden)
+    try:
+        table, draft_s = costs_of(profile)
+        return table, DraftExperience(tuple(sorted(draft_s.items())))
+    except ValueError as error:
+        raise ProfileError(f"{path}: {error}; measure it again with dspark profile") from None
 
 
 def with_fits(profile: StepCostProfile) -> StepCostProfile:

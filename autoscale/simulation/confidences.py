@@ -9,6 +9,7 @@ from itertools import count
 import numpy as np
 from numpy.typing import NDArray
 
+from autoscale.confidence_shift import ConfidenceShift
 from autoscale.exploration import EXPLORATION_RATE
 from autoscale.policies import Policy, StepTerms
 from autoscale.replica_calibration import ReplicaCalibration, VerifiedDrafts
@@ -20,18 +21,27 @@ _DRAWN = 1024
 
 
 class CalibratedDrafts:
-    """The drafts of one replica's steps; `keeps_outcomes` where calibrations are learned.
+    """The drafts of one replica's steps; `confidences_err` where confidences are shifted by what
+    becomes of drafts, `keeps_outcomes` where calibrations are learned of it.
 
     `rng` draws who explores: cheaper than a worker's hashes, and as often.
     """
 
-    def __init__(self, block_size: int, rng: np.random.Generator, *, keeps_outcomes: bool) -> None:
+    def __init__(
+        self,
+        block_size: int,
+        rng: np.random.Generator,
+        *,
+        confidences_err: bool = False,
+        keeps_outcomes: bool = False,
+    ) -> None:
+        self._shift = ConfidenceShift() if confidences_err else None
         self._explorers = Explorers(rng)
         self.replica = ReplicaCalibration(block_size)
         self._keeps_outcomes = keeps_outcomes
         self._num_steps = 0
         self._seeds = np.zeros(0, dtype=np.uint64)
-        self._confidences = np.zeros((0, block_size))
+        self._confidences = self._calibrated = np.zeros((0, block_size))
 
     def admit(
         self,
@@ -48,13 +58,16 @@ class CalibratedDrafts:
             return policy.admit(confidences, limits, num_requests, terms)
         self._num_steps += 1
         self._seeds, self._confidences = seeds, confidences
-        lengths = policy.admit(self._calibrated(confidences), limits, num_requests, terms)
+        shown = self._calibrated = self._calibrate(confidences)
+        if self._shift is not None:
+            shown = self._shift.apply(shown)
+        lengths = policy.admit(shown, limits, num_requests, terms)
         exploring = self._explorers.of_next(len(limits))
         if exploring:
             lengths[exploring] = limits[exploring]
         return lengths
 
-    def _calibrated(self, confidences: NDArray[np.float64]) -> NDArray[np.float64]:
+    def _calibrate(self, confidences: NDArray[np.float64]) -> NDArray[np.float64]:
         if not self.replica.calibrations:
             return confidences
         return self.replica.apply(confidences, np.full(len(confidences), _PLACE))
@@ -63,6 +76,9 @@ class CalibratedDrafts:
         self, num_admitted: NDArray[np.int64], num_accepted: NDArray[np.int64], now_s: float
     ) -> None:
         """What the step after `admit` made of its drafts, int64 [R] both."""
+        if self._shift is not None and len(self._calibrated):
+            became = np.column_stack((num_admitted, num_accepted))
+            self._shift.record(self._calibrated, became)
         if not self._keeps_outcomes:
             return
         rows = np.flatnonzero(num_admitted)

@@ -20,8 +20,9 @@ from autoscale.policies import Policy
 from autoscale.routing import Candidate, rank, relative_speeds
 from autoscale.service_class import ServiceClass
 from autoscale.simulation.costs import SimulatedCosts
+from autoscale.simulation.draft_queue import DraftQueue, Reply
 from autoscale.simulation.learning import SimulatedLearning
-from autoscale.simulation.replica import EngineLimits, ReplicaTotals, SimulatedReplica
+from autoscale.simulation.replica import Draft, EngineLimits, ReplicaTotals, SimulatedReplica
 from autoscale.simulation.served import Served
 from autoscale.simulation.texts import Texts
 from autoscale.simulation.traces import Arrival
@@ -53,15 +54,16 @@ class Faults:
 
 @dataclass(frozen=True, slots=True)
 class FleetShape:
-    """`num_drafters` of 0: a drafter beside every target. `jitter` is the relative standard
-    deviation of a step. Outcomes of drafts are kept, to learn calibrations of, where
-    `confidences_err`."""
+    """`num_drafters` of 0: a drafter beside every target, else a pool whose replies have to come
+    within `deadline_s`. `jitter` is the relative standard
+    deviation of a step. What becomes of drafts corrects confidences where `confidences_err`."""
 
     num_replicas: int = 8
     num_drafters: int = 0
     limits: EngineLimits = field(default_factory=EngineLimits)
     faults: Faults = field(default_factory=Faults)
     jitter: float = 0.03
+    deadline_s: float = 0.05
     confidences_err: bool = False
 
 
@@ -132,6 +134,7 @@ class SimulatedFleet:
                 self._step_s(i, np.random.default_rng([seed, 2, i])),
                 self._draft(i),
                 np.random.default_rng([seed, 3, i]),
+                confidences_err=shape.confidences_err,
                 keeps_outcomes=self._learns_calibrations,
             )
             for i in range(shape.num_replicas)
@@ -280,22 +283,21 @@ class SimulatedFleet:
 
         return step_s
 
-    def _draft(self, index: int) -> Callable[[float, int], float | None]:
+    def _draft(self, index: int) -> Draft:
         """Beside the target, or in the queue of the drafter that the target is assigned."""
-        free_s = self._drafters_free_s
         target = _name(index)
 
-        def beside(now_s: float, num_requests: int) -> float:
-            return now_s + self._costs.draft_s(num_requests)
+        def beside(now_s: float, num_requests: int) -> Reply:
+            return Reply(now_s + self._costs.draft_s(num_requests))
 
-        def queued(now_s: float, num_requests: int) -> float | None:
-            drafter = int(self._drafter_of[target])
-            if drafter not in free_s:
-                return None
-            free_s[drafter] = max(free_s[drafter], now_s) + self._costs.draft_s(num_requests)
-            return free_s[drafter]
-
-        return queued if free_s else beside
+        if not self._drafters_free_s:
+            return beside
+        return DraftQueue(
+            self._drafters_free_s,
+            lambda: int(self._drafter_of[target]),
+            self._costs.draft_s,
+            self._shape.deadline_s,
+        ).ask
 
 
 def _name(index: int) -> str:

@@ -20,6 +20,7 @@ from autoscale.plan import NO_PLAN, ReplicaPlan
 from autoscale.policies import Policy, StepOutcome, StepTerms
 from autoscale.service_class import ServiceClass
 from autoscale.simulation.confidences import CalibratedDrafts
+from autoscale.simulation.draft_queue import Reply
 from autoscale.simulation.served import DecodingRows, Served
 from autoscale.simulation.texts import Texts
 from autoscale.step_terms import request_weights, step_terms
@@ -30,8 +31,8 @@ _EVERY = slice(None)
 
 StepSeconds = Callable[[int, int, int], float]
 """Seconds of a step, by its tokens, decoding requests and their context tokens together."""
-Draft = Callable[[float, int], float | None]
-"""When drafts for so many requests that are asked for now will have come; None: never."""
+Draft = Callable[[float, int], Reply]
+"""What becomes of asking for drafts for so many requests now."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +66,7 @@ class _Step(NamedTuple):
     n_tokens: int = 0
     context_tokens: int = 0
     step_s: float = 0.0
-    only_decodes: bool = False
+    prompt_tokens: int = 0
 
 
 class _Drafts(NamedTuple):
@@ -94,11 +95,14 @@ class SimulatedReplica:
         draft: Draft,
         rng: np.random.Generator,
         *,
+        confidences_err: bool = False,
         keeps_outcomes: bool = False,
     ) -> None:
         self.policy = policy
         self.plan: ReplicaPlan = NO_PLAN
-        self.drafts = CalibratedDrafts(texts.gamma, rng, keeps_outcomes=keeps_outcomes)
+        self.drafts = CalibratedDrafts(
+            texts.gamma, rng, confidences_err=confidences_err, keeps_outcomes=keeps_outcomes
+        )
         self.totals = ReplicaTotals()
         self.is_busy = False
         self.is_alive = True
@@ -163,7 +167,7 @@ class SimulatedReplica:
         n_tokens = decode_tokens + prompt_tokens
         context = self._rows.context_tokens
         step_s = self._step_s(n_tokens, max(num_rows, 1), context)
-        self._step = _Step(n_tokens, context, step_s, prompt_tokens == 0)
+        self._step = _Step(n_tokens, context, step_s, prompt_tokens)
         return now_s + step_s
 
     def end_step(self, now_s: float) -> float:
@@ -260,7 +264,7 @@ class SimulatedReplica:
         ids = rows.ids
         if isinstance(drafted, np.ndarray):
             ids = [ids[i] for i in drafted.tolist()]
-        if kept:
+        if num_tokens:
             self.drafts.record(lengths, accepted, now_s)
             totals.drafts += len(kept)
             totals.draft_tokens += num_tokens
@@ -269,9 +273,10 @@ class SimulatedReplica:
             StepOutcome(
                 step.n_tokens,
                 num_requests,
-                step.step_s if step.only_decodes else None,
+                step.step_s,
                 list(zip(ids, lengths.tolist(), kept, strict=True)),
                 step.context_tokens,
+                step.prompt_tokens,
             )
         )
         rows.advance(drafted, accepted, num_accepted)
@@ -314,21 +319,29 @@ class SimulatedReplica:
         chosen = self.policy.choose(candidates, num_requests)
         if not chosen:
             return self._nothing_drafted(now_s)
-        ready_s = self._draft(now_s, len(chosen))
-        if ready_s is None:
+        ready_s, is_answered, was_asked = self._draft(now_s, len(chosen))
+        if not was_asked:
             return self._nothing_drafted(now_s)
         self._mean_wait_s += _MEAN * (ready_s - now_s - self._mean_wait_s)
         self.policy.record_draft(len(chosen), ready_s - now_s)
-        if len(chosen) == num_requests:
-            self._admit(_EVERY, room)
-        else:
+        some: NDArray[np.int64] | slice = _EVERY
+        if len(chosen) < num_requests:
             asked = set(chosen)
-            self._admit(np.array([i for i, id_ in enumerate(ids) if id_ in asked]), room)
+            some = np.array([i for i, id_ in enumerate(ids) if id_ in asked])
+        places = self._texts.places(rows.first_place[some], rows.position[some])
+        if is_answered:
+            self._admit(some, places, room)
+        else:
+            self._drafts = _Drafts(some, places, np.zeros(len(chosen), dtype=np.int64), 0)
         return ready_s
 
-    def _admit(self, some: NDArray[np.int64] | slice, room: NDArray[np.int64]) -> None:
+    def _admit(
+        self,
+        some: NDArray[np.int64] | slice,
+        places: NDArray[np.int64],
+        room: NDArray[np.int64],
+    ) -> None:
         rows = self._rows
-        places = self._texts.places(rows.first_place[some], rows.position[some])
         lengths = self.drafts.admit(
             self.policy,
             self._texts.confidences_at(places),

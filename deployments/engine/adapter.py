@@ -89,7 +89,7 @@ class SpeculationAdapter:
         self._no_features = torch.empty(0, 0)  # [0, feature_size] from the first step on
         self._backlog = FeatureBacklog()
         self._step_began_s = 0.0  # what the engine has done since, drafting aside
-        self._drafted: set[str] = set()  # for whom drafts came after the last step
+        self._drafted: set[str] = set()  # for whom drafts came, or were waited for in vain
         self._run: PlainRun | None = None
         self._run_buffer = RunBuffer(_MAX_RUN_ROWS, feature_dtype)
 
@@ -184,12 +184,16 @@ class SpeculationAdapter:
         answered = time.perf_counter()
         if self.spans:
             self.spans.asked(batch.rows, answered - described, answered=drafts is not None)
+        in_vain = False
         if batch.num_drafts:
             if not catches_up and (drafts is not None or answered - described > _AT_ONCE_S):
                 self.stats.time_draft(answered - described)
                 self.policy.record_draft(batch.num_drafts, answered - described)
+                in_vain = drafts is None
             self.stats.steps_without_reply += drafts is None
         tokens = self._admit(step, batch, drafts, limits)
+        if in_vain:
+            self._drafted.update(row.request_id for row in batch.rows if row.anchor is not None)
         if not self._drafted:
             self._run = self._begin_run(step, accounts)
         self._step_began_s = began + answered - described
@@ -259,14 +263,14 @@ class SpeculationAdapter:
             if id_ in self._drafted and row.anchor is not None
         ]
         n_tokens = sum(step.num_scheduled[id_] for id_ in step.request_ids)
-        only_decodes = n_tokens == len(accounts) + sum(row.num_drafts for row in accounts)
+        prompt_tokens = n_tokens - len(accounts) - sum(row.num_drafts for row in accounts)
         # A request that was there before has kept the engine busy since.
         was_busy = any(id_ in self._sessions for id_ in step.request_ids)
-        step_s = now_s - self._step_began_s if only_decodes and was_busy else None
-        if step_s is not None:
+        step_s = now_s - self._step_began_s if was_busy else None
+        if step_s is not None and not prompt_tokens:
             self.stats.time_step(step_s)
         context = int(step.num_computed[: len(accounts)].sum())
-        return StepOutcome(n_tokens, len(accounts), step_s, verified, context)
+        return StepOutcome(n_tokens, len(accounts), step_s, verified, context, prompt_tokens)
 
     def _catches_up(self, batch: StepBatch) -> bool:
         """Whether the drafter first takes in a prompt or a backlog: no measure of its cost."""

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from autoscale.confidence_shift import ConfidenceShift
 from autoscale.exploration import EXPLORATION_RATE, explores, request_seed
 from autoscale.policies import PLAIN_TERMS, Policy, StepTerms
 from autoscale.replica_calibration import KeyReport, ReplicaCalibration, VerifiedDrafts
@@ -50,11 +51,13 @@ class _Exploring(NamedTuple):
 
 
 class _Admitted(NamedTuple):
-    """Drafts that the next step verifies: `confidences` [R, gamma] as the drafter gave them."""
+    """Drafts that the next step verifies: `confidences` [R, gamma] as the drafter gave them, and
+    `calibrated` where the policy reads them."""
 
     step: int
     requests: _Requests
     confidences: NDArray[np.float64]
+    calibrated: NDArray[np.float64] | None
 
 
 class DraftCalibration:
@@ -62,6 +65,8 @@ class DraftCalibration:
 
     def __init__(self, block_size: int, clock: Callable[[], float] = time.monotonic) -> None:
         self.replica = ReplicaCalibration(block_size)
+        self._shift = ConfidenceShift()
+        self._shift_is_of = self.replica.calibrations
         self._clock = clock
         self._traits: dict[str, _Traits] = {}
         self._num_steps = 0
@@ -111,10 +116,15 @@ class DraftCalibration:
         """The first half of `admit`: what the policy is to see. `settle` has to follow."""
         self._num_steps += 1
         requests = self._requests(rows, with_q)
-        self._admitted = _Admitted(self._num_steps, requests, confidences)
-        if policy.reads_confidences:
-            return self.replica.apply(confidences, requests.keys)
-        return confidences
+        if not policy.reads_confidences:
+            self._admitted = _Admitted(self._num_steps, requests, confidences, None)
+            return confidences
+        if self._shift_is_of is not self.replica.calibrations:
+            self._shift_is_of = self.replica.calibrations
+            self._shift.restart()
+        calibrated = self.replica.apply(confidences, requests.keys)
+        self._admitted = _Admitted(self._num_steps, requests, confidences, calibrated)
+        return self._shift.apply(calibrated)
 
     def settle(
         self, policy: Policy, lengths: NDArray[np.int64], limits: NDArray[np.int64]
@@ -149,14 +159,17 @@ class DraftCalibration:
         if admitted is None:
             return
         ids, _, keys, seeds = admitted.requests
-        confidences = admitted.confidences
+        confidences, calibrated = admitted.confidences, admitted.calibrated
         became = {id_: (drafts, accepted) for id_, drafts, accepted in verified if drafts}
         rows = [i for i, id_ in enumerate(ids) if id_ in became]
         if not rows:
             return
         if len(rows) < len(ids):
             keys, seeds, confidences = keys[rows], seeds[rows], confidences[rows]
+            calibrated = None if calibrated is None else calibrated[rows]
         counts = np.array([became[ids[i]] for i in rows])
+        if calibrated is not None:
+            self._shift.record(calibrated, counts)
         drafts = VerifiedDrafts(keys, seeds, confidences, counts[:, 0], counts[:, 1])
         self.replica.record(drafts, admitted.step, self._clock())
 

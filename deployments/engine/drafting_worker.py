@@ -20,7 +20,7 @@ from autoscale.controls import Controls
 from autoscale.draft_experience import NO_EXPERIENCE, DraftExperience
 from autoscale.fleet_step_cost import StepCostReport
 from autoscale.step_cost import StepCostTable
-from autoscale.step_cost_fit import costs_of
+from autoscale.step_cost_fit import load_costs
 from deployments.engine.canary_arm import CanaryOrder
 from deployments.engine.compat import check_engine_hooks
 from deployments.engine.patches import mend_allowed_tokens
@@ -31,7 +31,7 @@ from deployments.engine.said import take_up_in_worker
 from deployments.engine.settings import WorkerSettings
 from deployments.engine.step_time import measure_step_cost
 from deployments.engine.worker_plan import WorkerPlan
-from profiles.step_cost import EngineProvenance, load_step_cost
+from profiles.step_cost import EngineProvenance
 
 log = logging.getLogger(__name__)
 
@@ -73,16 +73,14 @@ class DraftingWorker:
     def _costs(self, runner: Any) -> tuple[StepCostTable, DraftExperience]:
         """Seconds of a step, and of a draft by requests where a profile tells.
 
-        Raises ProfileError for a profile that cannot be used here, naming the file and the
-        key.
+        Raises ProfileError for a profile that cannot be used here, naming the file, and the key
+        that differs.
         """
         settings: WorkerSettings = runner.settings
         if settings.step_cost is None:
             return measure_step_cost(runner), NO_EXPERIENCE
         path = Path(settings.step_cost)
-        profile = load_step_cost(path, self._provenance(), settings.step_cost_override)
-        table, draft_s = costs_of(profile)
-        return table, DraftExperience(tuple(sorted(draft_s.items())))
+        return load_costs(path, self._provenance(), settings.step_cost_override)
 
     def _provenance(self) -> EngineProvenance:
         settings: WorkerSettings = self.model_runner.settings  # type: ignore[attr-defined]

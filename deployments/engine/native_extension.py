@@ -24,7 +24,7 @@ from autoscale.calibration import Calibration
 from autoscale.calibration_messages import calibrations_from_plain
 from autoscale.controls import Controls
 from autoscale.step_cost import StepCostTable
-from autoscale.step_cost_fit import costs_of
+from autoscale.step_cost_fit import load_costs
 from cluster.hooks import missing
 from cluster.versions import CompatibilityError
 from deployments.engine.compat import ADAPTIVE, CAPABILITIES
@@ -36,7 +36,6 @@ from profiles.calibration_key import (
     CalibrationKey,
     calibration_key,
 )
-from profiles.step_cost import load_step_cost
 
 Temperatures = Callable[[NDArray[np.int64]], NDArray[np.float32]]
 """Sampling temperatures of requests, by their places in vLLM's request states."""
@@ -142,11 +141,11 @@ class AdaptiveVerificationExtension:
         steered.cap(0 if controls.speculation is False else controls.verify_budget_tokens)
 
     def dspark_use_step_cost(self, path: str, overridden: list[str], nodes: int) -> None:
-        """Go by a profile. Raises ProfileError for one of another engine, naming the key."""
+        """Go by a profile. Raises ProfileError for one that cannot be used, naming it."""
         steered = _steered(self)
         worker: Any = self
         here = worker_provenance(worker.vllm_config, worker.device, nodes)
-        table, _ = costs_of(load_step_cost(Path(path), here, overridden))
+        table, _ = load_costs(Path(path), here, overridden)
         steered.cost(table)
 
 

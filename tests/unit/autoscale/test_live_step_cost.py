@@ -85,6 +85,25 @@ def test_context_is_told_from_tokens():
     assert cost.learned().context_token_s == pytest.approx(2e-7, rel=0.1)
 
 
+def mixed(true_s, prompt_token_s, steps):
+    """After `steps` that all read prompts, beside 8 tokens or 40, on a machine of `true_s(n)`."""
+    rng = np.random.default_rng(4)
+    cost = LiveStepCost(TABLE)
+    for i in range(steps):
+        n, prompt = (8, 40)[i % 2], int(rng.integers(1, 2048))
+        took_s = true_s(n) + prompt_token_s * prompt
+        cost.record(n + prompt, took_s * rng.lognormal(0, 0.03), 1, 0.0, prompt)
+    return cost
+
+
+@pytest.mark.parametrize("prompt_token_s", [0.0001, 0.00025, 0.0005])
+@pytest.mark.parametrize("slower", [1.0, 2.0])
+def test_steps_that_read_prompts_teach_what_their_decoding_takes(slower, prompt_token_s):
+    cost = mixed(lambda n: slower * TABLE.at_one(n), slower * prompt_token_s, 1500)
+    assert cost.at(8) == pytest.approx(slower * TABLE.at_one(8), rel=0.1)
+    assert cost.at(40) == pytest.approx(slower * TABLE.at_one(40), rel=0.1)
+
+
 def test_its_table_rises_and_holds_what_it_learned():
     cost = learned(lambda n: 0.5 * TABLE.at_one(n), 900, noise=0.05)
     table = cost.learned()
@@ -98,3 +117,34 @@ def test_nonsense_leaves_it_usable():
         cost.record(4, step_s)
     assert np.isfinite([cost.at(n) for n in SIZES]).all()
     assert min(cost.at(n) for n in SIZES) > 0
+
+
+def test_after_a_pause_a_machine_that_changed_is_believed_at_once():
+    cost = learned(lambda n: 4 * TABLE.at_one(n), 900, noise=0.03)
+    cost.doubt()
+    for _ in range(2):
+        cost.record(32, TABLE.at_one(32))
+    for n in (8, 32, 128):
+        assert cost.at(n) == pytest.approx(TABLE.at_one(n), rel=0.1)
+
+
+def test_after_a_pause_a_machine_that_did_not_change_is_known_as_well_as_before():
+    paused, other = (learned(lambda n: 4 * TABLE.at_one(n), 900, noise=0.03) for _ in range(2))
+    paused.doubt()
+    for cost in (paused, other):
+        cost.record(32, 4.1 * TABLE.at_one(32))
+    assert [paused.at(n) for n in SIZES] == [other.at(n) for n in SIZES]
+
+
+def test_it_says_by_how_much_steps_miss_what_was_believed_of_them():
+    rng = np.random.default_rng(0)
+    steady = learned(TABLE.at_one, 900, noise=0.05)
+    wild = LiveStepCost(TABLE)
+    for _ in range(900):
+        wild.record(8, TABLE.at_one(8) * (1.0 if rng.random() < 0.5 else 4.0))
+    stalled = learned(TABLE.at_one, 900)
+    stalled.record(8, 100.0)
+    errors = [cost.snapshot()["relative_noise"] for cost in (steady, wild, stalled)]
+    assert errors[0] == pytest.approx(0.04, abs=0.01)
+    assert errors[1] > 0.5
+    assert errors[2] < 0.1

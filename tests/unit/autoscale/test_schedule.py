@@ -115,12 +115,10 @@ class TestPrefillInTheStep:
             np.array([0.010, 0.010 + 1 / 6400, 0.010 + 2 / 6400])
         )
 
-    def test_a_known_cost_of_prefill_is_taken_off_but_never_below_the_step_alone(self):
+    def test_what_prompt_tokens_add_is_taken_off(self):
         c = 1 / 6400
-        shared = cost_of(self.roofline, 56, 16, prefill_tokens=1000, prefill_token_s=c)
-        assert shared == pytest.approx(cost_of(self.roofline, 56, 16))
-        half = cost_of(self.roofline, 56, 0, prefill_tokens=1000, prefill_token_s=c / 2)
-        assert half == pytest.approx([0.020 + (1056 - 128) * c - 1000 * c / 2])
+        shared = cost_of(self.roofline, 56, 16, prefill_tokens=1000)
+        assert shared == pytest.approx(0.010 + c * np.arange(17))
 
 
 @pytest.mark.parametrize("prefill_tokens", [0, 5])

@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+from datetime import date
+
 import numpy as np
 import pytest
 
 from autoscale.step_cost import StepCostTable
-from autoscale.step_cost_fit import fit_step_cost, nonnegative_least_squares
-from profiles.step_cost import VERIFY, StepCostRow
+from autoscale.step_cost_fit import fit_step_cost, load_costs, nonnegative_least_squares
+from profiles.provenance import ProfileError
+from profiles.step_cost import (
+    DRAFT,
+    MEASURED,
+    VERIFY,
+    EngineProvenance,
+    StepCostProfile,
+    StepCostRow,
+    save_step_cost,
+)
 
 TRUE = StepCostTable(
     (1, 8, 64, 256), (0.008, 0.009, 0.02, 0.07), request_s=1e-4, context_token_s=2e-8, pair_s=1e-7
@@ -58,6 +69,27 @@ def test_costs_that_fall_with_more_tokens_are_levelled():
 def test_one_size_is_no_table():
     with pytest.raises(ValueError, match="two or more"):
         fit_step_cost([StepCostRow(VERIFY, 4, 1, 0, 0.01, 0.0, 1)])
+
+
+def saved(path, rows):
+    here = EngineProvenance("cpu", "m", "r", "float32", "tp1", "vllm", "0", "1 thread")
+    save_step_cost(path, StepCostProfile(here, MEASURED, date(2025, 1, 1), tuple(rows)))
+    return here
+
+
+def test_a_file_becomes_what_a_policy_starts_from(tmp_path):
+    path = tmp_path / "costs.parquet"
+    here = saved(path, [*grid(), StepCostRow(DRAFT, 14, 2, 0, 0.003, 0.0, 10)])
+    table, drafts = load_costs(path, here)
+    assert table.at_one(64) == pytest.approx(TRUE.at_one(64))
+    assert drafts.draft_s == ((2, 0.003),)
+
+
+def test_a_file_without_verifying_steps_is_refused_by_its_name(tmp_path):
+    path = tmp_path / "costs.parquet"
+    here = saved(path, [StepCostRow(DRAFT, 7, 1, 0, 0.002, 0.0, 10)])
+    with pytest.raises(ProfileError, match=r"costs\.parquet.*two or more.*dspark profile"):
+        load_costs(path, here)
 
 
 def test_nonnegative_least_squares_satisfies_its_optimality_conditions():

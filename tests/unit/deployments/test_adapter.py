@@ -265,6 +265,16 @@ def test_the_policy_hears_what_every_step_did(source):
     assert list(second.verified) == [("a", 3, 1), ("b", 0, 0)]
 
 
+def test_the_policy_hears_what_a_step_took_that_read_a_prompt_beside_a_request(source):
+    adapter = make_adapter(source, Listener())
+    adapter.step(engine_step(("a", 0, 6, [], [7])))
+    adapter.step(engine_step(("a", 6, 4, [100, 101, 102], [9]), ("b", 0, 5, [], [])))
+    outcome = adapter.policy.outcomes[1]
+    assert (outcome.n_tokens, outcome.prompt_tokens) == (9, 4)
+    assert outcome.step_s > 0
+    assert adapter.stats.mean_step_s == 0.0
+
+
 def test_the_policy_hears_the_cost_of_drafts_that_wait_for_nothing_else(source):
     adapter = make_adapter(source, Listener())
     adapter.step(engine_step(("a", 0, 6, [], [7])))  # behind a prompt
@@ -290,6 +300,20 @@ def test_a_draft_that_nobody_was_asked_for_costs_nothing_that_counts(source):
     source.draft = lambda batch: time.sleep(0.005)
     adapter.step(engine_step(("a", 7, 1, [], [9])))
     assert adapter.policy.num_timed == [1]
+
+
+def test_the_policy_hears_of_drafts_that_were_waited_for_in_vain(source):
+    """But not of steps in which nobody was asked, or the drafter had a prompt to take in first."""
+    adapter = make_adapter(source, Listener())
+    in_vain, at_once = (lambda batch: time.sleep(0.005)), (lambda batch: None)
+    position = 0
+    for draft, num_scheduled in ((in_vain, 6), (in_vain, 1), (at_once, 1), (in_vain, 1)):
+        source.draft = draft
+        adapter.step(engine_step(("a", position, num_scheduled, [], [7])))
+        position += num_scheduled
+    adapter.step(engine_step(("a", position, 1, [], [7])))
+    heard = [list(outcome.verified) for outcome in adapter.policy.outcomes]
+    assert heard == [[], [], [("a", 0, 0)], [], [("a", 0, 0)]]
 
 
 def test_confidences_that_are_no_probabilities_mean_plain_decoding(adapter, source):

@@ -178,3 +178,21 @@ def test_outcomes_are_dated_by_their_age_whatever_the_replicas_clock_says():
         return report.drafts.priority.tolist()
 
     assert dates(7.0) == pytest.approx(dates(1e6))
+
+
+def verified_wholly(calibration, ids, accepted):
+    calibration.record([Verified(id_, GAMMA, accepted) for id_ in ids])
+
+
+def test_confidences_that_err_grossly_are_shifted_until_they_are_calibrated_anew(calibration):
+    reader = Reader()
+    some = rows("a", "b", "c", "d")
+    for _ in range(8):
+        admit(calibration, reader, some, confidence=0.1)
+        verified_wholly(calibration, "abcd", GAMMA)
+    admit(calibration, reader, some, confidence=0.1)
+    assert reader.seen[0].max() < 0.05
+    assert reader.seen[-1].min() > 0.7
+    calibration.replica.adopt({GREEDY: Calibration((1.0,) * GAMMA, version=4)})
+    admit(calibration, reader, some, confidence=0.1)
+    assert reader.seen[-1] == pytest.approx(0.1)

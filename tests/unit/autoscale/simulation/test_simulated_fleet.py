@@ -135,6 +135,15 @@ def test_a_saturated_drafter_makes_targets_wait():
     assert mean[1] > mean[0]
 
 
+def test_a_lost_drafter_costs_what_waiting_for_it_costs():
+    trace = trace_of(10.0)
+    lost = {"num_drafters": 1, "faults": Faults(drafter_loss_at=0.0), "deadline_s": 0.05}
+    off, fixed = (run(some, trace, **lost) for some in (arm("off"), arm("fixed", k=3)))
+    took_s = [sum(one.tpot_s for one in outcome.served) for outcome in (off, fixed)]
+    assert 1.01 * took_s[0] < took_s[1] < 1.2 * took_s[0]
+    assert drafts_of_replicas(fixed) == [0, 0]
+
+
 def drafts_of_replicas(outcome):
     return [totals.drafts for totals in outcome.totals]
 
