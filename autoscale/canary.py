@@ -136,7 +136,7 @@ class Decision(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class CanaryRule:
-    """`margin` is the loss of speed, and `ece_margin` of calibration, that is taken for none;
+    """`margin` is the loss of speed, and `ece_margin` the rise of the ECE, that is taken for none;
     `patience_s` the time after which a canary that proves nothing is given up."""
 
     margin: float = 0.02
@@ -153,13 +153,14 @@ class CanaryRule:
 @dataclass(frozen=True, slots=True)
 class Comparison:
     """Canary over serving: `speed` is the ratio of a session's tokens per second with its
-    interval; acceptance lengths include the bonus token. ECE is None while unknown."""
+    interval; acceptance lengths include the bonus token. ECE is what of it noise does not
+    explain (`autoscale.drift`), None while unknown."""
 
     serving: ArmTotals
     canary: ArmTotals
     step_s: float
-    serving_ece: float | None = None
-    canary_ece: float | None = None
+    serving_ece: Estimate | None = None
+    canary_ece: Estimate | None = None
 
     @property
     def speed(self) -> tuple[float, float, float]:
@@ -183,6 +184,17 @@ class Comparison:
             math.exp(min(log_ratio + spread, 700.0)),
         )
 
+    @property
+    def ece_rise(self) -> Estimate | None:
+        """From the serving drafter to the canary; one that serves and is not measured counts as
+        perfect."""
+        if self.canary_ece is None:
+            return None
+        serving = self.serving_ece or Estimate(0.0, 0.0)
+        return Estimate(
+            self.canary_ece.value - serving.value, math.hypot(self.canary_ece.error, serving.error)
+        )
+
     def to_plain(self) -> dict[str, Any]:
         """For people: what was counted, and both with their intervals."""
         ratio, low, high = self.speed
@@ -200,39 +212,53 @@ class Comparison:
                 ),
                 "wait_ms": _rounded(1000 * wait.value, *(1000 * bound for bound in wait.interval)),
                 "answered": round(arm.waits / arm.asked, 4) if arm.asked else None,
-                "ece": ece,
+                "ece": None if ece is None else _rounded(*_at_least_0(ece.value, *ece.interval)),
             }
         return shown
+
+
+NOTHING = Comparison(ArmTotals(), ArmTotals(), 0.0)
+"""Counted of a canary whose drafter is not there, or serves nobody."""
 
 
 def judge(found: Comparison, rule: CanaryRule, age_s: float) -> tuple[Decision, str]:
     """Promote, roll back, or wait for more; and why.
 
-    Promoted is what is surely no slower than the margin allows and not worse calibrated.
+    Promoted is what is surely no slower and no worse calibrated than the margins allow.
     Rolled back is what is surely slower, does not answer, or proves nothing in time.
     """
-    canary, serving = found.canary, found.serving
+    canary = found.canary
     if canary.asked >= _MIN_REQUESTS and canary.waits < _MIN_ANSWERED * canary.asked:
         return Decision.ROLL_BACK, f"it answered {canary.waits / canary.asked:.0%} in time"
-    few = min(canary.requests, serving.requests) < _MIN_REQUESTS
+    for whose, arm in (("its", canary), ("the serving drafter's", found.serving)):
+        if arm.requests < _MIN_REQUESTS:
+            said = f"{arm.requests:.0f} of {_MIN_REQUESTS} of {whose} requests have ended"
+            return _undecided(said, rule, age_s)
     ratio, low, high = found.speed
     said = f"{ratio:.3f}x the speed ({low:.3f} to {high:.3f})"
-    if not few and high < 1.0:
+    if high < 1.0:
         return Decision.ROLL_BACK, f"slower: {said}"
-    if not few and low >= 1.0 - rule.margin:
-        ece = found.canary_ece
-        if ece is not None and ece <= (found.serving_ece or 0.0) + rule.ece_margin:
-            return Decision.PROMOTE, said
-        off = "survival is not measured yet" if ece is None else f"survival is off by {ece:.1%}"
-        if age_s > rule.patience_s:
-            return Decision.ROLL_BACK, f"{said}, but {off}"
-        return Decision.WAIT, f"{said}; {off}, which time may mend"
+    if low < 1.0 - rule.margin:
+        return _undecided(said, rule, age_s)
+    rise = found.ece_rise
+    if rise is None:
+        return _undecided(f"{said}; its calibration is not measured yet", rule, age_s)
+    low, high = rise.interval
+    said += f"; ECE higher by {rise.value:.1%} ({low:.1%} to {high:.1%})"
+    if high > rule.ece_margin:
+        return _undecided(f"{said}, up to {rule.ece_margin:.1%} is taken for none", rule, age_s)
+    return Decision.PROMOTE, said
+
+
+def _undecided(so_far: str, rule: CanaryRule, age_s: float) -> tuple[Decision, str]:
     if age_s > rule.patience_s:
-        return Decision.ROLL_BACK, f"nothing was proven in {rule.patience_s:.0f} s: {said}"
-    if few:
-        return Decision.WAIT, f"{canary.requests:.0f} of {_MIN_REQUESTS} requests have ended"
-    return Decision.WAIT, said
+        return Decision.ROLL_BACK, f"nothing was proven in {rule.patience_s:.0f} s: {so_far}"
+    return Decision.WAIT, so_far
 
 
 def _rounded(*values: float) -> list[float | None]:
     return [round(v, 4) if math.isfinite(v) else None for v in np.asarray(values).tolist()]
+
+
+def _at_least_0(*values: float) -> list[float]:
+    return [max(value, 0.0) for value in values]

@@ -20,11 +20,14 @@ class SurvivalCounts:
     """Predicted survival against what survived, by position and bin of equal width.
 
     `labels`, `predicted` and `survived` are float64 [gamma, NUM_BINS]: how many labels, the
-    sum of their predictions, and how many survived.
+    sum of their predictions, and how many survived; `squares` [gamma, NUM_BINS] the sum of the
+    squared weights of labels, as they fade.
     """
 
     def __init__(self, block_size: int) -> None:
-        self.labels, self.predicted, self.survived = np.zeros((3, block_size, NUM_BINS))
+        self.labels, self.predicted, self.survived, self.squares = np.zeros(
+            (4, block_size, NUM_BINS)
+        )
 
     @property
     def num_labels(self) -> float:
@@ -42,6 +45,7 @@ class SurvivalCounts:
         predicted = survival[rows, k]
         bins = np.minimum((predicted * NUM_BINS).astype(np.int64), NUM_BINS - 1)
         np.add.at(self.labels, (k, bins), 1.0)
+        np.add.at(self.squares, (k, bins), 1.0)
         np.add.at(self.predicted, (k, bins), predicted)
         np.add.at(self.survived, (k, bins), survived[rows, k])
 
@@ -50,12 +54,14 @@ class SurvivalCounts:
         self.labels += other.labels
         self.predicted += other.predicted
         self.survived += other.survived
+        self.squares += other.squares
 
     def fade(self, factor: float) -> None:
         """Let what was counted so far weigh less: `factor` is in 0 to 1."""
         self.labels *= factor
         self.predicted *= factor
         self.survived *= factor
+        self.squares *= factor * factor
 
     def ece_by_position(self) -> NDArray[np.float64]:
         """Float64 [gamma]; NaN for positions without labels."""
@@ -79,6 +85,16 @@ class SurvivalCounts:
         spread = np.sqrt(2 / np.pi * self.labels * mean * (1 - mean))
         return float(spread.sum() / self.num_labels)
 
+    @property
+    def ece_error(self) -> float:
+        """Standard error of the ECE, rather too large: positions of a draft are taken to err
+        together, as one survives only where those before it do; drafts err apart."""
+        if not self.num_labels:
+            return float("nan")
+        mean = self.predicted / np.maximum(self.labels, 1e-12)
+        by_position = np.sqrt((self.squares * mean * (1 - mean)).sum(axis=1))
+        return float(by_position.sum() / self.num_labels)
+
     def to_plain(self) -> dict[str, list[float]]:
         """As plain lists, to be sent."""
         return {
@@ -94,6 +110,7 @@ class SurvivalCounts:
         shape = counts.labels.shape
         for name in ("labels", "predicted", "survived"):
             setattr(counts, name, _counts_from(plain, name, shape))
+        counts.squares = counts.labels.copy()  # what is sent has not faded
         return counts
 
 

@@ -27,7 +27,7 @@ class ReplicaLoad:
     `relative_step_cost` what steps take over what the profile says: 2.0 on a node of half the
     speed.
     `accepted_tokens` of `num_drafts` are since it started; `draft_wait_s` is what a step
-    waits for drafts.
+    waits for drafts. `drafts_per_s` is how many it wanted, whether they came or not.
     """
 
     running: int
@@ -43,6 +43,7 @@ class ReplicaLoad:
     accepted_tokens: int
     draft_wait_s: float
     outcomes: Mapping[str, ClassOutcomes] = field(default_factory=dict)
+    drafts_per_s: float = 0.0
 
     def impossible(self) -> str | None:
         """The first field that no replica can have; None where all can be."""

@@ -126,6 +126,7 @@ class OnlineCalibration:
             "recent_ece": _known(window.ece),
             "recent_ece_by_position": list(map(_known, window.ece_by_position().tolist())),
             "excess_ece": _known(self.alarm.excess_ece),
+            "ece_error": _known(window.ece_error),
             "drift_alarm": self.alarm.active,
         }
 

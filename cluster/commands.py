@@ -53,6 +53,9 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "--margin", type=share, default=0.02, help="a loss of speed that is taken for none"
     )
     canary.add_argument(
+        "--ece-margin", type=share, default=0.03, help="a rise of the ECE that is taken for none"
+    )
+    canary.add_argument(
         "--patience", type=float, default=3600.0, help="seconds until it is rolled back unproven"
     )
     canary.add_argument("--stop", action="store_true", help="end it, on trial or promoted")
@@ -148,6 +151,7 @@ def _canary(args: argparse.Namespace) -> int:
                 "drafter": args.drafter,
                 "share": args.share,
                 "margin": args.margin,
+                "ece_margin": args.ece_margin,
                 "patience_s": args.patience,
             }
             if args.replicas is not None:

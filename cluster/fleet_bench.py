@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from autoscale.fleet_load import ClassOutcomes, ReplicaLoad
@@ -18,7 +19,7 @@ from profiles.step_cost import EngineProvenance
 _MODEL = "m"
 CLASSES = (ServiceClass("latency", 1.0, 0.05), ServiceClass("batch", 10.0, 0.5))
 _ENGINE = EngineProvenance("simulated", _MODEL, "", "", "tp1", "", "", "")
-_STEPS = StepCostReport(
+STEPS_OF_REPLICA = StepCostReport(
     StepCostTable(tuple(2**i for i in range(9)), tuple(0.01 * 1.2**i for i in range(9))),
     (500.0,) * 9,
 )
@@ -41,14 +42,17 @@ _LOAD = ReplicaLoad(
 
 @dataclass(frozen=True, slots=True)
 class FleetTimes:
-    """Medians over ticks; `exchange_s` is the controller's own part, without messages."""
+    """Medians over ticks; `exchange_s` is the controller's own part, without messages.
+    `outline_s` is what the metrics take every second, `snapshot_s` what `GET /fleet` does."""
 
     tick_s: float
     exchange_s: float
+    outline_s: float
+    snapshot_s: float
 
 
 def target_reports(num_replicas: int) -> list[TargetReport]:
-    """One of every replica, all of a model, no two as loaded."""
+    """One of every replica, all of a model, no two as loaded, without statistics."""
     return [
         TargetReport(
             f"t{i}", _MODEL, "split", 1, load=replace(_LOAD, running=i % 64), engine=_ENGINE
@@ -57,27 +61,35 @@ def target_reports(num_replicas: int) -> list[TargetReport]:
     ]
 
 
-def fleet_times(num_replicas: int, repeats: int) -> FleetTimes:
+def fleet_times(reports: Sequence[TargetReport], repeats: int) -> FleetTimes:
     """Every replica reports between two ticks; step costs are known of each, one drafter
     serves ten targets."""
     clock = [0.0]
     step_costs = StepCostLearning()
-    reports = target_reports(num_replicas)
+    num_replicas = len(reports)
     for report in reports:
-        step_costs.absorb(_ENGINE, report.replica_id, _STEPS.to_plain())
-    step_costs.refit()
+        step_costs.absorb(_ENGINE, report.replica_id, STEPS_OF_REPLICA.to_plain())
+    step_costs.refit({report.replica_id for report in reports})
     fleet = FleetController(lambda: clock[0], step_costs=step_costs, classes={_MODEL: CLASSES})
     for i in range(max(1, num_replicas // 10)):
         drafter = DrafterReport(f"d{i}", _MODEL, f"tcp://d{i}", 1)
         fleet.report_drafter(replace(drafter, secret=fleet.report_drafter(drafter).secret))
-    ticks, exchanges = [], []
+    ticks, exchanges, outlines, snapshots = [], [], [], []
     for _ in range(repeats):
         clock[0] += TICK_S
-        began = time.perf_counter()
-        fleet.tick()
-        ticks.append(time.perf_counter() - began)
-        began = time.perf_counter()
-        for report in reports:
-            fleet.report_target(report)
-        exchanges.append((time.perf_counter() - began) / num_replicas)
-    return FleetTimes(statistics.median(ticks), statistics.median(exchanges))
+        ticks.append(_seconds(fleet.tick))
+        exchanges.append(_seconds(lambda: [fleet.report_target(r) for r in reports]))
+        outlines.append(_seconds(fleet.outline))
+        snapshots.append(_seconds(fleet.snapshot))
+    return FleetTimes(
+        statistics.median(ticks),
+        statistics.median(exchanges) / num_replicas,
+        statistics.median(outlines),
+        statistics.median(snapshots),
+    )
+
+
+def _seconds(work: Callable[[], object]) -> float:
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from autoscale.draft_load import DraftLoads
 from autoscale.fleet_load import FleetLoad, ReplicaLoad, fleet_load
 from autoscale.plan import NO_PLAN, ReplicaPlan, make_plans
 from autoscale.service_class import ServiceClass
@@ -43,10 +44,16 @@ class FleetPlans:
         self._classes = dict(classes or {})
         self._loads: dict[str, dict[str, ReplicaLoad]] = {}  # by model and replica
         self._plans: dict[str, ReplicaPlan] = {}
+        self._draft_loads = DraftLoads()
         self._courses: dict[str, _Course] = {}  # by model, from the first tick on
 
     def report(
-        self, model_id: str, replica_id: str, load: ReplicaLoad, relative_step_cost: float = 1.0
+        self,
+        model_id: str,
+        replica_id: str,
+        load: ReplicaLoad,
+        now_s: float,
+        relative_step_cost: float = 1.0,
     ) -> None:
         """What a replica says of itself, and what its steps take over those of its kind; what
         no replica can say is counted and left out."""
@@ -59,10 +66,16 @@ class FleetPlans:
         if replica_id in loads and model_id in self._courses:
             self._courses[model_id].count(loads[replica_id], load)
         loads[replica_id] = load
+        self._draft_loads.follow(replica_id, load.drafts_per_s, now_s)
+
+    def drafts_per_s(self) -> dict[str, float]:
+        """What every replica wants, of those that have been followed for a while."""
+        return self._draft_loads.known()
 
     def forget(self, model_id: str, replica_id: str) -> None:
         self._loads.get(model_id, {}).pop(replica_id, None)
         self._plans.pop(replica_id, None)
+        self._draft_loads.forget(replica_id)
 
     def tick(self, now_s: float) -> None:
         """Make every replica's plan anew."""

@@ -11,8 +11,9 @@ from typing import Any
 from autoscale.plan import NO_PLAN
 from autoscale.plan_check import checked
 from cluster.messages import TargetPlan
+from cluster.pace import LONGEST_S, SHORTEST_S, lifetime_s
 
-MAX_TTL_S = 60.0
+MAX_TTL_S = lifetime_s(LONGEST_S)
 
 
 class HeldPlan:
@@ -35,6 +36,11 @@ class HeldPlan:
         return None if self.plan is None else self._clock() - self._taken_s
 
     @property
+    def interval_s(self) -> float:
+        """From one report to the next, as the last plan had it, however old."""
+        return SHORTEST_S if self.plan is None else self.plan.interval_s
+
+    @property
     def is_stale(self) -> bool:
         """Whether local rules decide: there is no plan, or its time to live is up."""
         return self.plan is None or self._clock() - self._taken_s > self.plan.ttl_s
@@ -50,8 +56,11 @@ class HeldPlan:
         ttl_s = plan.ttl_s
         if not (isinstance(ttl_s, int | float) and 0 < ttl_s <= MAX_TTL_S):
             ttl_s, advice, refused = 0.0, NO_PLAN, (*refused, "ttl_s")
+        interval_s = plan.interval_s
+        if not (isinstance(interval_s, int | float) and SHORTEST_S <= interval_s <= LONGEST_S):
+            interval_s, refused = SHORTEST_S, (*refused, "interval_s")
         self.refused.update(refused)
-        self.plan = replace(plan, advice=advice, ttl_s=ttl_s)
+        self.plan = replace(plan, advice=advice, ttl_s=ttl_s, interval_s=interval_s)
         self._taken_s = self._clock()
         return True
 

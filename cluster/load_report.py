@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from autoscale.fleet_load import ClassOutcomes, ReplicaLoad
+
+NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
 class Traffic(NamedTuple):
@@ -24,18 +27,19 @@ class Traffic(NamedTuple):
 
 
 def replica_load(
-    traffic: Traffic, seats: int, stats: Mapping[str, Any], num_committed_before: int = 0
+    traffic: Traffic, seats: int, stats: Mapping[str, Any], before: Mapping[str, Any] = NOTHING
 ) -> ReplicaLoad:
     """`stats` are rank 0's `dspark_stats`; empty where our adapter is not in the worker, whose
-    steps and drafts are then unknown. `num_committed_before` tokens were in those of the last
-    report.
+    steps and drafts are then unknown. `before` are those of the last report.
 
     `relative_step_cost` is 1: the controller knows what others take on the same hardware.
     """
     running = stats.get("requests", traffic.seated)
     tokens_per_s = traffic.tokens_per_s
     if "committed_tokens" in stats:
-        tokens_per_s = (stats["committed_tokens"] - num_committed_before) / traffic.elapsed_s
+        more = stats["committed_tokens"] - before.get("committed_tokens", 0)
+        tokens_per_s = more / traffic.elapsed_s
+    steps = _wanting_steps(stats) - _wanting_steps(before)
     return ReplicaLoad(
         running=running,
         waiting=traffic.waiting + max(0, traffic.seated - running),
@@ -50,4 +54,11 @@ def replica_load(
         accepted_tokens=stats.get("accepted_tokens", 0),
         draft_wait_s=stats.get("mean_draft_wait_s", 0.0),
         outcomes=traffic.outcomes,
+        drafts_per_s=max(0.0, steps * running / traffic.elapsed_s),
     )
+
+
+def _wanting_steps(stats: Mapping[str, Any]) -> int:
+    """Those that asked for drafts, or would have but for a cool-off."""
+    source = stats.get("source", NOTHING)
+    return int(source.get("requests", 0) + source.get("skipped", 0))

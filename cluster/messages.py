@@ -8,6 +8,7 @@ from typing import Any
 from autoscale.controls import Controls
 from autoscale.fleet_load import ReplicaLoad
 from autoscale.plan import NO_PLAN, ReplicaPlan
+from cluster.pace import SHORTEST_S, lifetime_s
 from profiles.provenance import DraftingPair
 from profiles.step_cost import EngineProvenance
 
@@ -18,7 +19,8 @@ class DrafterReport:
 
     `secret` is the one it expects from targets: with another than the controller's it is
     given to no target yet. One on trial names its `canary` and who it is: `drafter` is id and
-    version. `busy` is the share of the time since its last report that it drafted.
+    version. `busy` is the share of the time since its last report that it drafted. It reports
+    every `interval_s`.
     """
 
     replica_id: str
@@ -31,6 +33,7 @@ class DrafterReport:
     canary: str = ""
     drafter: tuple[str, str] | None = None
     busy: float = 0.0
+    interval_s: float = SHORTEST_S
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +45,8 @@ class TargetReport:
     (`autoscale.calibration_messages.report_to_plain`), of a canary's `canary_outcomes`, and
     `step_cost` what steps take (`autoscale.fleet_step_cost.StepCostReport.to_plain`). A
     replica that is new `wants_step_cost` of the fleet. `held_plan` is `HeldPlan.snapshot`,
-    `drafter_address` whom its plan has it ask, which a new controller leaves so.
+    `drafter_address` whom its plan has it ask, which a new controller leaves so. It reports
+    every `interval_s`.
     """
 
     replica_id: str
@@ -59,6 +63,7 @@ class TargetReport:
     held_plan: dict[str, Any] = field(default_factory=dict)
     canary_outcomes: dict[str, Any] | None = None
     drafter_address: str | None = None
+    interval_s: float = SHORTEST_S
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,12 +81,20 @@ class IngressReport:
 
 @dataclass(frozen=True, slots=True)
 class DrafterPlan:
-    """What a drafter needs: the secret that its targets will present."""
+    """What a drafter needs: the secret that its targets will present, and when to report."""
 
     secret: str
+    interval_s: float = SHORTEST_S
 
 
-PLAN_TTL_S = 3.0  # six exchanges
+@dataclass(frozen=True, slots=True)
+class IngressPlan:
+    """When an ingress is to report."""
+
+    interval_s: float = SHORTEST_S
+
+
+PLAN_TTL_S = lifetime_s(SHORTEST_S)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +107,7 @@ class TargetPlan:
     share of its sessions tries (`deployments.engine.canary_arm.CanaryOrder`). They stand
     until the next plan. `advice` ends `ttl_s` after it came: from then on the replica goes by
     local rules.
+    Every `interval_s` the target is to report (`cluster.pace`).
     Of two plans the one of the later `(epoch, seq)` holds: `epoch` is when its controller
     began, `seq` counts its plans.
     """
@@ -109,3 +123,4 @@ class TargetPlan:
     epoch: int = 0
     seq: int = 0
     ttl_s: float = PLAN_TTL_S
+    interval_s: float = SHORTEST_S

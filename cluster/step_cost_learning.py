@@ -7,7 +7,7 @@ loop reads plain values that are replaced as a whole.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -72,17 +72,12 @@ class StepCostLearning:
             self.num_malformed_reports += 1
             log.warning("step costs of a replica are dropped: %s", error)
             return
-        self._engine_of = self._engine_of | {replica_id: engine}
+        self._engine_of[replica_id] = engine
 
-    def forget(self, replica_id: str) -> None:
-        """The replica is gone."""
-        engine = self._engine_of.get(replica_id)
-        if engine is not None:
-            self._fleet.forget(engine, replica_id)
-            self._engine_of = {k: v for k, v in self._engine_of.items() if k != replica_id}
-
-    def refit(self) -> None:
-        """Merge what has been reported, and write down what changed."""
+    def refit(self, living: Container[str]) -> None:
+        """Merge what `living` replicas have reported, and write down what changed."""
+        for replica_id in [id_ for id_ in self._engine_of if id_ not in living]:
+            self._fleet.forget(self._engine_of.pop(replica_id), replica_id)
         before = self._merged
         self._merge()
         for engine, merged in self._merged.items():

@@ -6,6 +6,7 @@ from pydantic import Field, ValidationError
 from ray import serve
 
 from autoscale.canary import CanaryRule
+from deployments.canary_apps import canary_app
 from deployments.draft_model import check_drafter
 from deployments.drafter_pool import bind_drafters
 from deployments.drafting_pair import drafting_pair
@@ -101,16 +102,3 @@ def deploy_canary(app_name: str, tried: ModelSpec, tracing: TracingSpec | None =
         wait_for_applications_running=False,
     )
     return name
-
-
-def remove_canary(app_name: str, model_id: str) -> None:
-    """Take the new drafter's replicas away; without any, nothing happens."""
-    serve.delete(canary_app(app_name, model_id), _blocking=False)
-
-
-def canary_app(app_name: str, model_id: str) -> str:
-    return f"{app_name}-canary-{model_id}"
-
-
-def is_canary_app(name: str, app_name: str) -> bool:
-    return name.startswith(canary_app(app_name, ""))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import time
@@ -18,14 +19,23 @@ from autoscale.service_class import ServiceClass
 from cluster.controller import FleetController
 from cluster.fleet_learning import FleetLearning
 from cluster.learning_thread import LearningThread
-from cluster.messages import DrafterPlan, DrafterReport, IngressReport, TargetPlan, TargetReport
+from cluster.messages import (
+    DrafterPlan,
+    DrafterReport,
+    IngressPlan,
+    IngressReport,
+    TargetPlan,
+    TargetReport,
+)
 from cluster.observability.publisher import Publisher
 from cluster.observability.samples import PoolSizes, fleet_samples, learning_samples
+from cluster.presence import AWAY_S, SETTLE_S
 from cluster.step_cost_learning import StepCostLearning
+from deployments.canary_apps import remove_unwanted_forever
+from deployments.controller_link import ANSWER_S, NAMESPACE, actor_name
 from profiles.provenance import DraftingPair
 
-NAMESPACE = "dspark"
-INTERVAL_S = 0.5
+PUBLISH_EVERY_S = 1.0
 logger = logging.getLogger(__name__)
 
 
@@ -55,14 +65,14 @@ class ControllerActor:
             step_costs=self._step_costs,
             epoch=time.time_ns(),
             classes=settings.classes,
-            settle_s=2 * INTERVAL_S,
+            settle_s=SETTLE_S,
+            away_s=AWAY_S,
             on_taken=self._absorb,
-            on_gone=lambda id_: self._thread.offer(partial(self._step_costs.forget, id_)),
         )
 
     def _refit(self) -> None:
         self._pairs.refit()
-        self._step_costs.refit()
+        self._step_costs.refit(self._fleet.target_ids())
 
     def _publish_learned(self, pair: DraftingPair, snapshot: dict[str, Any]) -> None:
         self._metrics.publish(learning_samples(pair, snapshot))
@@ -83,8 +93,8 @@ class ControllerActor:
             absorb = partial(self._step_costs.absorb, report.engine, report.replica_id)
             self._thread.offer(partial(absorb, report.step_cost))
 
-    async def report_ingress(self, report: IngressReport) -> None:
-        self._fleet.report_ingress(report)
+    async def report_ingress(self, report: IngressReport) -> IngressPlan:
+        return self._fleet.report_ingress(report)
 
     async def change(self, model_id: str, changes: dict[str, Any]) -> dict[str, Any] | None:
         """What is changed of a model by now; None where no target of it drafts.
@@ -113,37 +123,43 @@ class ControllerActor:
     async def stop_canary(self, model_id: str) -> bool:
         return self._fleet.stop_canary(model_id)
 
+    async def kept_canaries(self) -> frozenset[str] | None:
+        return self._fleet.kept_canaries()
+
     async def snapshot(self) -> dict[str, Any]:
-        """Asked for by its keeper all the time, so this is where the fleet is published."""
+        """The fleet, for whoever looks at it."""
         fleet = self._fleet.snapshot()
-        dropped = {
-            "flood": self._fleet.num_dropped_reports + self._thread.num_dropped,
-            "impossible_load": fleet["controller"]["impossible_loads"],
-            "outcomes": self._pairs.num_malformed_reports,
-            "step_cost": self._step_costs.num_malformed_reports,
-        }
-        self._metrics.publish(fleet_samples(fleet, self._pools, dropped))
         fleet["controller"]["pid"] = os.getpid()
         return fleet
 
+    async def ping(self) -> None:
+        """An answer, and nothing beside it: that is all that its health is."""
 
-def actor_name(app_name: str) -> str:
-    return f"controller:{app_name}"
-
-
-def find_controller(app_name: str) -> Any:
-    """A handle to the application's controller. Raises ValueError while there is none."""
-    return ray.get_actor(actor_name(app_name), namespace=NAMESPACE)
+    async def publish(self) -> None:
+        """The fleet's metrics, as its keeper asks for them."""
+        dropped = {
+            "flood": self._fleet.num_dropped_reports + self._thread.num_dropped,
+            "impossible_load": self._fleet.num_impossible_loads,
+            "controls": self._fleet.num_impossible_controls,
+            "outcomes": self._pairs.num_malformed_reports,
+            "step_cost": self._step_costs.num_malformed_reports,
+        }
+        self._metrics.publish(fleet_samples(self._fleet.outline(), self._pools, dropped))
 
 
 class ControllerKeeper:
-    """Owns the actor: it is made here, restarted by Ray, and gone with the application."""
+    """Owns the actor: it is made here, restarted by Ray, and gone with the application.
+
+    It has the fleet published; that this fails is no reason to replace a controller. What of
+    canaries nobody wants any more is removed from here.
+    """
 
     def __init__(self, settings: ControllerSettings) -> None:
+        app_name = serve.get_replica_context().app_name
         self._actor = (
             ray.remote(ControllerActor)
             .options(
-                name=actor_name(serve.get_replica_context().app_name),
+                name=actor_name(app_name),
                 namespace=NAMESPACE,
                 num_cpus=0,
                 max_restarts=-1,
@@ -151,7 +167,19 @@ class ControllerKeeper:
             )
             .remote(settings)
         )
+        removal = remove_unwanted_forever(app_name, self._actor.kept_canaries.remote)
+        self._removal = asyncio.get_running_loop().create_task(removal)
+
+        self._published = asyncio.get_running_loop().create_task(self._publish_forever())
+
+    async def _publish_forever(self) -> None:
+        while True:
+            await asyncio.sleep(PUBLISH_EVERY_S)
+            try:
+                await asyncio.wait_for(self._actor.publish.remote(), ANSWER_S)
+            except Exception as error:
+                logger.warning("the fleet could not be published: %r", error)
 
     async def check_health(self) -> None:
-        """Asks for the snapshot, so a dead actor makes Serve replace the keeper too."""
-        await self._actor.snapshot.remote()
+        """A controller that is dead or hangs makes Serve replace the keeper, and so both."""
+        await self._actor.ping.remote()

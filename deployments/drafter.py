@@ -16,11 +16,12 @@ import ray
 import torch
 from ray import serve
 
-from cluster.messages import DrafterReport
+from cluster.messages import DrafterPlan, DrafterReport
 from cluster.observability.publisher import Publisher
 from cluster.observability.samples import drafter_samples
+from cluster.pace import SHORTEST_S, next_in_s
 from deployments.autoscaling import BUSY, Drafted, drafter_stats
-from deployments.controller import INTERVAL_S, find_controller
+from deployments.controller_link import ControllerLink, NoAnswerError
 from deployments.draft_model import make_draft_engine
 from deployments.tracing.draft_spans import record_step
 from deployments.tracing.spec import TracingSpec
@@ -84,23 +85,25 @@ class DrafterServer:
             on_traced=partial(record_step, tracing_of(tracing, SERVICE)),
         )
         self._server.start()
+        self._interval_s = SHORTEST_S
         self._of_policy = SinceLast(self._server.stats)
         self._of_reports = SinceLast(self._server.stats)
         self._reports = asyncio.get_running_loop().create_task(self._report_forever())
 
     async def _report_forever(self) -> None:
         metrics = Publisher("drafter", model=self._model_id, replica=self._replica_id)
+        controller = ControllerLink(self._app_name)
         while True:
             try:
                 report = self._report()
                 metrics.publish(drafter_samples(report))
-                plan = await find_controller(self._app_name).report_drafter.remote(report)
-                self._server.secret = plan.secret
-            except (ValueError, ray.exceptions.RayError) as error:
+                plan: DrafterPlan = await controller.ask("report_drafter", report)
+                self._server.secret, self._interval_s = plan.secret, plan.interval_s
+            except NoAnswerError as error:
                 logger.info("no controller to report to yet: %s", error)
             except Exception:
                 logger.exception("report to the controller failed")
-            await asyncio.sleep(INTERVAL_S)
+            await asyncio.sleep(next_in_s(self._interval_s))
 
     def _report(self) -> DrafterReport:
         stats = self._server.stats
@@ -115,6 +118,7 @@ class DrafterServer:
             canary=self._canary,
             drafter=self._version,
             busy=self._of_reports.take(stats)[BUSY],
+            interval_s=self._interval_s,
         )
 
     async def record_autoscaling_stats(self) -> dict[str, float]:

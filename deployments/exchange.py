@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
 from collections.abc import Awaitable, Callable, Iterable
-
-import ray
+from dataclasses import replace
 
 from autoscale.class_counts import Latency
 from cluster.held_plan import HeldPlan
 from cluster.messages import TargetReport
 from cluster.observability.publisher import Publisher
 from cluster.observability.samples import latency_samples, plan_samples, target_samples
-from deployments.controller import INTERVAL_S, find_controller
+from cluster.pace import next_in_s
+from deployments.controller_link import ControllerLink, NoAnswerError
 
-JITTER = 0.2  # of the interval, so that replicas do not report in step
-ANSWER_S = 2.0
 logger = logging.getLogger(__name__)
 
 
@@ -36,23 +33,24 @@ async def exchange_forever(
     called with a new plan in `held`.
     """
 
+    controller = ControllerLink(app_name)
+
     async def once() -> None:
-        said = await report()
+        said = replace(await report(), interval_s=held.interval_s)
         metrics.publish(target_samples(said))
         metrics.publish(latency_samples(latencies()))
-        answer = find_controller(app_name).report_target.remote(said)
-        if held.take(await asyncio.wait_for(answer, ANSWER_S)) and go_by_plan is not None:
+        if held.take(await controller.ask("report_target", said)) and go_by_plan is not None:
             await go_by_plan()
 
     num_failed = 0
     while True:
         try:
             await once()
-        except (ValueError, TimeoutError, ray.exceptions.RayError) as error:
-            logger.info("no controller to report to now: %r", error)
+        except NoAnswerError as error:
+            logger.info("no controller to report to now: %s", error)
             num_failed += 1
         except Exception:
             logger.exception("exchange with the controller failed")
             num_failed += 1
         metrics.publish(plan_samples(held.snapshot(), num_failed))
-        await asyncio.sleep(INTERVAL_S * random.uniform(1 - JITTER, 1 + JITTER))
+        await asyncio.sleep(next_in_s(held.interval_s))

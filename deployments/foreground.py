@@ -18,6 +18,7 @@ import torch
 from ray import serve
 from ray.serve.context import _get_global_client
 
+from deployments.canary_apps import canary_apps
 from deployments.compatibility import accept_software
 from deployments.errors import ConfigError
 from deployments.preflight import check_cpus, check_one_machine, check_settings
@@ -104,11 +105,9 @@ def _deployment(file: ServeFile) -> Callable[[], object]:
 
 def _stop(app_name: str) -> None:
     """Take away what was started: on somebody's cluster the application and its canaries."""
-    from deployments.canary import is_canary_app
-
     if os.environ.get("RAY_ADDRESS"):
-        ours = [name for name in serve.status().applications if is_canary_app(name, app_name)]
-        for name in (app_name, *ours):
+        canaries = [app.name for app in canary_apps(app_name)]
+        for name in (app_name, *canaries):
             serve.delete(name)
     else:
         serve.shutdown()

@@ -14,7 +14,6 @@ from functools import partial
 from math import ceil
 from typing import Annotated, Any
 
-import ray
 from fastapi import Body, HTTPException, Request
 from ray import serve
 from ray.llm._internal.serve.core.configs.openai_api_models import (
@@ -31,9 +30,10 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 from autoscale.controls import Controls
 from autoscale.pool_view import PoolView
 from autoscale.service_class import ServiceClass
-from cluster.messages import IngressReport
+from cluster.messages import IngressPlan, IngressReport
 from cluster.observability.publisher import Publisher
 from cluster.observability.samples import ingress_samples
+from cluster.pace import next_in_s
 from deployments.attach.answers import EngineAnswer
 from deployments.attach.passing_on import EngineRefusedError, engine_request, passed_on
 from deployments.attach.requests import EngineRequest
@@ -43,10 +43,10 @@ from deployments.canary import (
     canary_name,
     deploy_canary,
     parse_canary,
-    remove_canary,
 )
+from deployments.canary_apps import remove_canary
 from deployments.continuation import Delivered
-from deployments.controller import INTERVAL_S, find_controller
+from deployments.controller_link import ControllerLink, NoAnswerError
 from deployments.denial import DENIED
 from deployments.errors import ConfigError
 from deployments.failover import PATIENCE_S, FailoverCounts, NoTargetError, answered, streamed
@@ -75,6 +75,7 @@ from deployments.tracing.traced_requests import TraceRequests, carrying
 
 SERVICE = "dspark-ingress"  # in traces
 _COME_BACK_S = 30  # a replica is started in about that time
+_FLEET_S = 10.0  # that a client waits for the controller at most
 logger = logging.getLogger(__name__)
 
 
@@ -113,20 +114,20 @@ class FleetIngress(OpenAiIngress):  # type: ignore[misc]
             self._model_cards[adapter] = card.model_copy(update={"id": adapter})
         self._adapters = frozenset(adapters)
         self._counts = FailoverCounts()
+        self._controller = ControllerLink(serve.get_replica_context().app_name)
         self._reports = asyncio.get_running_loop().create_task(self._report_forever())
 
     async def _report_forever(self) -> None:
-        context = serve.get_replica_context()
-        replica_id = context.replica_id.unique_id
-        metrics = Publisher("ingress", replica=replica_id)
+        replica_id = serve.get_replica_context().replica_id.unique_id
+        metrics, plan = Publisher("ingress", replica=replica_id), IngressPlan()
         while True:
             report = IngressReport(replica_id, os.getpid(), **asdict(self._counts))
             metrics.publish(ingress_samples(report, REFUSED, DENIED))
             try:
-                await find_controller(context.app_name).report_ingress.remote(report)
-            except (ValueError, ray.exceptions.RayError) as error:
+                plan = await self._controller.ask("report_ingress", report)
+            except NoAnswerError as error:
                 logger.info("no controller to report to yet: %s", error)
-            await asyncio.sleep(INTERVAL_S)
+            await asyncio.sleep(next_in_s(plan.interval_s))
 
     async def check_health(self) -> None:
         if self._reports.done():
@@ -306,7 +307,7 @@ class FleetIngress(OpenAiIngress):  # type: ignore[misc]
 
     async def fleet(self) -> dict[str, Any]:
         """Replicas, drafter assignments and speculation totals; 503 without a controller."""
-        snapshot: dict[str, Any] = await self._controller("snapshot")
+        snapshot: dict[str, Any] = await self._asked_controller("snapshot")
         return snapshot
 
     async def fleet_page(self) -> HTMLResponse:
@@ -327,7 +328,7 @@ class FleetIngress(OpenAiIngress):  # type: ignore[misc]
             Controls().changed(changes)
         except ValueError as error:
             raise HTTPException(400, str(error)) from None
-        controls = await self._controller("change", model_id, changes)
+        controls = await self._asked_controller("change", model_id, changes)
         if controls is None:
             raise HTTPException(404, f"no target of a model {model_id!r} drafts")
         if "refused" in controls:
@@ -352,7 +353,7 @@ class FleetIngress(OpenAiIngress):  # type: ignore[misc]
             name = await asyncio.to_thread(canary_name, tried)
         except ConfigError as error:
             raise HTTPException(400, str(error)) from None
-        begun = await self._controller("start_canary", model_id, name, spec.share, spec.rule)
+        begun = await self._asked_controller("start_canary", model_id, name, spec.share, spec.rule)
         if begun is None:
             raise HTTPException(409, f"no target of {model_id!r} has reported yet; try again")
         if "refused" in begun:
@@ -361,10 +362,15 @@ class FleetIngress(OpenAiIngress):  # type: ignore[misc]
         return {"model": model_id, "canary": begun}
 
     async def stop_canary(self, model_id: str) -> dict[str, Any]:
-        """End a canary, on trial or promoted: sessions go to the model's own drafters."""
-        if not await self._controller("stop_canary", model_id):
+        """End a canary, on trial or promoted: sessions go to the model's own drafters.
+
+        Its replicas go also where the controller has forgotten it. 404 where there is neither.
+        """
+        is_known = await self._asked_controller("stop_canary", model_id)
+        app_name = serve.get_replica_context().app_name
+        is_removed = await asyncio.to_thread(remove_canary, app_name, model_id)
+        if not (is_known or is_removed):
             raise HTTPException(404, f"the model {model_id!r} has no canary")
-        await asyncio.to_thread(remove_canary, serve.get_replica_context().app_name, model_id)
         return {"model": model_id, "canary": None}
 
     def _refuse_attached(self, model_id: str, what: str) -> Any:
@@ -379,11 +385,10 @@ class FleetIngress(OpenAiIngress):  # type: ignore[misc]
             )
         return model
 
-    async def _controller(self, method: str, *args: Any) -> Any:
+    async def _asked_controller(self, method: str, *args: Any) -> Any:
         try:
-            controller = find_controller(serve.get_replica_context().app_name)
-            return await getattr(controller, method).remote(*args)
-        except (ValueError, ray.exceptions.RayError) as error:
+            return await self._controller.ask(method, *args, within_s=_FLEET_S)
+        except NoAnswerError as error:
             raise HTTPException(503, f"the fleet controller does not answer: {error}") from None
 
 

@@ -77,7 +77,7 @@ class TargetServer(LLMServer):  # type: ignore[misc]
         self._drafts = placement in DRAFTED_BY_US
         self._steering = steering
         self._num_exchanges = 0
-        self._num_committed = 0  # tokens, by the last report
+        self._reported: dict[str, Any] = {}  # statistics of the last report
         self._replica_id = context.replica_id.unique_id
         self._held = HeldPlan()
         self._is_new = True
@@ -195,9 +195,9 @@ class TargetServer(LLMServer):  # type: ignore[misc]
             controls = self._steered_by.controls if self._steered_by else {}
             stats = {"steered": True, "controls": controls}
         load = replica_load(
-            self._gate.take_traffic(), self.engine.max_num_seqs, stats, self._num_committed
+            self._gate.take_traffic(), self.engine.max_num_seqs, stats, self._reported
         )
-        self._num_committed = stats.get("committed_tokens", 0)
+        self._reported = stats
         return TargetReport(
             self._replica_id,
             self._llm_config.model_id,

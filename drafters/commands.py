@@ -67,9 +67,6 @@ def _register_train(train: argparse.ArgumentParser) -> None:
     settings.add_argument("--steps", type=int)
     settings.add_argument("--epochs", type=float, help="instead of steps")
     settings.add_argument("--layers", type=int, dest="num_layers", help="of the drafter")
-    settings.add_argument(
-        "--kv-heads", type=int, dest="num_kv_heads", help="K/V heads (default: the target's)"
-    )
     settings.add_argument("--block-size", type=int, help="draft tokens (default: 7; mtp: 1)")
     settings.add_argument("--markov-rank", type=int)
     settings.add_argument("--markov-head", dest="markov_head_type", help="vanilla, gated or rnn")

@@ -15,14 +15,12 @@ from drafters.errors import CheckpointError
 from drafters.own_layout import MTP_ARCHITECTURE
 
 MASK_TOKEN = "<|mask|>"
-_KV_HEADS = ("num_key_value_heads", "num_global_key_value_heads")
 
 
 def dspark_fields(
     target_dir: str | Path,
     *,
     num_layers: int,
-    num_kv_heads: int | None = None,
     block_size: int,
     markov_rank: int,
     target_layer_ids: tuple[int, ...],
@@ -31,16 +29,13 @@ def dspark_fields(
 ) -> dict[str, Any]:
     """Of a DSpark drafter; without `markov_rank`, of DFlash. Raises CheckpointError.
 
-    `num_kv_heads` defaults to the target's, `mask_token_id` to the tokenizer's <|mask|>, else
-    the target's padding or end token.
+    `mask_token_id` defaults to the tokenizer's <|mask|>, else the target's padding or end
+    token.
     """
     if mask_token_id is None:
         mask_token_id = _mask_token_id(Path(target_dir))
-    fields = _shared_fields(target_dir, "DSparkModel")
-    if num_kv_heads is not None:
-        fields |= {name: num_kv_heads for name in _KV_HEADS if name in fields}
     return {
-        **fields,
+        **_shared_fields(target_dir, "DSparkModel"),
         "num_hidden_layers": num_layers,
         "block_size": block_size,
         "mask_token_id": mask_token_id,

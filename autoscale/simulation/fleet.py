@@ -13,6 +13,7 @@ import numpy as np
 
 from autoscale.assignment import assign_drafters
 from autoscale.draft_experience import NO_EXPERIENCE, DraftExperience
+from autoscale.draft_load import DraftLoads
 from autoscale.fleet_load import ReplicaLoad
 from autoscale.plan import NO_PLAN, ReplicaPlan, make_plans
 from autoscale.policies import Policy
@@ -118,6 +119,7 @@ class SimulatedFleet:
         self._speeds = [1.0] * shape.num_replicas
         self._drafters_free_s = dict.fromkeys(range(shape.num_drafters), 0.0)  # of those alive
         self._drafter_of: dict[str, str] = {}
+        self._draft_loads = DraftLoads()
         self._assign_drafters()
         self._learning = SimulatedLearning()
         self._num_exchanges = 0
@@ -217,6 +219,8 @@ class SimulatedFleet:
         alive = [i for i, replica in enumerate(self.replicas) if replica.is_alive]
         loads = [self.replicas[i].report(EXCHANGE_S, self._costs.step_s) for i in alive]
         speeds = relative_speeds([load.relative_step_cost for load in loads])
+        for i, load in zip(alive, loads, strict=True):
+            self._draft_loads.follow(_name(i), load.drafts_per_s, now_s)
         plans = self._arm.make_plans(loads, self._classes)
         for i, plan, speed in zip(alive, plans, speeds, strict=True):
             self._speeds[i] = speed
@@ -250,7 +254,9 @@ class SimulatedFleet:
     def _assign_drafters(self) -> None:
         targets = [_name(i) for i in range(self._shape.num_replicas)]
         drafters = [_name(i) for i in self._drafters_free_s]
-        self._drafter_of = assign_drafters(targets, drafters, self._drafter_of)
+        self._drafter_of = assign_drafters(
+            targets, drafters, self._drafter_of, self._draft_loads.known()
+        )
 
     def _lose_drafter(self, _: float, drafter: int) -> None:
         del self._drafters_free_s[drafter]

@@ -123,7 +123,7 @@ class SimulatedReplica:
         self._mean_relative = 1.0
         self._mean_wait_s = 0.0
         self._arrived, self._arrived_tokens = 0, 0
-        self._reported_tokens = 0
+        self._reported_tokens = self._reported_drafts = 0
         self._outcomes = {one.name: [0.0, 0.0] for one in classes}
         self._weights: NDArray[np.float64] | None = None  # of classes; None where all weigh 1
 
@@ -198,6 +198,7 @@ class SimulatedReplica:
             expected = profile_step_s(n_tokens, len(self._rows), self._rows.context_tokens)
             self._mean_relative += 0.2 * (self._step.step_s / expected - self._mean_relative)
         totals = self.totals
+        drafts, self._reported_drafts = totals.drafts - self._reported_drafts, totals.drafts
         return ReplicaLoad(
             running=len(self._rows) + len(self._prefills),
             waiting=len(self.waiting),
@@ -213,6 +214,7 @@ class SimulatedReplica:
             accepted_tokens=totals.accepted_tokens,
             draft_wait_s=self._mean_wait_s,
             outcomes=outcomes,
+            drafts_per_s=drafts / interval_s,
         )
 
     def _seat(self, now_s: float) -> None:

@@ -11,11 +11,11 @@ import httpx
 
 from cluster.doctor.evidence import ServiceEvidence
 from cluster.doctor.findings import Finding, broken, fine, warning
+from cluster.pace import SHORTEST_S, lifetime_s
 
 COMPLETION_S = 60.0
 _PROMPT = "Once"
 _MOST_TOKENS = 8
-_SILENT_S = 3.0  # six exchanges
 
 
 def ask_service(
@@ -171,12 +171,16 @@ def _fleet(service: ServiceEvidence) -> Iterator[Finding]:
         yield from _model(service.url, model_id, model)
 
 
+def _silent_s(target: dict[str, Any]) -> float:
+    return lifetime_s(target.get("interval_s", SHORTEST_S))
+
+
 def _model(url: str, model_id: str, model: dict[str, Any]) -> Iterator[Finding]:
     targets = model.get("targets", [])
     if not targets:
         yield broken(url, "targets", f"{model_id} has none", "nobody answers", "`serve status`")
         return
-    silent = [t["replica_id"] for t in targets if t.get("age_s", 0) > _SILENT_S]
+    silent = [t["replica_id"] for t in targets if t.get("age_s", 0) > _silent_s(t)]
     for replica in silent:
         why = "it has not reported for longer than six exchanges: its process may hang"
         yield warning(url, "targets", f"{replica} is silent", why, "read its log")

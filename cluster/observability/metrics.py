@@ -410,7 +410,7 @@ _CONTROLLER = (
         "dspark_controller_dropped_reports",
         "counter",
         "reports",
-        "Too fast or too many (flood), or with an impossible_load, outcomes or step_cost",
+        "Too fast or too many (flood), or with an impossible_load, controls, outcomes or step_cost",
         ("reason",),
     ),
     Metric(
@@ -519,9 +519,10 @@ def metrics_page() -> str:
         "Made by `dspark dashboards metrics`, from `cluster/observability/metrics.py`. Ray's node",
         "agents export them all on their metrics port; Ray adds `WorkerId`, `NodeAddress`,",
         "`SessionName` and more as tags. Targets, drafters and the ingress publish once per",
-        "exchange, half a second, and never per token; the controller replicas every second, what",
-        "is learned with every refit, ten seconds. A counter is not there until it counts. Gauges",
-        "of a replica that is gone stay until Ray forgets its process.",
+        "exchange, half a second in fleets of up to 300 replicas, and never per token; the",
+        "controller replicas every second, what is learned with every refit, ten seconds. A",
+        "counter is not there until it counts. Gauges of a replica that is gone stay until Ray",
+        "forgets its process.",
     ]
     for source, tags in TAGS_OF.items():
         named = f", each with `{'`, `'.join(tags)}`" if tags else ""

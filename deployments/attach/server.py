@@ -52,7 +52,7 @@ class AttachedServer:
         self._replica_id = context.replica_id.unique_id
         self._pace = Pace()
         self._held = HeldPlan()
-        self._num_committed: int | None = None  # tokens, by the last report that knew
+        self._counted: dict[str, int] | None = None  # by the last report, where that knew
         self._key = _key(spec.api_key_env)
         self._watched: asyncio.Task[None] | None = None
         await self._attach_to(_of_rank(spec.url, context.rank))
@@ -93,7 +93,7 @@ class AttachedServer:
         self._said: EngineReading | str = await endpoint.metrics()
         self._kind = self._said.kind if isinstance(self._said, EngineReading) else None
         self._num_untold = 0
-        self._num_committed = None
+        self._counted = None
         self._relay = Relay(endpoint, self._model.id, counts_in_chunks=self._kind is not None)
         if self._watched is not None:
             self._watched.cancel()
@@ -157,14 +157,13 @@ class AttachedServer:
         counted: dict[str, int] = {}
         if isinstance(self._said, EngineReading):
             counted = self._said.counted()
-        committed = counted.get("committed_tokens", 0)
         load = replica_load(
             self._gate.take_traffic(),
             self._model.attach.max_num_seqs,
             counted,
-            committed if self._num_committed is None else self._num_committed,
+            counted if self._counted is None else self._counted,
         )
-        self._num_committed = counted.get("committed_tokens")
+        self._counted = counted if "committed_tokens" in counted else None
         stats = counted | {"engine": self._engine(), "admission": self._gate.snapshot()}
         return TargetReport(
             self._replica_id,

@@ -19,7 +19,8 @@ from drafters.sources import RemoteDraftSource
 
 @dataclass(frozen=True, slots=True)
 class CanaryOrder:
-    """What a plan says of a canary: its name, where its drafter is, and its share of sessions.
+    """What a plan says of a canary: its name, where its drafter is, its share of sessions, and
+    whether that was decided for good.
 
     `calibrations` are those of its pair (`autoscale.calibration_messages`).
     """
@@ -28,6 +29,7 @@ class CanaryOrder:
     address: str
     key: str | None
     share: float
+    is_promoted: bool
     calibrations: dict[str, Any]
 
     def to_plain(self) -> dict[str, Any]:
@@ -42,6 +44,8 @@ class CanaryOrder:
             raise ValueError(f"a canary's order is malformed: {error}") from None
         if not (isinstance(order.share, int | float) and 0 <= order.share <= 1):
             raise ValueError(f"a canary's share is {order.share!r}, not from 0 to 1")
+        if not isinstance(order.is_promoted, bool):
+            raise ValueError(f"a canary is promoted or not, and not {order.is_promoted!r}")
         return order
 
 
@@ -60,6 +64,7 @@ class CanaryArm:
         """`known` are requests whose sessions the serving drafter has."""
         self.name = name
         self.share = 0.0
+        self.is_promoted = False
         self.calibration = DraftCalibration(block_size)
         self._watch = CanaryWatch()
         self.source = CanarySource(serving, canary, self._joins, known, self._waited)
@@ -104,8 +109,13 @@ class CanaryArm:
         )
 
     def snapshot(self) -> dict[str, Any]:
-        """What was counted so far."""
-        return {"name": self.name, "share": self.share, **self._watch.to_plain()}
+        """What was counted so far, and what a new controller has to know."""
+        return {
+            "name": self.name,
+            "share": self.share,
+            "is_promoted": self.is_promoted,
+            **self._watch.to_plain(),
+        }
 
     def _joins(self, request_id: str) -> bool:
         return joins_canary(request_id, self.share)

@@ -175,6 +175,7 @@ class DraftingRunner:
             self.follow_canary(None, secret)
             raise
         adapter.canary.share = order.share
+        adapter.canary.is_promoted = order.is_promoted
 
     def _begin_canary(self, order: CanaryOrder) -> None:
         adapter = self.adapter

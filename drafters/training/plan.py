@@ -10,12 +10,11 @@ from dataclasses import dataclass
 class TrainingPlan:
     """Everything that decides what comes out. Two equal plans on one machine give one drafter.
 
-    `kind` is one of `drafters.training.kinds.KINDS`; `num_layers`, `num_kv_heads` (None: as
-    many as the target) and `markov_rank` are of the kinds that have them. `start_from` is a
-    trained drafter's directory to go on from with other text; None starts from the target's
-    layers. Learning rate: linear warm-up, then a cosine down to a tenth. `autocast` runs
-    matrix products in bfloat16. `held_out` rows of the data, all answers of the prompts that
-    are drawn for it, are for evaluation only (see
+    `kind` is one of `drafters.training.kinds.KINDS`; `num_layers` and `markov_rank` are of
+    the kinds that have them. `start_from` is a trained drafter's directory to go on from with
+    other text; None starts from the target's layers. Learning rate: linear warm-up, then a
+    cosine down to a tenth. `autocast` runs matrix products in bfloat16. `held_out` rows of
+    the data, all answers of the prompts that are drawn for it, are for evaluation only (see
     `drafters.training.data.split_held_out`). `position_decay` is in tokens: position k of a
     block counts exp(-(k - 1) / position_decay), None being the block size; Eagle3 and MTP
     have weights of their own.
@@ -35,7 +34,6 @@ class TrainingPlan:
     kind: str = "dspark"
     start_from: str | None = None
     num_layers: int = 2
-    num_kv_heads: int | None = None
     block_size: int = 7
     markov_rank: int = 64
     markov_head_type: str = "vanilla"

@@ -33,7 +33,6 @@ class TrainingSettings(BaseModel):
     steps: PositiveInt | None = None
     epochs: PositiveFloat | None = None
     num_layers: PositiveInt = 2
-    num_kv_heads: PositiveInt | None = None
     block_size: PositiveInt | None = None
     markov_rank: int = 64
     markov_head_type: Literal["vanilla", "gated", "rnn"] = "vanilla"
@@ -75,7 +74,6 @@ class TrainingSettings(BaseModel):
             kind=self.kind,
             start_from=self.start_from,
             num_layers=self.num_layers,
-            num_kv_heads=self.num_kv_heads,
             block_size=self.block_size or kind.default_block_size,
             markov_rank=self.markov_rank,
             markov_head_type=self.markov_head_type,

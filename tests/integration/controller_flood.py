@@ -19,7 +19,7 @@ import ray
 
 from autoscale.fleet_load import ReplicaLoad
 from cluster.messages import TargetReport
-from deployments.controller import find_controller
+from deployments.controller_link import find_controller
 from profiles.provenance import DraftingPair
 from profiles.step_cost import EngineProvenance
 

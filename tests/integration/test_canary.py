@@ -71,7 +71,8 @@ def test_a_ruined_drafter_is_rolled_back_and_an_equal_one_promoted(tmp_path: Pat
 
     with serving(config, tmp_path / "log") as url, traffic(url):
         (target,) = fleet(url, "demo")["targets"]
-        options = ("--share", "50%", "--margin", "20%", "--patience", "300")
+        options = ("--share", "50%", "--margin", "20%", "--ece-margin", "20%")
+        options += ("--patience", "300")
         assert canary(url, str(ruined), *options) == 3
         wait_for(lambda: len(fleet(url, "demo")["drafters"]) == 1)
         assert canary(url, str(equal), *options) == 0

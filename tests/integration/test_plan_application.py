@@ -56,7 +56,14 @@ def test_parts_that_cannot_be_are_left_aside_one_by_one(speculative: Any, adapte
         controls={"max_draft_tokens": 2},
         calibrations={"greedy/0": {"version": 1, "temperatures": [float("nan")]}},
         step_cost={"n_tokens": [3, 2, 1]},
-        canary={"name": "x", "address": "a", "key": None, "share": 7.0, "calibrations": {}},
+        canary={
+            "name": "x",
+            "address": "a",
+            "key": None,
+            "share": 7.0,
+            "is_promoted": False,
+            "calibrations": {},
+        },
     )
     assert adapter.stats.refused_plan_parts == 3
     assert adapter.max_draft_tokens == 2

@@ -31,7 +31,6 @@ class DFlash(TrainedKind[DSparkModel]):
         return dspark_fields(
             plan.target_dir,
             num_layers=plan.num_layers,
-            num_kv_heads=plan.num_kv_heads,
             block_size=plan.block_size,
             markov_rank=0,
             target_layer_ids=plan.target_layer_ids,

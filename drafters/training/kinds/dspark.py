@@ -29,7 +29,6 @@ class DSpark(DFlash):
         return dspark_fields(
             plan.target_dir,
             num_layers=plan.num_layers,
-            num_kv_heads=plan.num_kv_heads,
             block_size=plan.block_size,
             markov_rank=plan.markov_rank,
             markov_head_type=plan.markov_head_type,

@@ -92,27 +92,15 @@ def num_weights(model: Any, *, without: tuple[str, ...] = ()) -> int:
 def last_layers(
     config: TransformerConfig, target: Mapping[str, Tensor], names: Mapping[int, list[str]]
 ) -> dict[str, Tensor]:
-    """The weights `names[i]` of a drafter's layer i as in the target's last layers.
-
-    Where it has several K/V heads for one of the target's, each starts as that one, which
-    computes the same.
-    """
+    """The weights `names[i]` of a drafter's layer i as in the target's last layers."""
     assert config.num_target_layers is not None
     first = config.num_target_layers - config.num_hidden_layers
     return {
-        f"layers.{i}.{name}": _of_all_heads(name, target[f"layers.{first + i}.{name}"], config)
+        f"layers.{i}.{name}": target[f"layers.{first + i}.{name}"]
         for i, layer_names in names.items()
         for name in layer_names
         if f"layers.{first + i}.{name}" in target
     }
-
-
-def _of_all_heads(name: str, weight: Tensor, config: TransformerConfig) -> Tensor:
-    if not any(part in name for part in ("k_proj.", "v_proj.")) or len(weight) % config.head_dim:
-        return weight  # heads of another size are passed over
-    heads = weight.unflatten(0, (-1, config.head_dim))
-    times = max(1, config.num_key_value_heads // len(heads))
-    return heads.repeat_interleave(times, dim=0).flatten(0, 1)
 
 
 def layer_names(model: Any) -> dict[int, list[str]]:

@@ -8,46 +8,21 @@ from __future__ import annotations
 
 import json
 import os
-import sys
-from importlib.abc import Loader, MetaPathFinder
-from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from tests.integration.hooks.when_imported import when_imported
+
 DIRECTORY = "DSPARK_TEST_PREFILL"  # in the environment: where the files go
-_MODULE = "deployments.engine.bounded_prefill"
 
 
 def install() -> None:
-    sys.meta_path.insert(0, _Finder())
+    when_imported("deployments.engine.bounded_prefill", _watch)
 
 
-class _Finder(MetaPathFinder):
-    """Finds the module where it is, and watches it once it is loaded."""
-
-    def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
-        if name != _MODULE:
-            return None
-        found = PathFinder.find_spec(name, path, target)
-        if found is not None and found.loader is not None:
-            found.loader = _Watching(found.loader)
-        return found
-
-
-class _Watching(Loader):
-    def __init__(self, loader: Loader) -> None:
-        self._loader = loader
-
-    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
-        return self._loader.create_module(spec)
-
-    def exec_module(self, module: ModuleType) -> None:
-        self._loader.exec_module(module)
-        _watch(module.BoundedPrefill)
-
-
-def _watch(scheduler: Any) -> None:
+def _watch(module: ModuleType) -> None:
+    scheduler: Any = module.BoundedPrefill
     promised_s = scheduler._promised_s
     last: list[Any] = []
 

@@ -13,6 +13,7 @@ from autoscale.canary import (
     CanaryWatch,
     Comparison,
     Decision,
+    Estimate,
     joins_canary,
     judge,
 )
@@ -31,7 +32,11 @@ def arm(accepted, num_requests=400, wait_s=WAIT_S, seed=0):
     return totals
 
 
-WELL_CALIBRATED = {"serving_ece": 0.02, "canary_ece": 0.02}
+def ece(value, error=0.001):
+    return Estimate(value, error)
+
+
+WELL_CALIBRATED = {"serving_ece": ece(0.02), "canary_ece": ece(0.02)}
 
 
 def compare(canary, serving=None, **ece):
@@ -118,10 +123,28 @@ def test_one_that_does_not_answer_is_rolled_back():
 
 def test_one_whose_confidences_mislead_waits_for_its_calibration():
     good = (arm(2.2, 2000), arm(2.0, 2000, seed=1))
-    assert decision(compare(*good, serving_ece=0.02, canary_ece=0.12)) is Decision.WAIT
-    late = decision(compare(*good, serving_ece=0.02, canary_ece=0.12), age_s=101.0)
-    assert late is Decision.ROLL_BACK
-    assert decision(compare(*good, serving_ece=0.02, canary_ece=0.04)) is Decision.PROMOTE
+    assert decision(compare(*good, canary_ece=ece(0.12))) is Decision.WAIT
+    assert decision(compare(*good, canary_ece=ece(0.12)), age_s=101.0) is Decision.ROLL_BACK
+    assert decision(compare(*good, canary_ece=ece(0.04))) is Decision.PROMOTE
+
+
+@pytest.mark.parametrize("uncertain", ["serving_ece", "canary_ece"])
+def test_one_whose_calibration_is_only_perhaps_as_good_waits_for_more_labels(uncertain):
+    good = (arm(2.2, 2000), arm(2.0, 2000, seed=1))
+    found = compare(*good, **{uncertain: ece(0.02, 0.011)})
+    assert decision(found) is Decision.WAIT
+    said = judge(found, RULE, 10.0)[1]
+    assert said.endswith("; ECE higher by 0.0% (-3.3% to 3.3%), up to 3.0% is taken for none")
+    assert decision(found, rule=CanaryRule(0.1, 0.034, 100.0)) is Decision.PROMOTE
+
+
+def test_a_serving_drafter_whose_calibration_is_unknown_counts_as_perfect():
+    assert compare(arm(2.0), serving_ece=None, canary_ece=ece(0.02, 0.01)).ece_rise == (0.02, 0.01)
+
+
+def test_calibration_is_shown_with_its_interval_which_ends_at_none():
+    shown = compare(arm(2.0), canary_ece=ece(0.02, 0.01), serving_ece=None).to_plain()
+    assert (shown["canary"]["ece"], shown["serving"]["ece"]) == ([0.02, 0.0, 0.05], None)
 
 
 def test_one_whose_calibration_nobody_has_measured_is_not_promoted():

@@ -266,6 +266,29 @@ def test_survival_is_counted_only_where_it_was_admitted():
     assert counted.ece == pytest.approx((0.05 + 0.55) / 2)
     assert counted.ece_by_position()[:2] == pytest.approx([0.05, 0.55])
     assert np.isnan(counted.ece_by_position()[2])
+    assert counted.ece_error == pytest.approx((np.sqrt(0.95 * 0.05) + np.sqrt(0.55 * 0.45)) / 2)
+
+
+@pytest.mark.parametrize("believed", [TRUE, CONFIDENT], ids=["calibrated", "confident"])
+def test_the_error_of_the_ece_is_rather_too_large_than_too_small(believed):
+    """Of 400 samples, whose labels hang together within a draft."""
+    samples = [counts(300, believed, seed) for seed in range(400)]
+    spread = np.std([one.ece for one in samples])
+    claimed = np.mean([one.ece_error for one in samples])
+    assert spread < claimed < 4 * spread
+
+
+def test_labels_that_fade_do_not_make_the_ece_look_surer():
+    faded, fresh = counts(100, TRUE), counts(100, TRUE)
+    faded.fade(0.5)
+    assert faded.ece_error == pytest.approx(fresh.ece_error)
+    sent = SurvivalCounts.from_plain(fresh.to_plain(), GAMMA)
+    assert sent.ece_error == fresh.ece_error
+    faded.merge(fresh)
+    alone = fresh.ece_error
+    fresh.merge(counts(100, TRUE))  # twice the labels at full weight
+    assert fresh.ece_error == pytest.approx(alone / np.sqrt(2))
+    assert faded.ece_error == pytest.approx(alone * np.sqrt(1.25) / 1.5)
 
 
 def verified(num_drafts: int, keys: Sequence[int], seed: int = 0) -> VerifiedDrafts:

@@ -13,10 +13,12 @@ from cluster.controller import (
     MIN_INTERVAL_S,
     TICK_S,
     FleetController,
-    speculation_totals,
 )
+from cluster.fleet_view import speculation_totals
 from cluster.held_plan import HeldPlan
-from cluster.messages import DrafterReport, IngressReport, TargetReport
+from cluster.messages import DrafterReport, IngressPlan, IngressReport, TargetReport
+from cluster.pace import SHORTEST_S, interval_s, lifetime_s
+from cluster.presence import AWAY_S
 from cluster.step_cost_learning import StepCostLearning
 from profiles.provenance import DraftingPair
 from profiles.step_cost import EngineProvenance
@@ -133,6 +135,14 @@ def test_a_change_that_cannot_be_is_refused_by_name(fleet, change, named):
 def test_a_new_controller_learns_of_changes_from_the_targets(fleet):
     plan = fleet.report_target(target(controls={"speculation": False}))
     assert plan.controls == Controls(speculation=False)
+
+
+@pytest.mark.parametrize("controls", [{"not_yet_known": 1}, {"deadline_ms": -1}, ["speculation"]])
+def test_changes_that_cannot_be_are_counted_and_their_target_gets_its_plan(fleet, controls):
+    join(fleet, drafter())
+    plan = fleet.report_target(target(controls=controls))
+    assert (plan.drafter_address, plan.controls) == ("tcp://d1", Controls())
+    assert fleet.num_impossible_controls == 1
 
 
 def test_a_replica_that_knows_of_no_change_takes_none_back(fleet):
@@ -314,6 +324,29 @@ def test_arrivals_are_expected_by_their_trend_and_acceptance_is_of_late(clock):
     assert load["accepted_per_draft"] is None  # nothing was drafted lately
 
 
+def drafters_by_target(fleet, clock, wanted, seconds):
+    """After so long under such a load, drafts per second by target."""
+    secret = fleet.report_drafter(drafter("another", model="n")).secret
+    for _ in range(2 * seconds):
+        for name in ("d1", "d2"):
+            fleet.report_drafter(replace(drafter(name), secret=secret))
+        told = {
+            name: told_whom(fleet, loaded(name, drafts_per_s=load)) for name, load in wanted.items()
+        }
+        clock.now += SHORTEST_S
+    return told
+
+
+def test_drafters_are_balanced_by_the_drafts_that_targets_want(fleet, clock):
+    alike = dict.fromkeys(("t1", "t2", "t3", "t4"), 100.0)
+    even = {"t1": "tcp://d1", "t2": "tcp://d2", "t3": "tcp://d1", "t4": "tcp://d2"}
+    assert drafters_by_target(fleet, clock, alike, 20) == even
+    noisy = {"t1": 108.0, "t2": 93.0, "t3": 105.0, "t4": 96.0}
+    assert drafters_by_target(fleet, clock, noisy, 60) == even
+    skewed = alike | {"t1": 500.0}
+    assert drafters_by_target(fleet, clock, skewed, 60) == even | {"t3": "tcp://d2"}
+
+
 def test_models_are_planned_apart(fleet, clock):
     fleet.report_target(loaded("t1", running=8))
     fleet.report_target(loaded("t2", model="n", running=0))
@@ -370,6 +403,103 @@ def test_a_new_controller_leaves_targets_with_their_drafters(clock):
     assert found == asked
 
 
+def paired(clock):
+    """A fleet that is not split evenly by name, and what each target asks in it."""
+    fleet = FleetController(clock, away_s=AWAY_S)
+    drafters = [drafter("d1"), drafter("d2")]
+    for one in drafters:
+        join(fleet, one)
+    asked = {"t1": "tcp://d2", "t2": "tcp://d1", "t3": "tcp://d2", "t4": "tcp://d1"}
+    targets = [replace(target(name), drafter_address=one) for name, one in asked.items()]
+    for one in targets:
+        fleet.report_target(one)
+    assert {one.replica_id: told_whom(fleet, one) for one in targets} == asked
+    return fleet, drafters, targets, asked
+
+
+def told_whom(fleet, report):
+    return fleet.report_target(report).drafter_address
+
+
+@pytest.mark.parametrize("asked_meanwhile", [False, True])
+def test_a_controller_that_was_away_forgets_nobody_and_moves_nobody(clock, asked_meanwhile):
+    fleet, drafters, targets, asked = paired(clock)
+    clock.now += EXPIRY_S + 1
+    if asked_meanwhile:  # by its keeper, or a client
+        fleet.snapshot()
+    assert {one.replica_id: told_whom(fleet, one) for one in targets} == asked
+    for one in drafters:
+        join(fleet, one)
+    clock.now += TICK_S
+    assert {one.replica_id: told_whom(fleet, one) for one in targets} == asked
+
+
+def test_who_died_while_the_controller_was_away_is_missed_a_lifetime_later(clock):
+    fleet, (_, living), targets, _ = paired(clock)
+    clock.now += EXPIRY_S + 1
+    for _ in range(8):
+        join(fleet, living)
+        told = {told_whom(fleet, one) for one in targets}
+        clock.now += SHORTEST_S
+    assert told == {"tcp://d2"}
+
+
+def test_a_large_fleet_reports_more_seldom_and_is_remembered_longer(fleet, clock):
+    def all_report():
+        plans = [fleet.report_target(target(f"t{i}", placement="off")) for i in range(1199)]
+        return [*plans, fleet.report_ingress(IngressReport("i1", 7))]
+
+    assert {plan.interval_s for plan in all_report()} == {SHORTEST_S}
+    for _ in range(3):
+        clock.now += TICK_S
+        plans = all_report()
+    assert {plan.interval_s for plan in plans} == {interval_s(1200)} == {2.0}
+    assert plans[0].ttl_s == lifetime_s(2.0) == 12.0
+    assert plans[-1] == IngressPlan(2.0)
+    assert fleet.report_drafter(drafter()).interval_s == SHORTEST_S  # it has just come
+    assert fleet.report_drafter(drafter()).interval_s == 2.0
+    clock.now += 11.5
+    fleet.report_target(target("t0", placement="off"))
+    assert len(fleet.target_ids()) == 1199
+    clock.now += 1.0
+    fleet.report_target(target("t0", placement="off"))
+    assert fleet.target_ids() == {"t0"}
+
+
+def test_names_that_are_heard_once_slow_nobody_down_and_are_soon_forgotten(fleet, clock):
+    for second in range(4):
+        for i in range(1000):
+            fleet.report_target(target(f"nobody-{second}-{i}", placement="off"))
+        clock.now += 1.0
+        assert fleet.report_target(target("t1")).interval_s == SHORTEST_S
+    clock.now += EXPIRY_S
+    fleet.report_target(target("t1"))
+    assert fleet.target_ids() == {"t1"}
+
+
+def test_who_was_told_to_report_seldom_is_awaited_when_the_fleet_has_shrunk(fleet, clock):
+    fleet.report_target(replace(target("t1"), interval_s=10.0))
+    clock.now += 59.0
+    fleet.report_target(target("t2"))
+    assert fleet.target_ids() == {"t1", "t2"}
+    clock.now += 1.5
+    fleet.report_target(target("t2"))
+    assert fleet.target_ids() == {"t2"}
+
+
+def test_a_new_controller_of_a_large_fleet_waits_until_all_have_reported(clock):
+    fleet = FleetController(clock, settle_s=1.0)
+    join(fleet, drafter("d1"))
+    asked = replace(target("t1"), drafter_address="tcp://d2", interval_s=2.0)
+    for waited_s in (0.0, 1.9, 1.9):
+        clock.now += waited_s
+        assert told_whom(fleet, asked) is None
+        join(fleet, drafter("d1"))
+    join(fleet, drafter("d2"))
+    clock.now += 0.2
+    assert told_whom(fleet, asked) == "tcp://d2"
+
+
 def test_what_is_dropped_teaches_nothing(clock):
     taken = []
     fleet = FleetController(clock, on_taken=lambda report: taken.append(report.replica_id))
@@ -420,15 +550,13 @@ def test_of_ingresses_the_last_ones_are_kept(fleet, clock):
     assert fleet.snapshot()["lost_targets"]["continued"] == MAX_INGRESSES
 
 
-def test_who_falls_silent_is_forgotten_with_its_plan_and_told(clock):
-    gone = []
-    fleet = FleetController(clock, on_gone=gone.append)
+def test_who_falls_silent_is_forgotten_with_its_plan(fleet, clock):
     fleet.report_target(loaded("t1", running=8, waiting=32))
     clock.now += EXPIRY_S + 0.1
     fleet.report_target(loaded("t2", running=0))
     clock.now += TICK_S
     assert fleet.report_target(loaded("t2", running=0)).advice.expected_requests == 0
-    assert gone == ["t1"]
+    assert fleet.target_ids() == {"t2"}
 
 
 def test_before_the_first_tick_there_is_no_advice(fleet):

@@ -8,6 +8,7 @@ from autoscale.plan import NO_PLAN, ReplicaPlan
 from cluster.held_plan import HeldPlan
 from cluster.messages import PLAN_TTL_S, TargetPlan
 from cluster.observability.samples import plan_samples
+from cluster.pace import SHORTEST_S
 
 ADVICE = ReplicaPlan(expected_requests=9.0, class_weights={"latency": 1.3})
 
@@ -82,6 +83,16 @@ def test_advice_without_a_usable_end_is_not_followed(held, ttl_s):
     assert held.plan.advice == NO_PLAN
     assert held.refused == {"ttl_s": 1}
     assert held.take(plan(seq=2))
+
+
+@pytest.mark.parametrize("interval_s", [float("nan"), 0.0, 1e9, "often", None])
+def test_an_interval_that_cannot_be_is_the_shortest(held, interval_s):
+    assert held.interval_s == SHORTEST_S
+    held.take(plan(interval_s=interval_s))
+    assert held.interval_s == SHORTEST_S
+    assert held.refused == {"interval_s": 1}
+    held.take(plan(seq=2, interval_s=1.5))
+    assert held.interval_s == 1.5
 
 
 def test_faults_of_the_exchange_show_in_metrics(held, clock):

@@ -16,13 +16,22 @@ def test_what_the_worker_runs_is_running_and_other_seated_requests_wait():
         "verified_drafts": 7,
         "accepted_tokens": 9,
         "mean_draft_wait_s": 0.004,
+        "source": {"requests": 50, "skipped": 5},
     }
-    load = replica_load(TRAFFIC, 32, stats, num_committed_before=100)
+    before = {"committed_tokens": 100, "source": {"requests": 30, "skipped": 0}}
+    load = replica_load(TRAFFIC, 32, stats, before)
     assert (load.running, load.waiting, load.seats) == (4, 4, 32)
     assert (load.prefill_tokens, load.tokens_per_s) == (120, 25.0)
     assert (load.step_s, load.num_drafts, load.accepted_tokens) == (0.02, 7, 9)
+    assert load.drafts_per_s == 50.0  # 25 steps for 4 requests in 2 s
     assert load.outcomes == {"soon": ClassOutcomes(4.0, 3.0)}
     assert load.impossible() is None
+
+
+def test_a_worker_that_began_anew_wanted_nothing_before():
+    before = {"source": {"requests": 1000, "skipped": 0}}
+    load = replica_load(TRAFFIC, 32, {"requests": 4, "source": {"requests": 2}}, before)
+    assert load.drafts_per_s == 0.0
 
 
 def test_without_our_worker_the_gate_alone_is_believed():

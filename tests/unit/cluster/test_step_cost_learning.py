@@ -14,6 +14,7 @@ from profiles.step_cost import EngineProvenance
 
 HERE = EngineProvenance("cpu", "demo", "rev", "float32", "tp1", "vllm", "0.29.0", "1 thread")
 N_TOKENS = (1, 8, 64)
+LIVING = frozenset({"a", "b", "c", "slow"})
 
 
 def report(*costs_s, steps=(500, 500, 500)):
@@ -24,10 +25,10 @@ def learned(state_dir=None):
     """A fleet that found steps to take twice what the first replica measured."""
     learning = StepCostLearning(state_dir)
     learning.absorb(HERE, "a", report(0.01, 0.02, 0.04, steps=(0, 0, 0)))
-    learning.refit()
+    learning.refit(LIVING)
     for replica in "abc":
         learning.absorb(HERE, replica, report(0.02, 0.04, 0.08))
-    learning.refit()
+    learning.refit(LIVING)
     return learning
 
 
@@ -35,7 +36,7 @@ def test_what_nobody_has_learned_yet_is_not_handed_out():
     learning = StepCostLearning()
     assert learning.plan(HERE) is None
     learning.absorb(HERE, "a", report(0.01, 0.02, 0.04, steps=(3, 3, 3)))
-    learning.refit()
+    learning.refit(LIVING)
     assert learning.plan(HERE) is None
 
 
@@ -47,12 +48,11 @@ def test_a_new_replica_gets_what_the_others_learned():
 def test_a_slow_node_is_known_by_its_steps():
     learning = learned()
     learning.absorb(HERE, "slow", report(0.04, 0.08, 0.16))
-    learning.refit()
+    learning.refit(LIVING)
     assert learning.relative("slow") == pytest.approx(2.0)
     assert learning.relative("a") == pytest.approx(1.0)
     assert learning.relative("stranger") == 1.0
-    learning.forget("slow")
-    learning.refit()
+    learning.refit(LIVING - {"slow"})
     assert learning.relative("slow") == 1.0
 
 
@@ -70,15 +70,15 @@ def test_a_full_disk_costs_the_file_until_there_is_room_again(tmp_path, caplog, 
     with monkeypatch.context() as disk:
         disk.setattr("profiles.parquet.pq.write_table", full)
         learning = learned(tmp_path)
-        learning.refit()
+        learning.refit(LIVING)
     assert StepCostReport.from_plain(learning.plan(HERE)).table.step_cost_s == (0.02, 0.04, 0.08)
     assert caplog.text.count("cannot be kept") == 1
     assert StepCostLearning(tmp_path).plan(HERE) is None
-    learning.refit()  # nothing new, and room
+    learning.refit(LIVING)  # nothing new, and room
     assert StepCostLearning(tmp_path).plan(HERE) is not None
     (path,) = tmp_path.iterdir()
     written = path.stat().st_mtime_ns
-    learning.refit()
+    learning.refit(LIVING)
     assert path.stat().st_mtime_ns == written
 
 
@@ -103,6 +103,6 @@ def test_nonsense_is_dropped_and_counted(nonsense):
     learning = learned()
     before = learning.plan(HERE)
     learning.absorb(HERE, "a", nonsense)
-    learning.refit()
+    learning.refit(LIVING)
     assert learning.num_malformed_reports == 1
     assert learning.plan(HERE) == before

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from deployments.canary import canary_app, canary_model, canary_name, is_canary_app, parse_canary
+from deployments.canary import canary_model, canary_name, parse_canary
 from deployments.errors import ConfigError
 from deployments.schema import parse_settings
 
@@ -61,8 +61,3 @@ def test_a_checkpoint_that_is_none_is_refused_by_name():
 def test_a_request_that_cannot_be_is_refused_by_field(body, named):
     with pytest.raises(ConfigError, match=named):
         parse_canary(body)
-
-
-def test_its_application_is_known_by_its_name():
-    assert is_canary_app(canary_app("dspark", "demo"), "dspark")
-    assert not is_canary_app("dspark", "dspark")

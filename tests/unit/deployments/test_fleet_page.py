@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from autoscale.canary import ArmTotals, Comparison, Estimate
 from cluster.controller import FleetController
 from cluster.held_plan import HeldPlan
 from deployments.callers import Callers, IdentifyCallers
@@ -38,8 +39,8 @@ DOWN: Answer = (503, {"error": {"message": "the fleet controller does not answer
 
 def snapshot(*, broken: bool = False, name: str = "t0", steps: int = 100) -> Answer:
     """A target with its drafter; with a `broken` one beside it."""
-    seconds = iter(range(100))
-    fleet = FleetController(lambda: 0.1 * next(seconds))
+    looks = iter(range(100))  # at the clock; two reports have to be 50 ms apart
+    fleet = FleetController(lambda: 0.03 * next(looks))
     drafter = drafter_report()
     fleet.report_drafter(replace(drafter, secret=fleet.report_drafter(drafter).secret))
     report = drafting_report()
@@ -136,6 +137,22 @@ def test_a_broken_replica_is_named_and_the_others_are_shown(tmp_path):
     assert "t1 ✕ broken its ranks disagree; it is being replaced" in text
     assert "1 target goes by local rules" in text
     assert re.search(r"t0 \S+ (drafts|drafting paused)", text)
+
+
+@in_browser
+def test_a_canary_is_shown_beside_the_serving_drafter_with_intervals(tmp_path):
+    answer = snapshot()
+    (model,) = answer[1]["models"].values()
+    arms = ArmTotals(100, 1000, 1500, 10_000, 22_500, 15_000, 10, 10, 0.04, 0.00016)
+    found = Comparison(arms, ArmTotals(), 0.02, Estimate(0.02, 0.01), None).to_plain()
+    trial = {"name": "new:v2", "decision": "wait", "share": 0.05, "why": "0 of 50"}
+    model["canary"] = json.loads(json.dumps(trial | found))
+    text = said(visit([answer], tmp_path))
+    assert "Canary new:v2: wait, 5 % of new sessions. 0 of 50" in text
+    assert (
+        "serving 100 2.50 2.50 to 2.50 4.0 ms 4.0 ms to 4.0 ms 100.0 % 2.0 % 0.0 % to 5.0 %" in text
+    )
+    assert "new 0 1.00 - to - 0.0 ms - to - - -" in text.replace("\N{EN DASH}", "-")
 
 
 @in_browser

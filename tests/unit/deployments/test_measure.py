@@ -8,10 +8,12 @@ import pytest
 import torch
 
 from cluster.cli import main
+from cluster.fleet_bench import target_reports
+from cluster.fleet_learning import FleetLearning
 from cluster.observability.metrics import of_source
 from cluster.observability.samples import latency_samples, target_samples
+from deployments.busy_target import PAIR, BusyTarget, busy_reports
 from deployments.catalog.qwen3 import QWEN3_4B, num_parameters
-from deployments.measure_metrics import BusyTarget
 from drafters.checkpoint import empty_model
 from drafters.config import DrafterConfig
 from drafters.dspark import DSparkModel
@@ -88,7 +90,8 @@ def test_what_tracing_takes_is_measured_without_a_collector(capsys):
 
 
 def test_the_target_whose_metrics_are_measured_says_what_a_drafting_one_does():
-    target = BusyTarget()
+    (report,) = target_reports(1)
+    target = BusyTarget(report)
     first, second = ({s.name: s.value for s in target_samples(target.report())} for _ in range(2))
     assert {s.name for s in target_samples(drafting_report())} <= first.keys()
     assert first.keys() <= of_source("target").keys()
@@ -97,3 +100,17 @@ def test_the_target_whose_metrics_are_measured_says_what_a_drafting_one_does():
         "dspark_ttft_seconds",
         "dspark_tpot_seconds",
     }
+
+
+def test_the_replicas_whose_exchanges_are_measured_say_all_that_busy_ones_do():
+    reports = busy_reports(11)
+    for report in reports:
+        assert report.stats["admission"]["classes"]
+        assert (report.pair, report.held_plan["seq"]) == (PAIR, 0)
+    told = [report for report in reports if report.outcomes and report.step_cost]
+    assert [report.replica_id for report in told] == ["t0", "t10"]
+    learning = FleetLearning()
+    learning.absorb(PAIR, told[0].outcomes)
+    learning.refit()
+    assert learning.num_malformed_reports == 0
+    assert learning.snapshot(PAIR)["calibration"]

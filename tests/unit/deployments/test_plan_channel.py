@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from autoscale.plan import NO_PLAN, ReplicaPlan
+from cluster.held_plan import MAX_TTL_S
 from deployments.plan_channel import ADDRESS, PlanPublisher, PlanSubscriber
 
 ADVICE = ReplicaPlan(expected_requests=3.0, class_weights={"chat": 1.5})
@@ -87,7 +88,7 @@ def test_a_plan_that_nobody_read_in_time_is_not_gone_by(publisher, subscriber, c
 def test_no_plan_holds_for_ever(publisher, subscriber, clock):
     publisher.publish(ADVICE, 1e9)
     until(nothing, lambda: subscriber.current() == ADVICE)
-    clock.now += 61.0
+    clock.now += MAX_TTL_S + 1
     assert subscriber.current() == NO_PLAN
 
 

@@ -31,7 +31,7 @@ def target(monkeypatch: pytest.MonkeyPatch, *digests: str) -> Any:
     gate = SimpleNamespace(take_traffic=lambda: None, snapshot=dict)
     monkeypatch.setattr("deployments.target.replica_load", lambda *_: None)
     vars(one).update(
-        _drafts=True, _ranks_agree=True, _num_exchanges=0, _num_committed=0, _is_new=False,
+        _drafts=True, _ranks_agree=True, _num_exchanges=0, _reported={}, _is_new=False,
         _replica_id="r", _placement="split", _pair=None, _step_costs_of=None, _held=HeldPlan(),
         _watch=lives, _exchange=lives, _gate=gate, collective_rpc=ranks,
         engine=SimpleNamespace(max_num_seqs=8), _llm_config=SimpleNamespace(model_id="m"),
