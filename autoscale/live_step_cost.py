@@ -161,7 +161,7 @@ class LiveStepCost:
         ratios = [self.at(n, 0) / self.profile.at_one(n) for n in self.profile.n_tokens]
         return {
             "over_profile": round(float(np.average(ratios, weights=self._weights)), 3),
-            "relative_noise": round(self._error, 3),
+            "relative_error": round(self._error, 3),
         }
 
     @property

@@ -67,7 +67,7 @@ def _target_row(target: Mapping[str, Any]) -> tuple[str, ...]:
         _number(load.get("tokens_per_s"), ".0f"),
         _number(_thousandfold(load.get("step_s")), ".1f"),
         _number(target["relative_step_cost"], ".2f"),
-        _number(cost.get("relative_noise"), ".1%"),
+        _number(cost.get("relative_error"), ".1%"),
         _plan(target["held_plan"]),
         f"{_number(plan['expected_requests'], '.1f')} req, "
         f"{_number(plan['expected_prefill_tokens'], '.0f')} tok",

@@ -227,7 +227,7 @@ def _policy_samples(schedule: Mapping[str, Any]) -> Iterator[Sample]:
     yield Sample("dspark_verify_budget_tokens", budget)
     for steps, key in _OF_STEPS.items():
         tags = {"steps": steps}
-        yield Sample("dspark_step_cost_error", schedule[key]["relative_noise"], tags)
+        yield Sample("dspark_step_cost_error", schedule[key]["relative_error"], tags)
         yield Sample("dspark_step_cost_over_profile", schedule[key]["over_profile"], tags)
 
 

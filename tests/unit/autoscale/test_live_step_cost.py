@@ -144,7 +144,7 @@ def test_it_says_by_how_much_steps_miss_what_was_believed_of_them():
         wild.record(8, TABLE.at_one(8) * (1.0 if rng.random() < 0.5 else 4.0))
     stalled = learned(TABLE.at_one, 900)
     stalled.record(8, 100.0)
-    errors = [cost.snapshot()["relative_noise"] for cost in (steady, wild, stalled)]
+    errors = [cost.snapshot()["relative_error"] for cost in (steady, wild, stalled)]
     assert errors[0] == pytest.approx(0.04, abs=0.01)
     assert errors[1] > 0.5
     assert errors[2] < 0.1

@@ -57,8 +57,8 @@ def test_a_budget_is_what_the_policy_goes_by():
         "drafting": True,
         "verified_per_draft": 4.0,
         "drafted_share": 0.5,
-        "plain_cost": {"relative_noise": 0.1, "over_profile": 1.2},
-        "drafted_cost": {"relative_noise": 0.3, "over_profile": 1.1},
+        "plain_cost": {"relative_error": 0.1, "over_profile": 1.2},
+        "drafted_cost": {"relative_error": 0.3, "over_profile": 1.1},
     }
     report = drafting_report()
     told = named(target_samples(replace(report, stats=report.stats | {"schedule": schedule})))

@@ -17,8 +17,8 @@ SCHEDULE = {
     "drafting": True,
     "verified_per_draft": 4.0,
     "drafted_share": 0.5,
-    "plain_cost": {"relative_noise": 0.5},
-    "drafted_cost": {"relative_noise": 0.02},
+    "plain_cost": {"relative_error": 0.5},
+    "drafted_cost": {"relative_error": 0.02},
 }
 STATS = {
     "verified_drafts": 10,
