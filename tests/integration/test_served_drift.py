@@ -1,6 +1,8 @@
 """Confidences drift in a live fleet: the alarm fires, and online calibration mends them.
 
-Run by `make test-long`. Requests go on all the while, under the policy that serves.
+Run by `make test-long`. Requests go on all the while, under a policy that goes by confidences and
+drafts always: where the default one pauses drafting, as it may on two cores, there is little to
+learn from (`tests/unit/autoscale/test_speculation_comes_back.py` has what it does then).
 """
 
 from __future__ import annotations
@@ -20,8 +22,9 @@ from loadtest.prompts import PROMPTS
 from tests.integration.hooks import drifting_confidences, hooked
 from tests.integration.served import demo_config, fleet, serving, wait_for
 
-NUM_CLIENTS = 2
+NUM_CLIENTS = 3
 KEY = "q/0.4-0.8"
+POLICY = {"kind": "threshold", "least_survival": 0.1}
 LIMIT_S = 600
 ENOUGH_LABELS = 16_000
 NOTHING = {"recent_labels": 0, "drift_alarm": False}
@@ -75,6 +78,7 @@ def test_drift_is_alarmed_and_calibrated_away(tmp_path: Path) -> None:
     env = hooked("drifting_confidences") | {drifting_confidences.PATH: str(factor)}
     config = demo_config(tmp_path / "serve.yaml", models={"split": "split"}, fixed=())
     with serving(config, tmp_path / "log", **env) as url, requests_going_on(url):
+        httpx.patch(f"{url}/fleet/models/split", json={"policy": POLICY}).raise_for_status()
         before = wait_for(lambda: settled(url), LIMIT_S)
         for drifted in (3.0, 0.3):  # too sure of everything, and of nothing
             drifting_confidences.drift_to(factor, drifted)
