@@ -28,6 +28,9 @@ from deployments.serve_file import ServeFile, check_https, read_serve_file
 
 _POLL_S = 1.0
 _MIN_CPUS = 16  # logical: actors here wait more than they compute
+# For Serve's controller. Without it a replica whose process hangs is asked to end its streams, and
+# has its whole `drain_s` for them, before it is killed and they go on elsewhere.
+HUNG_REPLICAS_END = ("RAY_SERVE_FORCE_STOP_UNHEALTHY_REPLICAS", "1")
 
 Say = Callable[[str], None]
 
@@ -138,6 +141,7 @@ def _start_ray(settings: AppSpec) -> None:
     Raises ConfigError, disconnected again, where it is not.
     """
     if not os.environ.get("RAY_ADDRESS"):
+        os.environ.setdefault(*HUNG_REPLICAS_END)
         ray.init(
             address="local",  # also while another cluster runs on this machine
             num_cpus=_own_cpus(),

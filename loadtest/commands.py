@@ -83,6 +83,13 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     first.add_argument("servers", nargs="+", metavar="NAME=URL", help="the first is compared with")
     first.add_argument("--max-tokens", type=int, default=32)
     first.add_argument("--concurrency", type=int, default=16, help="for the throughput")
+    first.add_argument(
+        "--pids",
+        nargs="+",
+        default=[],
+        metavar="NAME=PID",
+        help="what started a server, here: its processes' time per token is told too",
+    )
     first.set_defaults(run=_first_token)
 
 
@@ -127,8 +134,8 @@ def _scenario(args: argparse.Namespace) -> int:
     signal.signal(signal.SIGTERM, lambda signum, _: sys.exit(128 + signum))
     try:
         if args.arms is None:
-            beside, file = scenario.beside
-            args.arms = [f"dspark={_CONFIGS}/promises.yaml", f"{beside}={_CONFIGS}/{file}"]
+            served = (("dspark", "promises.yaml"), *scenario.beside)
+            args.arms = [f"{name}={_CONFIGS}/{file}" for name, file in served]
         arms = [ServedArm.parse(text) for text in args.arms]
         print(f"{scenario.what}\n\n{table_header('arm, round')}", flush=True)
         runs = run_scenario(
@@ -241,20 +248,25 @@ def _divergence(args: argparse.Namespace) -> int:
 def _first_token(args: argparse.Namespace) -> int:
     """0: measured; 1: a server that refuses or is not there."""
     import httpx
+    import psutil
 
     from loadtest.first_token import side_by_side, table
     from loadtest.prompts import PROMPTS
 
     try:
         servers = dict(server.split("=", 1) for server in args.servers)
+        roots = {name: int(pid) for name, pid in (one.split("=", 1) for one in args.pids)}
+        if unknown := roots.keys() - servers.keys():
+            raise ValueError(f"--pids names {', '.join(sorted(unknown))}, which is no server here")
         times = side_by_side(
             servers,
             PROMPTS,
             max_tokens=args.max_tokens,
             concurrency=args.concurrency,
+            roots=roots,
             progress=lambda line: print(line, file=sys.stderr, flush=True),
         )
-    except (ValueError, httpx.HTTPError) as error:
+    except (ValueError, psutil.NoSuchProcess, httpx.HTTPError) as error:
         print(f"dspark first-token: {error}", file=sys.stderr)
         return 1
     print(table(times))

@@ -8,11 +8,14 @@ from __future__ import annotations
 import json
 import statistics
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import httpx
+
+from loadtest.process_cpu import cpu_by_part, cpu_table
 
 _WARM_UP = 5  # requests that are not counted
 
@@ -27,13 +30,15 @@ class Timed:
 
 @dataclass(frozen=True, slots=True)
 class ServerTimes:
-    """Medians of one server, and its throughput with many requests at once."""
+    """Medians of one server, and with many requests at once its throughput and what its processes
+    take, by part; nothing there where they are not known."""
 
     name: str
     ttft_s: float
     ttft_p90_s: float
     tpot_s: float
     tokens_per_s: float
+    cpu_ms_per_token: Mapping[str, float]
 
 
 def model_of(client: httpx.Client, url: str) -> str:
@@ -76,9 +81,11 @@ def side_by_side(
     *,
     max_tokens: int,
     concurrency: int,
+    roots: Mapping[str, int],
     progress: Callable[[str], None],
 ) -> list[ServerTimes]:
-    """Times of every server, given as name and base URL."""
+    """Times of every server, given as name and base URL. `roots` are the processes that started
+    them, where they are known."""
     limits = httpx.Limits(max_connections=concurrency)
     with httpx.Client(timeout=120, limits=limits) as client:
         models = {name: model_of(client, url) for name, url in servers.items()}
@@ -93,24 +100,43 @@ def side_by_side(
                 if i >= _WARM_UP:
                     times[name].append(timed)
         progress("one at a time: done")
+        num_tokens = len(prompts) * max_tokens
         rates: dict[str, float] = {}
+        taken: dict[str, Counter[str]] = {name: Counter() for name in servers}
         for name in servers:
+            before = cpu_by_part(roots[name]) if name in roots else Counter()
             began_s = time.perf_counter()
             with ThreadPoolExecutor(concurrency) as pool:
                 list(pool.map(ask, [name] * len(prompts), prompts))
-            rates[name] = len(prompts) * max_tokens / (time.perf_counter() - began_s)
-    return [_summary(name, times[name], rates[name]) for name in servers]
+            rates[name] = num_tokens / (time.perf_counter() - began_s)
+            if name in roots:
+                taken[name] = cpu_by_part(roots[name]) - before
+    return [
+        _summary(
+            name,
+            times[name],
+            rates[name],
+            {part: 1000 * cpu_s / num_tokens for part, cpu_s in taken[name].items()},
+        )
+        for name in servers
+    ]
 
 
-def _summary(name: str, times: Sequence[Timed], tokens_per_s: float) -> ServerTimes:
+def _summary(
+    name: str,
+    times: Sequence[Timed],
+    tokens_per_s: float,
+    cpu_ms_per_token: Mapping[str, float],
+) -> ServerTimes:
     ttft = sorted(timed.ttft_s for timed in times)
     tpot_s = statistics.median(timed.tpot_s for timed in times)
     p90 = ttft[int(0.9 * (len(ttft) - 1))]
-    return ServerTimes(name, statistics.median(ttft), p90, tpot_s, tokens_per_s)
+    ttft_s = statistics.median(ttft)
+    return ServerTimes(name, ttft_s, p90, tpot_s, tokens_per_s, cpu_ms_per_token)
 
 
 def table(times: Sequence[ServerTimes]) -> str:
-    """As Markdown; the first server is compared with."""
+    """As Markdown; the first server is compared with. A second table has what processes take."""
     lines = [
         "| server | first token, ms | beyond the first server | p90 | ms per token | tokens/s |",
         "|---|---|---|---|---|---|",
@@ -121,4 +147,5 @@ def table(times: Sequence[ServerTimes]) -> str:
             f"| {one.name} | {1000 * one.ttft_s:.1f} | {beyond_ms:+.1f} | "
             f"{1000 * one.ttft_p90_s:.1f} | {1000 * one.tpot_s:.2f} | {one.tokens_per_s:.0f} |"
         )
-    return "\n".join(lines)
+    cpu = {one.name: one.cpu_ms_per_token for one in times if one.cpu_ms_per_token}
+    return "\n".join([*lines, "", cpu_table(cpu)] if cpu else lines)

@@ -11,6 +11,7 @@ from loadtest.prompts import PROMPTS
 SHORT, LONG = "interactive", "batch"
 TARGET, DRAFTER = "target", "drafter"
 _OUTPUT_TOKENS = 64
+_STOCK = ("ray.serve.llm", "stock.yaml")
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +20,8 @@ class Scenario:
 
     `watched` says which requests are summed up. The first replica of kind `slowed`, one of
     TARGET and DRAFTER, runs for a share `speed` of the time; an arm without one runs as it is.
-    `beside` is the Serve file in `loadtest/configs` that ours is compared with.
+    `beside` are the arms that ours is compared with, by name and Serve file in `loadtest/configs`;
+    the capacity is the last one's.
     """
 
     name: str
@@ -28,7 +30,7 @@ class Scenario:
     watched: Callable[[Request], bool] = lambda request: True
     slowed: str = TARGET
     speed: float = 1.0
-    beside: tuple[str, str] = ("ray.serve.llm", "stock.yaml")
+    beside: tuple[tuple[str, str], ...] = (_STOCK,)
 
 
 def usual(times: Sequence[float]) -> list[Request]:
@@ -73,8 +75,9 @@ SCENARIOS = {
         Scenario("slow-node", "half of capacity, one target at half speed", _slow_node,
                  speed=0.5),
         Scenario("long-prompts", "short streams at 0.4x capacity beside long prompts",
-                 _long_prompts, watched=lambda request: request.service_class == SHORT),
+                 _long_prompts, watched=lambda request: request.service_class == SHORT,
+                 beside=(("prefill-control", "promises-prefill.yaml"), _STOCK)),
         Scenario("drafters-starved", "1.5x capacity, the only drafter at a quarter of its speed",
-                 _full, slowed=DRAFTER, speed=0.25, beside=("off", "promises-off.yaml")),
+                 _full, slowed=DRAFTER, speed=0.25, beside=(("off", "promises-off.yaml"),)),
     )
 }  # fmt: skip

@@ -162,9 +162,9 @@ def test_the_log_is_of_all_ingresses(tmp_path):
 class Books(TargetBooks):
     """Of a fleet that is told."""
 
-    def __init__(self) -> None:
+    def __init__(self, whole_before: int = 0) -> None:
         self.now = 0.0
-        super().__init__("http://127.0.0.1:9", "m", lambda: self.now)
+        super().__init__("http://127.0.0.1:9", "m", lambda: self.now, whole_before)
         self.close()
 
 
@@ -183,6 +183,12 @@ def test_a_target_that_is_gone_may_have_counted_what_it_said_no_more():
     seen = [outcome(RIGHT, ended_s=-5.0)] * 8 + [outcome(RIGHT, ended_s=10.0), outcome(BROKEN)]
     assert books.whole_between(seen) == (8, 8, 10)
     assert books.targets["a"].gone_s == 20.0
+
+
+def test_answers_from_before_are_not_counted():
+    books = Books(whole_before=3)
+    books.saw([target("a", met=4, missed=1)])
+    assert books.whole_between([outcome(RIGHT)] * 2) == (2, 2, 2)
 
 
 @pytest.mark.parametrize(

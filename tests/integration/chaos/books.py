@@ -89,10 +89,14 @@ class Counted:
 
 
 class TargetBooks:
-    """Looks at the fleet all the time: what every target that there was had counted."""
+    """Looks at the fleet all the time: what every target that there was had counted, beyond the
+    `whole_before` answers of all of them together."""
 
-    def __init__(self, url: str, model: str, now_s: Callable[[], float]) -> None:
+    def __init__(
+        self, url: str, model: str, now_s: Callable[[], float], whole_before: int = 0
+    ) -> None:
         self.targets: dict[str, Counted] = {}
+        self._whole_before = whole_before
         self._url, self._model, self._now_s = url, model, now_s
         self._is_over = threading.Event()
         self._thread = threading.Thread(target=self._look_forever, daemon=True)
@@ -130,5 +134,5 @@ class TargetBooks:
             for o in whole
             if any(said_s - LATE_S <= o.ended_s <= gone_s + LATE_S for said_s, gone_s in silent)
         ]
-        counted = sum(one.whole for one in self.targets.values())
+        counted = sum(one.whole for one in self.targets.values()) - self._whole_before
         return len(whole) - len(unsaid), counted, len(outcomes)
