@@ -86,6 +86,11 @@ def _register_train(train: argparse.ArgumentParser) -> None:
         type=float,
         help="positions count exp(-(k-1) / this) (default: the block size)",
     )
+    settings.add_argument(
+        "--cross-entropy-share",
+        type=float,
+        help="dspark: of the losses over tokens, L1 having the rest (default: 0.1)",
+    )
     settings.add_argument("--learning-rate", type=float)
     settings.add_argument("--held-out", type=int, help="rows for evaluation only")
     settings.add_argument("--evaluate-every", type=int, help="steps between held-out evaluations")

@@ -108,7 +108,7 @@ def batch_losses(
                 labels.tokens[few],
                 said.confidence_logits,
             )
-            objective = kind.objective(distances)
+            objective = kind.objective(distances, plan)
             found = draft_losses(objective, distances, weights, labels.counted[few])
         if gradients_over is not None:
             (found.total / gradients_over).backward()  # type: ignore[no-untyped-call]

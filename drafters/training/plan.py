@@ -17,7 +17,8 @@ class TrainingPlan:
     the data, all answers of the prompts that are drawn for it, are for evaluation only (see
     `drafters.training.data.split_held_out`). `position_decay` is in tokens: position k of a
     block counts exp(-(k - 1) / position_decay), None being the block size; Eagle3 and MTP
-    have weights of their own.
+    have weights of their own. `cross_entropy_share` is DSpark's weight of cross-entropy, L1's
+    being the rest: 0.1 in the paper; more of it helps greedy text.
 
     With `evaluate_every` steps, the held-out acceptance length is taken on the way, and the
     weights that had the longest come out. `patience` ends the run after so many evaluations
@@ -44,6 +45,7 @@ class TrainingPlan:
     context_tokens: int | None = None
     max_tokens: int = 512
     position_decay: float | None = None
+    cross_entropy_share: float = 0.1
     learning_rate: float = 2e-3
     warmup_steps: int = 50
     weight_decay: float = 0.01

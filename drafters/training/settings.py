@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, PositiveFloat, PositiveInt, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError
 
 from drafters.precision import multiplies_bfloat16
 from drafters.training.kinds import KINDS
@@ -44,6 +44,7 @@ class TrainingSettings(BaseModel):
     context_tokens: PositiveInt | None = None
     max_tokens: PositiveInt = 512
     position_decay: PositiveFloat | None = None
+    cross_entropy_share: float = Field(default=0.1, ge=0, le=1)
     learning_rate: PositiveFloat = 2e-3
     warmup: float = 50
     weight_decay: float = 0.01
@@ -84,6 +85,7 @@ class TrainingSettings(BaseModel):
             context_tokens=self.context_tokens,
             max_tokens=self.max_tokens,
             position_decay=self.position_decay,
+            cross_entropy_share=self.cross_entropy_share,
             learning_rate=self.learning_rate,
             warmup_steps=round(self.warmup if self.warmup >= 1 else self.warmup * steps),
             weight_decay=self.weight_decay,

@@ -57,7 +57,7 @@ class DFlash(TrainedKind[DSparkModel]):
     def predict(self, model: DSparkModel, hidden: Tensor, previous: Tensor) -> Predictions:
         return Predictions(*model.heads(hidden, previous))
 
-    def objective(self, distances: DraftDistances) -> Tensor:
+    def objective(self, distances: DraftDistances, plan: TrainingPlan) -> Tensor:
         return distances.cross_entropy
 
     def position_weights(self, plan: TrainingPlan) -> Tensor:

@@ -1,7 +1,7 @@
 """DSpark: DFlash's backbone with a Markov and a confidence head, near the whole distribution.
 
-The losses of the DSpark paper: mostly L1, which is what acceptance depends on, some
-cross-entropy, and the confidence head's.
+The losses of the DSpark paper: L1, which is what acceptance depends on, and cross-entropy,
+`TrainingPlan.cross_entropy_share` of the two, and the confidence head's.
 """
 
 from __future__ import annotations
@@ -17,8 +17,6 @@ from drafters.training.kinds.kind import DraftReads, num_weights
 from drafters.training.losses import DraftDistances
 from drafters.training.plan import TrainingPlan
 
-CE_WEIGHT = 0.1
-L1_WEIGHT = 0.9
 CONFIDENCE_WEIGHT = 1.0
 
 
@@ -35,10 +33,11 @@ class DSpark(DFlash):
             target_layer_ids=plan.target_layer_ids,
         )
 
-    def objective(self, distances: DraftDistances) -> Tensor:
+    def objective(self, distances: DraftDistances, plan: TrainingPlan) -> Tensor:
+        share = plan.cross_entropy_share
         return (
-            CE_WEIGHT * distances.cross_entropy
-            + L1_WEIGHT * distances.l1
+            share * distances.cross_entropy
+            + (1 - share) * distances.l1
             + CONFIDENCE_WEIGHT * distances.confidence
         )
 

@@ -63,7 +63,7 @@ class Eagle3(TrainedKind[Eagle3Model]):
     def predict(self, model: Eagle3Model, hidden: Tensor, previous: Tensor) -> Predictions:
         return Predictions(model.logits(hidden))
 
-    def objective(self, distances: DraftDistances) -> Tensor:
+    def objective(self, distances: DraftDistances, plan: TrainingPlan) -> Tensor:
         return distances.soft_cross_entropy
 
     def position_weights(self, plan: TrainingPlan) -> Tensor:

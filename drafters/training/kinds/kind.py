@@ -66,7 +66,7 @@ class TrainedKind(ABC, Generic[ModelT]):
         token before the one that each position predicts."""
 
     @abstractmethod
-    def objective(self, distances: DraftDistances) -> Tensor:
+    def objective(self, distances: DraftDistances, plan: TrainingPlan) -> Tensor:
         """What is minimised, position by position [N, gamma]."""
 
     @abstractmethod

@@ -59,7 +59,7 @@ class MTP(TrainedKind[MTPModel]):
     def predict(self, model: MTPModel, hidden: Tensor, previous: Tensor) -> Predictions:
         return Predictions(model.logits(hidden))
 
-    def objective(self, distances: DraftDistances) -> Tensor:
+    def objective(self, distances: DraftDistances, plan: TrainingPlan) -> Tensor:
         return distances.cross_entropy
 
     def position_weights(self, plan: TrainingPlan) -> Tensor:

@@ -44,10 +44,10 @@ def setting(request, target_dir, data):
     return plan, target, model
 
 
-@pytest.mark.parametrize("context_tokens", [None, 3])
-def test_packed_losses_equal_one_anchor_at_a_time(setting, data, context_tokens):
+@pytest.mark.parametrize(("context_tokens", "share"), [(None, 0.1), (3, 0.1), (None, 0.4)])
+def test_packed_losses_equal_one_anchor_at_a_time(setting, data, context_tokens, share):
     plan, target, model = setting
-    plan = replace(plan, context_tokens=context_tokens)
+    plan = replace(plan, context_tokens=context_tokens, cross_entropy_share=share)
     sequences = read_sequences(data, max_tokens=64)[:5]
     batch = make_batch(sequences, 6, random.Random(1))
     got = batch_losses(model, target, batch, plan).means()
@@ -85,7 +85,7 @@ def reference_losses(plan, model, target, sequences, anchors) -> dict[str, float
                 for name, value in loss.items():
                     weighted[name] += weight * value
                 norm += weight
-                total += weight * OBJECTIVES[plan.kind](loss, p, q)
+                total += weight * OBJECTIVES[plan.kind](loss, p, q, plan.cross_entropy_share)
                 survival *= rate
                 greedy_survival *= float(p.argmax() == q.argmax())
                 length, greedy_length = length + survival, greedy_length + greedy_survival
@@ -106,12 +106,12 @@ WEIGHTS = {
     "mtp": lambda k, gamma: 1.0,
 }
 OBJECTIVES = {
-    "dspark": lambda loss, p, q: (
-        0.1 * loss["cross_entropy"] + 0.9 * loss["l1"] + loss["confidence"]
+    "dspark": lambda loss, p, q, share: (
+        share * loss["cross_entropy"] + (1 - share) * loss["l1"] + loss["confidence"]
     ),
-    "dflash": lambda loss, p, q: loss["cross_entropy"],
-    "eagle3": lambda loss, p, q: -(p * q.log()).sum().item(),
-    "mtp": lambda loss, p, q: loss["cross_entropy"],
+    "dflash": lambda loss, p, q, share: loss["cross_entropy"],
+    "eagle3": lambda loss, p, q, share: -(p * q.log()).sum().item(),
+    "mtp": lambda loss, p, q, share: loss["cross_entropy"],
 }
 
 
