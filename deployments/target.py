@@ -20,11 +20,12 @@ from cluster.load_report import replica_load
 from cluster.messages import TargetReport
 from cluster.observability.publisher import Publisher
 from deployments.autoscaling import DEMAND, SEATS
-from deployments.chunk_pacing import Pace
+from deployments.chunk_pacing import BESIDE_ENGINE_S, Pace
 from deployments.compatibility import accept_software
 from deployments.ending import end_process
 from deployments.engine.worker_plan import WorkerPlan
 from deployments.exchange import exchange_forever
+from deployments.giving_way import give_way
 from deployments.native import Steering
 from deployments.pools import routing_stats
 from deployments.progress import TICK_S, ProgressWatch, Verdict
@@ -88,6 +89,9 @@ class TargetServer(LLMServer):  # type: ignore[misc]
         self._tracing = tracing_of(tracing, SERVICE)
         await super().__init__(llm_config, **kwargs)
         await self._answer_once(FIRST_TOKEN_LIMITS * stall_limit_s)
+        if self.engine.is_on_processors:
+            give_way()
+            self._pace = Pace(BESIDE_ENGINE_S)
         if capture is not None:
             self.engine.keep_traffic(capture, self._replica_id)
         limits = ReplicaLimits(

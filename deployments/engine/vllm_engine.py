@@ -92,6 +92,11 @@ class _Engine(VLLMEngine):  # type: ignore[misc]
         return (cache.num_gpu_blocks or math.inf) * int(cache.block_size)
 
     @property
+    def is_on_processors(self) -> bool:
+        """Whether it has no accelerator."""
+        return str(self._engine_client.vllm_config.device_config.device_type) == "cpu"
+
+    @property
     def max_model_len(self) -> int:
         return int(self._engine_client.model_config.max_model_len)
 

@@ -30,7 +30,7 @@ from loadtest.prompts import PROMPTS, SECOND_TURNS
 from profiles.served_acceptance import load_served
 from tests.integration.collector import CollectedSpan, Collector, collecting
 from tests.integration.distributions import are_alike
-from tests.integration.served import demo_config, fleet, serving, wait_for
+from tests.integration.served import demo_config, engine_of, fleet, serving, wait_for
 
 MAX_TOKENS = 40
 CLIENT_SPAN = "00f067aa0ba902b7"
@@ -127,6 +127,12 @@ def test_greedy_answers_equal_plain_vllm(client, url, model, answers, second_ans
 @pytest.mark.parametrize("model", ["split", "colocated"])
 def test_greedy_answers_one_at_a_time(client, model, answers):
     assert ask_all(client, model, first_turns()[::4], 1) == answers[::4]
+
+
+def test_an_engine_on_processors_gives_way_to_its_replica(url):
+    (target,) = wait_for(lambda: fleet(url, "split")["targets"])
+    replica = psutil.Process(target["pid"])
+    assert engine_of(replica.pid).nice() > replica.nice()
 
 
 def test_a_drafter_killed_in_the_middle_costs_speed_only(client, url, answers):

@@ -97,7 +97,7 @@ def test_who_stops_listening_closes_the_source(after):
 def test_a_replicas_pace_follows_its_streams_up_to_a_bound():
     async def run() -> list[float]:
         pace, streams, pauses = Pace(), [], []
-        for _ in range(40):
+        for _ in range(80):
             source = Source()
             source.queue.put_nowait(1)
             streams.append(pace.stream(source.chunks()))
