@@ -7,13 +7,16 @@ other's cluster, in this order.
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +38,7 @@ pytestmark = [pytest.mark.long, pytest.mark.timeout(1800)]
 CUT_S = 8.0  # Ray takes a node for dead after half a minute
 UP_S = 400.0
 NUM_REQUESTS = 40
+NUM_LONG, LONG_TOKENS = 6, 400
 ONE_TARGET = {"target": 1}
 HEAD = {
     "num_cpus": 8,
@@ -47,7 +51,8 @@ HEAD = {
 class Served:
     url: str
     there: Namespace
-    node: Any  # starts the second node, for as long as the context lasts
+    start_node: Callable[[], subprocess.Popen[bytes]]
+    first_node: subprocess.Popen[bytes]  # there
 
     def targets(self) -> dict[str, dict[str, Any]]:
         """Those that report, by replica; none while nobody answers."""
@@ -84,9 +89,8 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
             pytest.skip("no network namespace can be made here: that takes root, and `ip`")
         nodes = stack.enter_context(ray_nodes(HEAD, **token, **dict([HUNG_REPLICAS_END])))
 
-        @contextmanager
-        def node() -> Iterator[None]:
-            """The second one, until the end of the context."""
+        def start_node() -> subprocess.Popen[bytes]:
+            """There, until the end of all tests."""
             command = [
                 *(str(Path(sys.executable).with_name("ray")), "start", "--block"),
                 *("--address", nodes.address, "--node-ip-address", THERE),
@@ -96,16 +100,14 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
                 process = subprocess.Popen(
                     there.command(command), stdout=out, stderr=out, env=os.environ | token
                 )
-            try:
-                yield
-            finally:
-                process.terminate()
-                process.wait(60)
+            stack.callback(process.wait, 60)
+            stack.callback(process.terminate)
+            return process
 
-        stack.enter_context(node())
+        first_node = start_node()
         ray = token | {"RAY_ADDRESS": nodes.address}
         url = stack.enter_context(serving(config(folder / "serve.yaml"), folder / "log", **ray))
-        yield Served(url, there, node)
+        yield Served(url, there, start_node, first_node)
 
 
 @pytest.fixture(scope="module")
@@ -138,29 +140,54 @@ def test_a_cut_of_seconds_is_a_pause(served, right):
 
 def test_what_ran_behind_a_cut_for_good_goes_on_on_the_other_side(served, right):
     before = set(served.targets())
-    load = Load(served.url, right, NUM_REQUESTS)
-    faults = Faults(lambda: load.now_s)
-    try:
-        faults.last("both serve", lambda: None, 5)
-        faults.cause(
-            "network to the second node cut for good",
-            served.there.cut,
-            lambda: len(served.targets()) == 1 and lost(served.url) > 0,
-        )
-    finally:
-        all_right(load.join())
+    with ThreadPoolExecutor(NUM_LONG) as pool:
+        undisturbed = list(pool.map(partial(long_answer, served.url), range(NUM_LONG)))
+        load = Load(served.url, right, NUM_REQUESTS)
+        faults = Faults(lambda: load.now_s)
+        try:
+            long_ones = [pool.submit(long_answer, served.url, i) for i in range(NUM_LONG)]
+            wait_for(lambda: all(one["stats"]["requests"] > 1 for one in served.targets().values()))
+            faults.cause(
+                "network to the second node cut for good",
+                served.there.cut,
+                lambda: len(served.targets()) == 1,
+            )
+        finally:
+            all_right(load.join())
+        assert [one.result() for one in long_ones] == undisturbed
     assert set(served.targets()) < before
+    found = httpx.get(f"{served.url}/fleet", timeout=30).json()["lost_targets"]
+    assert found["continued"] > 0
+    assert found["given_up"] == 0
 
 
 def test_a_node_that_comes_back_serves_again(served, right):
+    wait_for(lambda: served.first_node.poll() is not None, UP_S)  # it heard nothing of its head
+    (alone,) = served.targets()
     served.there.mend()
-    with served.node():
-        wait_for(served.has_two, UP_S)
-        load = Load(served.url, right, NUM_REQUESTS)
-        all_right(load.join())
+    served.start_node()
+    wait_for(served.has_two, UP_S)
+    assert alone in served.targets()
+    load = Load(served.url, right, NUM_REQUESTS)
+    all_right(load.join())
+    answered = served.targets()
+    assert all(one["stats"]["committed_tokens"] > 0 for one in answered.values())
 
 
-def lost(url: str) -> int:
-    """Requests that went on, or began anew, on another target."""
-    found = httpx.get(f"{url}/fleet", timeout=30).json()["lost_targets"]
-    return int(found["continued"] + found["restarted"])
+def long_answer(url: str, i: int) -> str:
+    """One that is still under way when the network is cut, streamed."""
+    body = {
+        "model": "split",
+        "messages": [{"role": "user", "content": PROMPTS[i]}],
+        "temperature": 0,
+        "max_tokens": LONG_TOKENS,
+        "ignore_eos": True,
+        "stream": True,
+    }
+    said = ""
+    with httpx.stream("POST", f"{url}/v1/chat/completions", json=body, timeout=200) as reply:
+        for line in reply.raise_for_status().iter_lines():
+            if line.startswith("data: {"):
+                (choice,) = json.loads(line.removeprefix("data: "))["choices"]
+                said += choice["delta"].get("content") or ""
+    return said
