@@ -109,18 +109,18 @@ def view_of(*replicas: str) -> PoolView:
 
 def test_without_reports_what_was_sent_and_has_not_ended_counts():
     view = view_of("a", "b")
-    view.sent("a", "r1", 10.0, [])
-    view.sent("a", "r2", 20.0, [])
+    view.sent("a", "r1", 10.0)
+    view.sent("a", "r2", 20.0)
     view.ended("a", "r1")
     assert (view.outstanding_work("a", 0.0), view.outstanding_work("b", 0.0)) == (20.0, 0.0)
 
 
 def test_a_report_says_what_others_sent():
     view = view_of("a")
-    view.sent("a", "r1", 100.0, [])
+    view.sent("a", "r1", 100.0)
     view.report("a", ReplicaState(1, 300.0), 0.0)
     assert view.outstanding_work("a", 0.0) == 300.0
-    view.sent("a", "r2", 40.0, [])
+    view.sent("a", "r2", 40.0)
     view.ended("a", "r1")
     assert view.outstanding_work("a", 0.0) == 240.0
     view.report("a", ReplicaState(2, 140.0), 1.0)
@@ -129,7 +129,7 @@ def test_a_report_says_what_others_sent():
 
 def test_a_report_of_less_than_was_sent_changes_nothing():
     view = view_of("a")
-    view.sent("a", "r1", 100.0, [])
+    view.sent("a", "r1", 100.0)
     view.report("a", ReplicaState(1, 30.0), 0.0)
     assert view.outstanding_work("a", 0.0) == 100.0
 
@@ -156,9 +156,49 @@ def test_who_refuses_is_full_for_a_moment_for_that_class():
     assert view_of().refused_by_all("soon", 0.0) is None
 
 
+def test_who_was_given_up_on_is_silent_until_it_is_heard_of():
+    view = view_of("a", "b", "c")
+    view.sent("a", "r1", 10.0)
+    view.sent("b", "r2", 10.0)
+    view.taken("b", "r2", [])
+    for request in ("r1", "r2", "r3"):
+        view.gave_up(request)
+    assert view.answering("abc") == ["b", "c"]
+    view.sent("a", "r4", 10.0)
+    view.taken("a", "r4", [])
+    assert view.answering("abc") == ["a", "b", "c"]
+    assert view.outstanding_work("a", 0.0) == 20.0
+
+
+def test_a_request_that_ends_says_no_more_of_who_had_it():
+    view = view_of("a", "b")
+    view.sent("a", "r1", 10.0)
+    view.sent("a", "r1", 10.0)  # as it was tried there twice
+    view.gave_up("r1")
+    view.ended("a", "r1")
+    assert view.answering("ab") == ["b"]
+    view.ended("a", "r1")
+    assert view.answering("ab") == ["a", "b"]
+    view.taken("a", "r1", [])  # told late
+    assert view.outstanding_work("a", 0.0) == 0.0
+
+
+def test_where_all_are_silent_all_are_asked_and_nobody_refuses():
+    view = view_of("a", "b")
+    for replica in "ab":
+        view.refused(replica, "soon", 3.0, 10.0, "too_late")
+    view.sent("a", "r1", 10.0)
+    view.gave_up("r1")
+    assert view.refused_by_all("soon", 10.0) == (3.0, "too_late")
+    view.sent("b", "r2", 10.0)
+    view.gave_up("r2")
+    assert view.answering("ab") == ["a", "b"]
+    assert view.refused_by_all("soon", 10.0) is None
+
+
 def test_a_replica_that_is_gone_is_forgotten():
     view = view_of("a", "b")
-    view.sent("a", "r1", 10.0, [])
+    view.sent("a", "r1", 10.0)
     view.keep(["b"])
     view.ended("a", "r1")
     assert "a" not in view
@@ -191,7 +231,7 @@ class Pool:
                 i = choose(router, now_s, rng)
                 number += 1
                 self.backlog[i].append((str(number), now_s, self.WORK))
-                router.sent(self.names[i], str(number), self.WORK, [])
+                router.sent(self.names[i], str(number), self.WORK)
             for i, speed in enumerate(self.speeds):
                 self._work(i, 100 * speed * step_s, now_s)
             if step % 20 == 0:
