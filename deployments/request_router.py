@@ -26,7 +26,7 @@ from autoscale.request_cost import PREFILL_WORK, CostModel, RequestCost
 from autoscale.routing import rank
 from deployments.pools import register, replica_state
 from deployments.request_headers import CLASS_HEADER
-from deployments.request_size import request_size, request_text
+from deployments.request_size import cache_space, request_size, request_text
 
 
 class WorkRouter(RequestRouter):  # type: ignore[misc]
@@ -128,7 +128,9 @@ class WorkRouter(RequestRouter):  # type: ignore[misc]
     @staticmethod
     def _prefix(pending: PendingRequest | None) -> list[bytes]:
         request = _request(pending)
-        return [] if request is None else chunk_keys(request_text(request))
+        if request is None:
+            return []
+        return chunk_keys(request_text(request), cache_space(request))
 
 
 def _request(pending: PendingRequest | None) -> Any:

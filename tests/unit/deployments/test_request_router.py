@@ -90,6 +90,10 @@ def test_a_prompt_goes_where_its_beginning_was_read():
         router.on_request_routed(pending(long, 1, "1"), replicas[3].replica_id, None)
         for _ in range(20):
             assert (await ranks(router, replicas, pending(long + "more", 1)))[0] == "d"
+        salted = pending(long + "more", 1)
+        salted.args[0].cache_salt = "secret"
+        chosen = {(await ranks(router, replicas, salted))[0] for _ in range(200)}
+        assert chosen == set("abcdefgh")
 
     routed(story)
 
