@@ -1,9 +1,9 @@
 """What a router knows of its replicas: what it sent them itself, and what they report.
 
-What it sent and has not ended it knows exactly and at once. Reports are a second old or so
-when they come, and may stop coming: believed as they are, they are worse than nothing. So they
-only say what slowly changes: how fast a replica is, and how much it has on average from other
-routers.
+What it sent and has not ended it knows exactly, from the moment it chose where: a replica that
+hangs takes nothing, and would look idle. Reports are a second old or so when they come, and may
+stop coming: believed as they are, they are worse than nothing. So they only say what slowly
+changes: how fast a replica is, and how much it has on average from other routers.
 """
 
 from __future__ import annotations
@@ -46,12 +46,19 @@ class Refused(NamedTuple):
 class _Replica:
     sent: dict[str, list[float]] = field(default_factory=dict)  # works by request
     sent_work: float = 0.0
+    untaken: set[str] = field(default_factory=set)  # sent, and not said to be taken
+    given_up: set[str] = field(default_factory=set)  # of those, no longer waited for
     others_work: float = 0.0
     prefixes: PrefixMemory = field(default_factory=PrefixMemory)
     state: ReplicaState | None = None
     state_at_s: float = 0.0
     full_until_s: dict[str, float] = field(default_factory=dict)  # by class
     refusals: dict[str, Refused] = field(default_factory=dict)  # by class, the last ones
+
+    @property
+    def is_silent(self) -> bool:
+        """It was waited for in vain and has said nothing since."""
+        return bool(self.given_up)
 
     def is_full(self, class_name: str, now_s: float) -> bool:
         return self.full_until_s.get(class_name, now_s) > now_s
@@ -87,21 +94,44 @@ class PoolView:
         one.others_work += _NEW * (others_work - one.others_work)
         one.state, one.state_at_s = state, now_s
 
-    def sent(self, replica: str, request_id: str, work: float, prefix: list[bytes]) -> None:
+    def sent(self, replica: str, request_id: str, work: float) -> None:
+        """It was chosen for a request, which ends once for every time that it was sent."""
         one = self._replicas.get(replica)
         if one is not None:
             one.sent.setdefault(request_id, []).append(work)
             one.sent_work += work
+            one.untaken.add(request_id)
+
+    def taken(self, replica: str, request_id: str, prefix: list[bytes]) -> None:
+        """It says that it takes a request, which may have ended before this is heard."""
+        one = self._replicas.get(replica)
+        if one is not None:
+            one.untaken.discard(request_id)
+            one.given_up.clear()
             one.prefixes.remember(prefix)
 
     def ended(self, replica: str, request_id: str) -> None:
-        """No news where it is not known: it may have been turned away at the door."""
+        """However it did: answered, turned away at the door, cancelled or lost."""
         one = self._replicas.get(replica)
         if one is None or request_id not in one.sent:
             return
         one.sent_work -= one.sent[request_id].pop()
         if not one.sent[request_id]:
             del one.sent[request_id]
+            one.untaken.discard(request_id)
+            one.given_up.discard(request_id)
+
+    def gave_up(self, request_id: str) -> None:
+        """A request is no longer waited for by its caller: who has it and did not say so is
+        silent, until it is heard of."""
+        for one in list(self._replicas.values()):
+            if request_id in one.untaken:
+                one.given_up.add(request_id)
+
+    def answering(self, replicas: Iterable[str]) -> list[str]:
+        """Those that are not silent; all where all are. They have to be among those kept."""
+        ids = list(replicas)
+        return [id_ for id_ in ids if not self._replicas[id_].is_silent] or ids
 
     def refused(
         self,
@@ -120,8 +150,9 @@ class PoolView:
 
     def refused_by_all(self, class_name: str, now_s: float) -> Refused | None:
         """The soonest to come back to where every replica has refused the class lately, None
-        where one may have room. Without replicas there is room: requests wait for one."""
-        replicas = list(self._replicas.values())
+        where one may have room. Silent ones have no say. Without replicas there is room:
+        requests wait for one."""
+        replicas = [one for one in list(self._replicas.values()) if not one.is_silent]
         if not replicas or not all(one.is_full(class_name, now_s) for one in replicas):
             return None
         return min(one.refusals[class_name] for one in replicas)

@@ -10,15 +10,22 @@ _MOST_CHUNKS = 512  # of a prompt, that are looked at
 _DIGEST_BYTES = 8
 
 
-def chunk_keys(text: str) -> list[bytes]:
-    """A key for every whole chunk of `text`, each standing for all of the text up to its end."""
+def chunk_keys(text: str, space: str = "") -> list[bytes]:
+    """A key for every whole chunk of `text`, each standing for all of the text up to its end.
+
+    The same text of another `space` is another text: a cache tells their tokens apart.
+    """
     keys = []
-    chain = b""
+    chain = _digest(space.encode(errors="surrogatepass"))
     for end in range(CHUNK_CHARS, min(len(text), CHUNK_CHARS * _MOST_CHUNKS) + 1, CHUNK_CHARS):
         chunk = text[end - CHUNK_CHARS : end].encode(errors="surrogatepass")
-        chain = blake2b(chain + chunk, digest_size=_DIGEST_BYTES).digest()
+        chain = _digest(chain + chunk)
         keys.append(chain)
     return keys
+
+
+def _digest(of: bytes) -> bytes:
+    return blake2b(of, digest_size=_DIGEST_BYTES).digest()
 
 
 class PrefixMemory:

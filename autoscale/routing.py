@@ -1,10 +1,11 @@
 """To which replica a request goes.
 
-Of two replicas drawn at random, and the one that knows most of the prompt, to the one that
-will be done with it first: outstanding work, and the request's own less what is in the prefix
-cache, over speed. Affinity thus wins where reading the prompt again costs more than waiting
-behind others does, and nowhere else. Two random ones instead of the best of all: many routers
-with the same numbers, a second old, would all send to the same replica.
+Of two replicas drawn at random, and the one that knows most of the prompt where it knows more than
+both, to the one that will be done with it first: outstanding work, and the request's own less
+what is in the prefix cache, over speed. Affinity thus wins where reading the prompt again costs
+more than waiting behind others does, and nowhere else. Two random ones instead of the best of all:
+many routers with the same numbers, a second old, would all send to the same replica. So would they
+with a prefix that all replicas know: it draws nobody.
 """
 
 from __future__ import annotations
@@ -38,10 +39,9 @@ def rank(candidates: Sequence[Candidate], work: float, rng: random.Random) -> li
         return []
     free = [i for i, one in enumerate(candidates) if not one.is_full] or range(len(candidates))
     drawn = _draw_two(free, [candidates[i].speed for i in free], rng)
-    known_work = [candidates[i].known_work for i in free]
-    most_known = max(known_work)
-    if most_known > 0 and (knowing := free[known_work.index(most_known)]) not in drawn:
-        drawn.append(knowing)
+    most_known = max(candidates[i].known_work for i in free)
+    if most_known > max(candidates[i].known_work for i in drawn):
+        drawn.append(rng.choice([i for i in free if candidates[i].known_work == most_known]))
     return sorted(drawn, key=lambda i: _done_after(candidates[i], work))
 
 

@@ -51,6 +51,21 @@ RAY_HOOKS: tuple[Hook, ...] = (
     Hook("ray.serve.request_router", "RequestRouter.on_request_routed"),
     Hook("ray.serve.request_router", "RequestRouter.on_request_completed"),
     Hook("ray.serve.request_router", "RequestRouter.update_replicas"),
+    Hook(
+        "ray.serve.request_router",
+        "RequestRouter._fulfill_next_pending_request",
+        ("self", "replica", "request_metadata"),
+    ),
+    Hook(
+        "ray.serve.request_router",
+        "RequestRouter._choose_replica_for_request",
+        ("self", "pending_request", "is_retry"),
+    ),
+    Hook(
+        "ray.serve.request_router",
+        "RequestRouter._get_pending_request_matching_internal_request_id",
+        ("self", "request_metadata"),
+    ),
     Hook("ray.serve.llm.deployment", "LLMServer._run_request"),
     Hook("ray.serve.llm.deployment", "LLMServer._batch_output_stream", ("self", "generator")),
     Hook("ray.serve.llm.deployment", "LLMServer.collective_rpc"),

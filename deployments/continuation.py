@@ -87,9 +87,15 @@ class Delivered:
         self._prompt_token_ids: tuple[int, ...] | None = None
         self._id: tuple[str, int] | None = None  # what the first chunk was named and when
         self.has_said = False  # anything that a restart would say again, or differently
+        self.has_failed = False  # a target ended it with an error event
         self._told_usage = False
         self._usage: tuple[int, int] | None = None
         self.done = False
+
+    @property
+    def has_begun(self) -> bool:
+        """The client has something of it, if only its role."""
+        return self._id is not None
 
     @property
     def num_tokens(self) -> tuple[int, int] | None:
@@ -132,6 +138,7 @@ class Delivered:
             return event
         chunk = json.loads(event[len(_DATA) :])
         if "choices" not in chunk:  # an error of the target's
+            self.has_failed = True
             return event
         if not self._keep(chunk):
             return None

@@ -49,7 +49,8 @@ LOST = (
     StreamBrokenError,
     EngineLostError,
 )
-# What the next target may answer while it is not to be had; a first one's is the client's.
+# What the next target may answer while it is not to be had. Where nothing has been said that is
+# the client's answer, too: the request has no seat to go back to.
 BUSY = (BackPressureError, DeploymentUnavailableError, RefusedByAllError)
 
 Ask = Callable[[Any], AsyncGenerator[Any, None]]
@@ -62,8 +63,9 @@ class NoTargetError(Exception):
 
 @dataclass(slots=True)
 class FailoverCounts:
-    """Since the ingress began: streams continued from their tokens, requests begun anew
-    before anything was said, and answers given up (each continuation counts)."""
+    """Since the ingress began: streams that another target took up from their tokens, each time
+    they were, requests begun anew before anything was said, and answers given up, also those that
+    such a target ended with an error event."""
 
     continued: int = 0
     restarted: int = 0
@@ -77,12 +79,13 @@ async def streamed(
 
     `delivered` notes what of it the client has.
 
-    Raises what the first target raises while nothing has been said; later on the stream ends
-    with an error event.
+    Raises NoTargetError, or why a target is not to be had, while the client has nothing; later on
+    the stream ends with an error event.
     """
     request = delivered.first_request()
     num_targets, last_event_s = 1, time.monotonic()
     while True:
+        is_taken_up = not delivered.has_said  # else there is something to take up
         try:
             async with aclosing(ask(request)) as items:
                 async for item in _in_time(items, last_event_s if num_targets > 1 else None):
@@ -94,32 +97,37 @@ async def streamed(
                             raise CannotContinueError(event.error.message)
                         passed_on = delivered.take(event) if isinstance(event, str) else event
                         last_event_s = time.monotonic()
+                        if not (is_taken_up or delivered.has_failed):
+                            is_taken_up = True
+                            counts.continued += 1
                         if passed_on is not None:
                             yield passed_on
             if delivered.done:
+                counts.given_up += num_targets > 1 and delivered.has_said and delivered.has_failed
                 return
             raise StreamBrokenError("the stream ended before its time")
         except (*LOST, *BUSY, TimeoutError, CannotContinueError) as error:
-            if num_targets == 1 and isinstance(error, BUSY):
+            if isinstance(error, BUSY) and not delivered.has_begun:
                 raise
             is_lost = isinstance(error, LOST)
             num_targets += is_lost
             try:
                 if isinstance(error, CannotContinueError):  # the next target says so
                     raise error
+                if isinstance(error, BUSY) and not delivered.has_said:
+                    raise CannotContinueError(str(error))
                 if num_targets > MAX_TARGETS or time.monotonic() - last_event_s > PATIENCE_S:
                     raise CannotContinueError("no target is left to continue on")
                 request = delivered.next_request()
             except CannotContinueError as reason:
                 counts.given_up += 1
                 logger.warning("a stream is given up: %s (%r)", reason, error)
-                if not delivered.has_said:
+                if not delivered.has_begun:
                     raise NoTargetError(str(reason)) from error
                 yield error_event(f"the target was lost and its answer cannot go on: {reason}")
                 yield DONE
                 return
             if is_lost:
-                counts.continued += delivered.has_said
                 counts.restarted += not delivered.has_said
                 logger.warning("a target was lost, its stream goes on elsewhere: %r", error)
         await asyncio.sleep(_PAUSE_S)

@@ -68,13 +68,14 @@ from deployments.request_log import LogFile, RequestLog
 from deployments.resumption import RESUME
 from deployments.schema import AttachedModelSpec, ModelSpec
 from deployments.seated_requests import UNSEATED
-from deployments.tracing.span import Span, span_of
+from deployments.taking import TakenInTime
+from deployments.tracing.span import span_of
 from deployments.tracing.spec import TracingSpec
 from deployments.tracing.start import tracing_of
 from deployments.tracing.traced_requests import TraceRequests, carrying
+from deployments.two_targets import COME_BACK_S, Terms, of_two_targets
 
 SERVICE = "dspark-ingress"  # in traces
-_COME_BACK_S = 30  # a replica is started in about that time
 _FLEET_S = 10.0  # that a client waits for the controller at most
 logger = logging.getLogger(__name__)
 
@@ -210,65 +211,55 @@ class FleetIngress(OpenAiIngress):  # type: ignore[misc]
         pool: PoolView,
         class_name: str,
     ) -> AsyncGenerator[Any, None]:
-        """One target's answer; where it refuses, another's. Raises RefusedByAllError."""
+        """The answer of a target that takes a request before its class's first token is due; one
+        that goes on has time. Raises RefusedByAllError."""
         continues, began_s = _continues(body), time.monotonic()
-        unseen = 0
+        patience_s = min(self._promises[class_name].ttft_s, PATIENCE_S)
+        num_unseen = None
         if call_method not in UNSEATED and not continues:
-            await self._someone_lives(pool, class_name)
+            await _someone_lives(pool, patience_s)
             _refuse_where_all_do(pool, class_name)
-            unseen = pool.take_unseen(time.monotonic())
-        refusals: list[TryLater] = []
-        for is_last in (False, True):
-            refused = None
-            told = {
-                UNSEEN_HEADER: str(0 if is_last else unseen),
-                WAITED_HEADER: repr(time.monotonic() - began_s),
-            }
-            with _attempt(span_of(raw_request.scope), continues) as attempt:
-                carried = carrying(with_headers(raw_request, told), attempt)
-                async with aclosing(await self._call(body, call_method, carried)) as answers:
-                    async for answer in answers:
-                        if isinstance(answer, TryLater):
-                            refused = answer
-                            attempt.fail(answer.reason)
-                        elif isinstance(answer, EngineAnswer):
-                            yield passed_on(call_method, answer)
-                        else:
-                            yield answer
-            if refused is None:
-                return
-            now_s = time.monotonic()
-            pool.refused(
-                refused.replica_id, class_name, refused.retry_after_s, now_s, refused.reason
-            )
-            refusals.append(refused)
-            if is_last or pool.refused_by_all(class_name, now_s) is not None:
-                raise RefusedByAllError(min(refusals, key=lambda one: one.retry_after_s))
+            num_unseen = pool.take_unseen(time.monotonic())
+        answer = of_two_targets(
+            partial(self._attempt, body, call_method, raw_request),
+            pool,
+            class_name,
+            began_s=began_s,
+            patience_s=None if continues else patience_s,
+            num_unseen=num_unseen,
+        )
+        async with aclosing(answer) as items:
+            async for item in items:
+                yield item
 
-    async def _call(
-        self, body: Any, call_method: str, raw_request: Request
+    async def _attempt(
+        self, body: Any, call_method: str, raw_request: Request, terms: Terms
     ) -> AsyncGenerator[Any, None]:
-        """One target's answer, as `OpenAiIngress` asks for it; left early it is cancelled."""
-        handle = self._get_configured_serve_handle(await self._get_model_id(body.model))
-        session_id = session_id_from_headers(raw_request.headers)
-        if session_id:
-            handle = handle.options(session_id=session_id)
-        info = RawRequestInfo.from_starlette_request(raw_request)
-        return cancelled_when_left(getattr(handle, call_method).remote(body, info))
+        """One target's answer, as `OpenAiIngress` asks for it, whichever Serve chooses; left early
+        it is cancelled. Raises NotTakenError."""
+        told = {UNSEEN_HEADER: str(terms.num_unseen), WAITED_HEADER: repr(terms.waited_s)}
+        span = span_of(raw_request.scope)
+        noted = {"dspark.resumes": _continues(body)}  # the answer may go on with another's
+        with span.child("target attempt", noted, "client") as attempt:
+            carried = carrying(with_headers(raw_request, told), attempt)
+            handle = self._get_configured_serve_handle(await self._get_model_id(body.model))
+            session_id = session_id_from_headers(carried.headers)
+            if session_id:
+                handle = handle.options(session_id=session_id)
+            info = RawRequestInfo.from_starlette_request(carried)
+            call = TakenInTime(getattr(handle, call_method).remote(body, info), terms.within_s)
+            async with aclosing(cancelled_when_left(call)) as answers:
+                async for answer in answers:
+                    if isinstance(answer, TryLater):
+                        attempt.fail(answer.reason)
+                    is_engines = isinstance(answer, EngineAnswer)
+                    yield passed_on(call_method, answer) if is_engines else answer
 
     async def _process_llm_request(
         self, body: Any, call_method: str, raw_request: Request | None = None
     ) -> Response:
         response: Response = await super()._process_llm_request(body, call_method, raw_request)
         return closed_at_its_end(response)
-
-    async def _someone_lives(self, pool: PoolView, class_name: str) -> None:
-        """Wait for a replica where there is none, for as long as the class's first token may
-        take. Raises RefusedByAllError after that."""
-        patience_s = min(self._promises[class_name].ttft_s, PATIENCE_S)
-        if not await someone_lives(pool, patience_s):
-            pool.refused_unseen(time.monotonic())
-            raise RefusedByAllError(TryLater("no_target", _COME_BACK_S))
 
     async def _pool(self, model: str | None) -> PoolView:
         """What is known here of a model's targets. Raises 404 for one that is not served."""
@@ -397,9 +388,11 @@ def _continues(body: Any) -> bool:
     return RESUME in (getattr(body, "vllm_xargs", None) or {})
 
 
-def _attempt(span: Span, continues: bool) -> Span:
-    """A call of one target, whichever Serve chooses; its answer may go on with another's."""
-    return span.child("target attempt", {"dspark.resumes": continues}, "client")
+async def _someone_lives(pool: PoolView, patience_s: float) -> None:
+    """Wait for a replica where there is none. Raises RefusedByAllError after `patience_s`."""
+    if not await someone_lives(pool, patience_s):
+        pool.refused_unseen(time.monotonic())
+        raise RefusedByAllError(TryLater("no_target", COME_BACK_S))
 
 
 def _refuse_where_all_do(pool: PoolView, class_name: str) -> None:

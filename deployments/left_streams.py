@@ -19,7 +19,7 @@ from deployments.continuation import DONE
 
 
 class Call(Protocol):
-    """What is used of Serve's `DeploymentResponseGenerator`."""
+    """What is used of a call of a target."""
 
     def __aiter__(self) -> AsyncIterator[Any]: ...
     def cancel(self) -> None: ...

@@ -20,7 +20,7 @@ _WHY = {
     "queue_full": f"{_BUSY}: the queue is full",
     "too_late": f"{_BUSY}: it would get its first token later than its service class promises",
     "engine_busy": f"{_BUSY}: its engine, which others ask too, is",
-    "no_target": "No replica of this model lives; one is being started",
+    "no_target": "No replica of this model takes requests now; where none lives one is started",
     "engine_down": "The engine of this model, which is attached, gives no answer now",
 }
 _STATUS = {"engine_down": 503, "no_target": 503}  # the others are 429

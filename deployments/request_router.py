@@ -6,10 +6,12 @@ shares with its process stands in `deployments.pools`.
 
 from __future__ import annotations
 
+import asyncio
 import random
 import time
 from typing import Any
 
+from ray.serve._private.common import RequestMetadata
 from ray.serve.request_router import (
     PendingRequest,
     ReplicaID,
@@ -24,7 +26,7 @@ from autoscale.request_cost import PREFILL_WORK, CostModel, RequestCost
 from autoscale.routing import rank
 from deployments.pools import register, replica_state
 from deployments.request_headers import CLASS_HEADER
-from deployments.request_size import request_size, request_text
+from deployments.request_size import cache_space, request_size, request_text
 
 
 class WorkRouter(RequestRouter):  # type: ignore[misc]
@@ -60,24 +62,52 @@ class WorkRouter(RequestRouter):  # type: ignore[misc]
         if pending_request is not None:
             pending_request.routing_context.should_backoff = True
         work, prefix = self._work(pending_request), self._prefix(pending_request)
-        known = [r for r in candidate_replicas if r.replica_id.unique_id in self._pool]
-        work_per_char = PREFILL_WORK * self._costs.prompt_tokens(1)
+        by_id = {r.replica_id.unique_id: r for r in candidate_replicas}
+        known = self._pool.answering(id_ for id_ in by_id if id_ in self._pool)
         candidates = self._pool.candidates(
-            [r.replica_id.unique_id for r in known],
+            known,
             _class_name(pending_request),
             prefix,
-            work_per_char,
+            PREFILL_WORK * self._costs.prompt_tokens(1),
             time.monotonic(),
         )
-        return [[known[i]] for i in rank(candidates, work, self._random)]
+        return [[by_id[known[i]]] for i in rank(candidates, work, self._random)]
+
+    def _fulfill_next_pending_request(
+        self, replica: RunningReplica, request_metadata: RequestMetadata | None = None
+    ) -> None:
+        """Book a request where it is chosen: the next one is chosen for in the same turn of the
+        loop, and the replica's answer takes its time where it does not hang."""
+        chosen_for = self._get_pending_request_matching_internal_request_id(request_metadata)
+        super()._fulfill_next_pending_request(replica, request_metadata)
+        if chosen_for is not None:
+            self._pool.sent(
+                replica.replica_id.unique_id,
+                chosen_for.metadata.internal_request_id,
+                self._work(chosen_for),
+            )
+
+    async def _choose_replica_for_request(
+        self, pending_request: PendingRequest, *, is_retry: bool = False
+    ) -> RunningReplica:
+        """Whoever gets the replica tells once when the request has ended there, whatever became
+        of it. Cancelled between the choice and this nobody gets it."""
+        try:
+            return await super()._choose_replica_for_request(pending_request, is_retry=is_retry)
+        except asyncio.CancelledError:
+            if not pending_request.future.cancelled():
+                chosen: RunningReplica = pending_request.future.result()
+                self.on_request_completed(
+                    chosen.replica_id, pending_request.metadata.internal_request_id
+                )
+            raise
 
     def on_request_routed(
         self, pending_request: PendingRequest, replica_id: ReplicaID, result: ReplicaResult
     ) -> None:
-        self._pool.sent(
+        self._pool.taken(
             replica_id.unique_id,
             pending_request.metadata.internal_request_id,
-            self._work(pending_request),
             self._prefix(pending_request),
         )
 
@@ -98,7 +128,9 @@ class WorkRouter(RequestRouter):  # type: ignore[misc]
     @staticmethod
     def _prefix(pending: PendingRequest | None) -> list[bytes]:
         request = _request(pending)
-        return [] if request is None else chunk_keys(request_text(request))
+        if request is None:
+            return []
+        return chunk_keys(request_text(request), cache_space(request))
 
 
 def _request(pending: PendingRequest | None) -> Any:

@@ -42,6 +42,12 @@ def request_text(request: Any) -> str:
     return prompt if isinstance(prompt, str) else ""
 
 
+def cache_space(request: Any) -> str:
+    """What else a prefix cache tells prompts apart by: the LoRA adapter, and the client's salt."""
+    _, _, adapter = (getattr(request, "model", None) or "").partition(":")
+    return f"{adapter}:{getattr(request, 'cache_salt', None) or ''}"
+
+
 def _prompt_size(request: Any) -> tuple[int, int, int]:
     """Characters, token ids, prompts."""
     messages = getattr(request, "messages", None)

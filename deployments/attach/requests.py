@@ -29,6 +29,7 @@ class EngineRequest:
     def __init__(self, method: str, body: Mapping[str, Any], parsed: Any) -> None:
         self.method = method
         self.model = body.get("model")  # as the client calls it
+        self.cache_salt = body.get("cache_salt")
         self.body = {name: value for name, value in body.items() if name != "vllm_xargs"}
         others = _without_ours(body.get("vllm_xargs"))
         if others:

@@ -7,6 +7,7 @@ import random
 import statistics
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
+from string import ascii_letters
 
 import pytest
 
@@ -46,6 +47,21 @@ def test_a_known_prompt_goes_where_it_is_known_while_that_is_sooner():
     assert first(pool, 50.0) == {5: 400}
     pool[5] = Candidate(50.0, known_work=40.0)
     assert first(pool, 50.0)[5] == 0
+
+
+def test_a_beginning_that_all_know_draws_nobody():
+    others = [Candidate(9.0)] * 7
+    drawn = first([Candidate(0.0), *others], 50.0, 8000)
+    known = [one._replace(known_work=30.0) for one in [Candidate(0.0), *others]]
+    assert first(known, 50.0, 8000) == drawn
+    assert drawn[0] == pytest.approx(2000, abs=100)  # drawn twice in eight
+
+
+def test_of_those_that_know_the_same_any_comes_into_question():
+    pool = [Candidate(0.0, known_work=40.0 * (i in (2, 6))) for i in range(8)]
+    shares = first(pool, 50.0, 4000)
+    assert shares.keys() == {2, 6}
+    assert shares[2] == pytest.approx(2000, abs=150)
 
 
 def test_a_full_one_is_left_out_unless_all_are():
@@ -91,6 +107,16 @@ def test_a_chunk_stands_for_all_before_it():
     assert memory.known_chars(chunk_keys("b" * CHUNK_CHARS)) == 0
 
 
+def test_the_same_text_of_another_adapter_or_salt_is_not_known():
+    memory = PrefixMemory()
+    text = "x" * CHUNK_CHARS
+    memory.remember(chunk_keys(text, "french:"))
+    assert memory.known_chars(chunk_keys(text, "french:")) == CHUNK_CHARS
+    assert memory.known_chars(chunk_keys(text)) == 0
+    assert memory.known_chars(chunk_keys(text, "french:salt")) == 0
+    assert memory.known_chars(chunk_keys(text, "")) == 0
+
+
 def test_of_forgotten_prompts_the_beginning_is_forgotten_last():
     memory = PrefixMemory(most_chunks=4)
     old, new = ("".join(c * CHUNK_CHARS for c in word) for word in ("abcd", "wx"))
@@ -109,18 +135,18 @@ def view_of(*replicas: str) -> PoolView:
 
 def test_without_reports_what_was_sent_and_has_not_ended_counts():
     view = view_of("a", "b")
-    view.sent("a", "r1", 10.0, [])
-    view.sent("a", "r2", 20.0, [])
+    view.sent("a", "r1", 10.0)
+    view.sent("a", "r2", 20.0)
     view.ended("a", "r1")
     assert (view.outstanding_work("a", 0.0), view.outstanding_work("b", 0.0)) == (20.0, 0.0)
 
 
 def test_a_report_says_what_others_sent():
     view = view_of("a")
-    view.sent("a", "r1", 100.0, [])
+    view.sent("a", "r1", 100.0)
     view.report("a", ReplicaState(1, 300.0), 0.0)
     assert view.outstanding_work("a", 0.0) == 300.0
-    view.sent("a", "r2", 40.0, [])
+    view.sent("a", "r2", 40.0)
     view.ended("a", "r1")
     assert view.outstanding_work("a", 0.0) == 240.0
     view.report("a", ReplicaState(2, 140.0), 1.0)
@@ -129,7 +155,7 @@ def test_a_report_says_what_others_sent():
 
 def test_a_report_of_less_than_was_sent_changes_nothing():
     view = view_of("a")
-    view.sent("a", "r1", 100.0, [])
+    view.sent("a", "r1", 100.0)
     view.report("a", ReplicaState(1, 30.0), 0.0)
     assert view.outstanding_work("a", 0.0) == 100.0
 
@@ -156,9 +182,49 @@ def test_who_refuses_is_full_for_a_moment_for_that_class():
     assert view_of().refused_by_all("soon", 0.0) is None
 
 
+def test_who_was_given_up_on_is_silent_until_it_is_heard_of():
+    view = view_of("a", "b", "c")
+    view.sent("a", "r1", 10.0)
+    view.sent("b", "r2", 10.0)
+    view.taken("b", "r2", [])
+    for request in ("r1", "r2", "r3"):
+        view.gave_up(request)
+    assert view.answering("abc") == ["b", "c"]
+    view.sent("a", "r4", 10.0)
+    view.taken("a", "r4", [])
+    assert view.answering("abc") == ["a", "b", "c"]
+    assert view.outstanding_work("a", 0.0) == 20.0
+
+
+def test_a_request_that_ends_says_no_more_of_who_had_it():
+    view = view_of("a", "b")
+    view.sent("a", "r1", 10.0)
+    view.sent("a", "r1", 10.0)  # as it was tried there twice
+    view.gave_up("r1")
+    view.ended("a", "r1")
+    assert view.answering("ab") == ["b"]
+    view.ended("a", "r1")
+    assert view.answering("ab") == ["a", "b"]
+    view.taken("a", "r1", [])  # told late
+    assert view.outstanding_work("a", 0.0) == 0.0
+
+
+def test_where_all_are_silent_all_are_asked_and_nobody_refuses():
+    view = view_of("a", "b")
+    for replica in "ab":
+        view.refused(replica, "soon", 3.0, 10.0, "too_late")
+    view.sent("a", "r1", 10.0)
+    view.gave_up("r1")
+    assert view.refused_by_all("soon", 10.0) == (3.0, "too_late")
+    view.sent("b", "r2", 10.0)
+    view.gave_up("r2")
+    assert view.answering("ab") == ["a", "b"]
+    assert view.refused_by_all("soon", 10.0) is None
+
+
 def test_a_replica_that_is_gone_is_forgotten():
     view = view_of("a", "b")
-    view.sent("a", "r1", 10.0, [])
+    view.sent("a", "r1", 10.0)
     view.keep(["b"])
     view.ended("a", "r1")
     assert "a" not in view
@@ -166,32 +232,50 @@ def test_a_replica_that_is_gone_is_forgotten():
     assert view.outstanding_work("a", 0.0) == 0.0
 
 
+NO_PROMPT: list[bytes] = []
+Choose = Callable[[PoolView, float, random.Random, list[bytes]], int]
+
+
 class Pool:
-    """Eight replicas that work off requests, two routers, reports of a second ago."""
+    """Eight replicas that work off requests, two routers, reports of a second ago.
+
+    A request has one of `prompts`, of which a replica reads what it has not read before.
+    """
 
     WORK = 20.0
+    WORK_PER_CHAR = 0.02
 
-    def __init__(self, speeds: Sequence[float]) -> None:
+    def __init__(
+        self, speeds: Sequence[float], prompts: Sequence[list[bytes]] = (), load: float = 0.85
+    ) -> None:
         self.speeds = speeds
+        self.prompts = prompts
+        self.load = load  # without what is read
+        self.read = [PrefixMemory() for _ in speeds]
         self.names = [str(i) for i in range(len(speeds))]
         self.backlog: list[deque[tuple[str, float, float]]] = [deque() for _ in speeds]
         self.routers = [view_of(*self.names) for _ in range(2)]
         self.waits: list[float] = []
+        self.num_sent: Counter[int] = Counter()
         self.largest = 0
 
-    def run(self, choose: Callable[[PoolView, float, random.Random], int]) -> Pool:
+    def run(self, choose: Choose) -> Pool:
         rng = random.Random(1)
         reports: deque[tuple[float, list[ReplicaState]]] = deque()
         step_s, number = 0.05, 0
-        rate = 0.85 * sum(self.speeds) * 100 / self.WORK  # requests per second
+        rate = self.load * sum(self.speeds) * 100 / self.WORK  # requests per second
         for step in range(int(60 / step_s)):
             now_s = step * step_s
             for _ in range(_poisson(rng, rate * step_s)):
                 router = rng.choice(self.routers)
-                i = choose(router, now_s, rng)
+                prompt = rng.choice(self.prompts) if self.prompts else NO_PROMPT
+                i = choose(router, now_s, rng, prompt)
+                self.num_sent[i] += 1
                 number += 1
-                self.backlog[i].append((str(number), now_s, self.WORK))
-                router.sent(self.names[i], str(number), self.WORK, [])
+                name, id_ = self.names[i], str(number)
+                self.backlog[i].append((id_, now_s, self.WORK + self._read(i, prompt)))
+                router.sent(name, id_, self.WORK)
+                router.taken(name, id_, prompt)
             for i, speed in enumerate(self.speeds):
                 self._work(i, 100 * speed * step_s, now_s)
             if step % 20 == 0:
@@ -209,6 +293,12 @@ class Pool:
             ReplicaState(number, sum(work for *_, work in line), token_s=0.01 / speed)
             for line, speed in zip(self.backlog, self.speeds, strict=True)
         ]
+
+    def _read(self, i: int, prompt: list[bytes]) -> float:
+        """The work of reading what replica `i` has not read of it."""
+        unread_chars = len(prompt) * CHUNK_CHARS - self.read[i].known_chars(prompt)
+        self.read[i].remember(prompt)
+        return self.WORK_PER_CHAR * unread_chars
 
     def _work(self, i: int, capacity: float, now_s: float) -> None:
         line = self.backlog[i]
@@ -235,18 +325,24 @@ def _poisson(rng: random.Random, mean: float) -> int:
     return count
 
 
-def ours(router: PoolView, now_s: float, rng: random.Random) -> int:
+def ours(router: PoolView, now_s: float, rng: random.Random, prompt: list[bytes]) -> int:
     names = [str(i) for i in range(8)]
-    return rank(router.candidates(names, "", [], 0.0, now_s), Pool.WORK, rng)[0]
+    candidates = router.candidates(names, "", prompt, Pool.WORK_PER_CHAR, now_s)
+    own = Pool.WORK + Pool.WORK_PER_CHAR * CHUNK_CHARS * len(prompt)
+    return rank(candidates, own, rng)[0]
 
 
-def by_own_count(router: PoolView, now_s: float, rng: random.Random) -> int:
+def without_prompts(router: PoolView, now_s: float, rng: random.Random, _: list[bytes]) -> int:
+    return ours(router, now_s, rng, NO_PROMPT)
+
+
+def by_own_count(router: PoolView, now_s: float, rng: random.Random, _: list[bytes]) -> int:
     """Two drawn evenly, the one that this router sent less to: Serve's own rule."""
     two = rng.sample(range(8), 2)
     return min(two, key=lambda i: len(router._replicas[str(i)].sent))
 
 
-def least_reported(router: PoolView, now_s: float, rng: random.Random) -> int:
+def least_reported(router: PoolView, now_s: float, rng: random.Random, _: list[bytes]) -> int:
     """The best of all by the last reports alone."""
     states = [router._replicas[str(i)].state for i in range(8)]
     return min(range(8), key=lambda i: states[i].outstanding_work if states[i] else 0.0)
@@ -267,3 +363,18 @@ def test_old_numbers_do_not_make_a_herd():
 
 def test_equal_nodes_lose_nothing():
     assert Pool(EQUAL).run(ours).p99_s <= 1.1 * Pool(EQUAL).run(by_own_count).p99_s
+
+
+SYSTEM_PROMPT = "s" * 8 * CHUNK_CHARS
+
+
+def test_a_system_prompt_before_all_requests_draws_them_nowhere():
+    pool = Pool(EQUAL, [chunk_keys(SYSTEM_PROMPT)]).run(ours)
+    fair = pool.num_sent.total() / 8
+    assert all(pool.num_sent[i] == pytest.approx(fair, rel=0.1) for i in range(8))
+
+
+def test_conversations_go_on_where_they_were_read():
+    talks = [chunk_keys(SYSTEM_PROMPT + letter * 8 * CHUNK_CHARS) for letter in ascii_letters]
+    seeing, blind = (Pool(EQUAL, talks, 0.7).run(one) for one in (ours, without_prompts))
+    assert statistics.mean(seeing.waits) < 0.7 * statistics.mean(blind.waits)

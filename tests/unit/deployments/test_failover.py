@@ -11,6 +11,7 @@ from deployments import failover
 from deployments.continuation import DONE, CannotContinueError, Delivered
 from deployments.errors import EngineLostError
 from deployments.failover import MAX_TARGETS, FailoverCounts, NoTargetError, answered, streamed
+from deployments.refusal import RefusedByAllError, TryLater
 from deployments.resumption import RESUME, Resumption, SaidChoice
 
 
@@ -227,10 +228,40 @@ def test_such_a_request_begins_anew_as_long_as_nothing_was_said():
 def test_why_the_next_target_cannot_take_a_stream_up_reaches_the_client():
     refused = event(error={"message": "structured output behind reasoning cannot be taken up"})
     targets = Targets([role(), said("one ", 1), ActorDiedError()], [refused, DONE])
-    events, _ = collect(streamed, targets)
+    events, counts = collect(streamed, targets)
     assert text_of(events) == "one "
-    assert "structured output behind reasoning" in events[-2]
-    assert events[-1] == DONE
+    assert events[-2:] == [refused, DONE]
+    assert counts == {"continued": 0, "restarted": 0, "given_up": 1}
+
+
+def test_a_stream_that_was_taken_up_and_then_failed_is_both():
+    failed = event(error={"message": "the engine says no"})
+    targets = Targets(
+        [role(), said("one ", 1), ActorDiedError()],
+        [role(), said("one ", 1), said("two ", 2), failed, DONE],
+    )
+    events, counts = collect(streamed, targets)
+    assert text_of(events) == "one two "
+    assert events[-2:] == [failed, DONE]
+    assert counts == {"continued": 1, "restarted": 0, "given_up": 1}
+
+
+def test_an_error_event_of_a_first_target_is_no_loss():
+    failed = event(error={"message": "the engine says no"})
+    events, counts = collect(streamed, Targets([role(), said("one ", 1), failed, DONE]))
+    assert events[-2:] == [failed, DONE]
+    assert counts == {"continued": 0, "restarted": 0, "given_up": 0}
+
+
+def test_targets_that_die_before_they_take_a_stream_up_did_not_continue_it():
+    targets = Targets(
+        [role(), said("one ", 1), ActorDiedError()],
+        [ActorDiedError()],
+        [role(), said("one ", 1), said("two", 2, reason="stop"), DONE],
+    )
+    events, counts = collect(streamed, targets)
+    assert text_of(events) == "one two"
+    assert counts == {"continued": 1, "restarted": 0, "given_up": 0}
 
 
 def test_a_target_that_refuses_to_take_a_stream_up_ends_it():
@@ -241,7 +272,7 @@ def test_a_target_that_refuses_to_take_a_stream_up_ends_it():
     assert "its scheduler_cls is not ours" in events[-2]
     assert events[-1] == DONE
     assert len(targets.asked) == 2
-    assert counts == {"continued": 1, "restarted": 0, "given_up": 1}
+    assert counts == {"continued": 0, "restarted": 0, "given_up": 1}
 
 
 def test_a_request_is_tried_on_few_targets_as_it_may_be_what_they_die_of():
@@ -269,6 +300,39 @@ def test_a_full_fleet_refuses_new_requests_and_keeps_begun_streams():
     assert counts == {"continued": 1, "restarted": 0, "given_up": 0}
 
 
+REFUSALS = [
+    RefusedByAllError(TryLater("too_late", 3)),
+    BackPressureError(num_queued_requests=1, max_queued_requests=1),
+]
+
+
+@pytest.mark.parametrize("refusal", REFUSALS)
+def test_a_request_that_begins_anew_is_refused_like_any_other(refusal):
+    targets = Targets([ActorDiedError()], [refusal], [role(), plain("late"), DONE])
+    with pytest.raises(type(refusal)) as raised:
+        collect(streamed, targets)
+    assert raised.value is refusal
+    assert len(targets.asked) == 2
+
+
+@pytest.mark.parametrize("refusal", REFUSALS)
+def test_one_whose_client_has_its_role_ends_with_an_error_event(refusal):
+    targets = Targets([role(), ActorDiedError()], [refusal], [role(), plain("late"), DONE])
+    events, counts = collect(streamed, targets)
+    assert (len(events), len(targets.asked)) == (3, 2)
+    assert str(refusal) in json.loads(events[1][6:])["error"]["message"]
+    assert events[-1] == DONE
+    assert counts == {"continued": 0, "restarted": 1, "given_up": 1}
+
+
+def test_a_stream_of_which_only_the_role_came_ends_with_an_error_event_too():
+    targets = Targets([role(), ActorDiedError()], *[[ActorDiedError()]] * 9)
+    events, counts = collect(streamed, targets)
+    assert "no target is left" in json.loads(events[1][6:])["error"]["message"]
+    assert (len(targets.asked), events[-1]) == (MAX_TARGETS, DONE)
+    assert counts == {"continued": 0, "restarted": 2, "given_up": 1}
+
+
 def test_a_begun_stream_waits_for_a_target_no_longer_than_its_patience(monkeypatch):
     monkeypatch.setattr(failover, "PATIENCE_S", 0.05)
 
@@ -281,7 +345,7 @@ def test_a_begun_stream_waits_for_a_target_no_longer_than_its_patience(monkeypat
 
     events, counts = collect(streamed, ask)
     assert "no target is left" in events[-2]
-    assert counts == {"continued": 1, "restarted": 0, "given_up": 1}
+    assert counts == {"continued": 0, "restarted": 0, "given_up": 1}
 
 
 def test_the_usage_is_told_once():

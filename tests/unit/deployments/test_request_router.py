@@ -71,12 +71,10 @@ def test_requests_go_where_less_was_sent():
     async def story(router: WorkRouter) -> None:
         replicas: list[Any] = [FakeReplica("a"), FakeReplica("b")]
         router.update_replicas(replicas)
-        router.on_request_routed(pending(request_id="1"), replicas[0].replica_id, None)
+        POOLS["Target:m"].sent("a", "1", 100.0)
         for _ in range(20):
             assert await ranks(router, replicas, pending()) == ["b", "a"]
-        router.on_request_routed(
-            pending(max_tokens=120, request_id="2"), replicas[1].replica_id, None
-        )
+        POOLS["Target:m"].sent("b", "2", 120.0)
         assert await ranks(router, replicas, pending()) == ["a", "b"]
         router.on_request_completed(replicas[1].replica_id, "2")
         assert await ranks(router, replicas, pending()) == ["b", "a"]
@@ -90,9 +88,27 @@ def test_a_prompt_goes_where_its_beginning_was_read():
         router.update_replicas(replicas)
         long = "word " * 400  # 100 tokens of work
         router.on_request_routed(pending(long, 1, "1"), replicas[3].replica_id, None)
-        router.on_request_completed(replicas[3].replica_id, "1")
         for _ in range(20):
             assert (await ranks(router, replicas, pending(long + "more", 1)))[0] == "d"
+        salted = pending(long + "more", 1)
+        salted.args[0].cache_salt = "secret"
+        chosen = {(await ranks(router, replicas, salted))[0] for _ in range(200)}
+        assert chosen == set("abcdefgh")
+
+    routed(story)
+
+
+def test_who_was_waited_for_in_vain_is_asked_last():
+    async def story(router: WorkRouter) -> None:
+        replicas: list[Any] = [FakeReplica("a"), FakeReplica("b")]
+        router.update_replicas(replicas)
+        pool = POOLS["Target:m"]
+        pool.sent("a", "1", 1.0)
+        pool.gave_up("1")
+        pool.sent("b", "2", 1000.0)
+        assert await ranks(router, replicas, pending()) == ["b"]
+        pool.gave_up("2")
+        assert await ranks(router, replicas, pending()) == ["a", "b"]
 
     routed(story)
 

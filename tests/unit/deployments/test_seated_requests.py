@@ -15,7 +15,7 @@ from autoscale.request_cost import RequestCost
 from autoscale.service_class import ServiceClass
 from deployments.refusal import TryLater
 from deployments.replica_gate import RefusedError, ReplicaGate
-from deployments.request_size import RequestSize, request_size, request_text
+from deployments.request_size import RequestSize, cache_space, request_size, request_text
 from deployments.resumption import RESUME
 from deployments.seated_requests import SEAT, seated
 from deployments.tracing.span import Span
@@ -57,6 +57,13 @@ def test_texts_of_a_chat_and_of_its_next_turn_begin_alike():
     more = [*CHAT["messages"], {"role": "assistant", "content": "Hi."}]
     assert request_text(request(messages=more)).startswith(first)
     assert request_text(request(prompt=[1, 2])) == ""
+
+
+def test_adapters_and_salts_keep_caches_apart_and_names_of_the_same_model_do_not():
+    plain = [request(), request(model=None), request(model="m"), request(model="m", cache_salt="")]
+    assert {cache_space(one) for one in plain} == {":"}
+    assert cache_space(request(model="m:french")) == "french:"
+    assert cache_space(request(model="m", cache_salt="secret")) == ":secret"
 
 
 def gate(**limits: Any) -> ReplicaGate:

@@ -7,7 +7,7 @@ import pytest
 
 from deployments.attach.answers import EngineAnswer, read_answer
 from deployments.attach.requests import EngineRequest, why_refused
-from deployments.request_size import RequestSize, request_size, request_text
+from deployments.request_size import RequestSize, cache_space, request_size, request_text
 from tests.unit.deployments.attach.scripted_engine import request_for
 
 
@@ -60,6 +60,8 @@ def test_its_size_reads_as_that_of_any_request():
     assert request_size(completion) == RequestSize(0, 3, 1, None)
     embedding = request_for("embeddings", {"input": ["ab", "c"]})
     assert request_size(embedding) == RequestSize(3, 0, 2, 0)
+    salted = request_for("completions", {"prompt": "a", "model": "m:french", "cache_salt": "s"})
+    assert cache_space(salted) == "french:s"
 
 
 def test_numbers_are_those_that_the_apis_types_made_of_them():
