@@ -14,7 +14,9 @@ from typing import Literal, NamedTuple
 
 from autoscale.drain_rate import DrainRate
 from autoscale.fair_queue import FairQueue
+from autoscale.fleet_step_cost import StepCostReport
 from autoscale.request_cost import PREFILL_WORK, RequestCost
+from autoscale.seat_capacity import ProfiledTokenTime, SeatCapacity, seat_capacity
 from autoscale.seat_limit import TokenTime
 from autoscale.service_class import ServiceClass
 
@@ -127,11 +129,33 @@ class Admission:
     def seats(self, now_s: float) -> int:
         """Sequences that may run together for every class that was here lately to get its
         tokens in time, as was seen."""
-        self._seen.update((t.service_class, now_s) for t in (*self._seated, *self._queue))
-        recent = (one for one, at_s in self._seen.items() if now_s - at_s <= _REMEMBERED_S)
-        tightest_s = min((one.tpot_s for one in recent), default=math.inf)
-        seats = self.token_time.seats(tightest_s, self.limits.seats)
+        self._see(now_s)
+        seats = self.token_time.seats(self._tightest_s(now_s), self.limits.seats)
         return max(1, min(seats, self.limits.seats))
+
+    def capacity(
+        self, now_s: float, newcomer: ServiceClass, steps: StepCostReport | None
+    ) -> SeatCapacity:
+        """Seats with which tokens come in time for all classes that were here last, however long
+        ago, and for `newcomer` where nobody was.
+
+        Not only as many as a burst is let in to: those that are known to keep the promise.
+        """
+        self._see(now_s)
+        last_s = max(self._seen.values(), default=now_s)
+        tpot_s = self._tightest_s(last_s) if self._seen else newcomer.tpot_s
+        contexts = [t.cost.prompt_tokens + t.cost.output_tokens / 2 for t in self._seated]
+        context_tokens = math.fsum(contexts) / len(contexts) if contexts else 0.0
+        profile = ProfiledTokenTime(steps, context_tokens) if steps is not None else None
+        return seat_capacity(self.token_time, profile, tpot_s, self.limits.seats)
+
+    def _see(self, now_s: float) -> None:
+        self._seen.update((t.service_class, now_s) for t in (*self._seated, *self._queue))
+
+    def _tightest_s(self, now_s: float) -> float:
+        """Time per token that was promised to any who were here lately."""
+        recent = (one for one, at_s in self._seen.items() if now_s - at_s <= _REMEMBERED_S)
+        return min((one.tpot_s for one in recent), default=math.inf)
 
     def offer(self, ticket: Ticket, now_s: float) -> Refusal | None:
         """Seat a ticket, queue it, or refuse it at once.

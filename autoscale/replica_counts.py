@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+_LEAST_DEMAND = 0.01  # seats: what fades for ever is none by then
 _SEATS_IN_USE = 0.8  # of those that keep promises, so that chance finds the rest
 _DRAFTER_BUSY = 0.6
 _DRAFTER_SATURATED = 0.85  # beyond which demand may be any
@@ -31,7 +32,7 @@ class Bounds:
 @dataclass(frozen=True, slots=True)
 class TargetPool:
     """`demand_seats` are wanted of all its `current` replicas, of which one has
-    `seats_per_replica` at which promises hold."""
+    `seats_per_replica` at which promises hold; both in seats as fast as the present ones."""
 
     current: int
     bounds: Bounds
@@ -64,10 +65,12 @@ class DrafterPool:
 def target_replicas(pool: TargetPool, demand_seats: float) -> int:
     """Enough for `demand_seats`, and for the demand there is with one replica lost.
 
-    Without any demand the least.
+    Without any demand the least: a hundredth of a seat is none.
     """
-    if not demand_seats > 0 or not math.isfinite(demand_seats):
-        return pool.bounds.clamp(pool.bounds.least if demand_seats == 0 else pool.current)
+    if not math.isfinite(demand_seats):
+        return pool.bounds.clamp(pool.current)
+    if demand_seats < _LEAST_DEMAND:
+        return pool.bounds.least
     if not pool.seats_per_replica > 0:  # nothing known of what a replica can do
         return pool.bounds.clamp(max(pool.current, 1))
     wanted = demand_seats / (_SEATS_IN_USE * pool.seats_per_replica)

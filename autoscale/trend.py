@@ -36,3 +36,9 @@ def expected_level(level: float, trend: Trend) -> float:
     """Where a level will be in `HORIZON_S`; a fall is not expected, nor more than twice as much."""
     growth = max(trend.per_s, 0.0) * HORIZON_S
     return min(level + growth, _MOST_GROWTH * level)
+
+
+def lasting_level(level: float, trend: Trend) -> float:
+    """The same for who should not follow every dip: no lower than it was lately on average, nor
+    more than twice what it is."""
+    return min(max(expected_level(level, trend), trend.level), _MOST_GROWTH * level)

@@ -21,13 +21,16 @@ from autoscale.replica_counts import (
     drafters_of_fixed_targets,
     target_replicas,
 )
-from autoscale.trend import Trend, expected_level
+from autoscale.seat_capacity import SeatCapacity
+from autoscale.trend import Trend, lasting_level
 
 logger = logging.getLogger(__name__)
 
 TARGET, DRAFTER = "Target:", "Drafter:"  # deployments are named by their model
 
-DEMAND, SEATS = "demand_seats", "seats"  # what targets report to the policy
+# What targets report to the policy: seats that are wanted, and those that keep promises, as they
+# saw (who saw too little says nothing of it) and as they are expected to.
+DEMAND, SEATS, EXPECTED_SEATS = "demand_seats", "seats", "expected_seats"
 BUSY, WAIT = "busy", "wait_steps"  # and what drafters do
 
 
@@ -60,6 +63,12 @@ class Drafted(Protocol):
     def total_step_s(self) -> float: ...
     @property
     def total_wait_s(self) -> float: ...
+
+
+def target_stats(demand_seats: float, capacity: SeatCapacity) -> dict[str, float]:
+    """What a target reports to the policy."""
+    seen = {} if capacity.seen is None else {SEATS: capacity.seen}
+    return {DEMAND: demand_seats, EXPECTED_SEATS: capacity.expected} | seen
 
 
 def drafter_stats(before: Drafted, now: Drafted, elapsed_s: float) -> dict[str, float]:
@@ -103,7 +112,7 @@ def _decide(contexts: Contexts, id_: Any, drafters: Any) -> tuple[dict[Any, int]
     pool = _target_pool(context)
     now_s = float(context.current_time or 0.0)
     trend = _trend(context.policy_state or {}, pool, now_s)
-    wanted = target_replicas(pool, expected_level(pool.demand_seats, trend))
+    wanted = target_replicas(pool, lasting_level(pool.demand_seats, trend))
     counts = {id_: wanted}
     if drafters is not None and _numbers(contexts[drafters], BUSY):
         counts[drafters] = drafter_replicas(_drafter_pool(contexts[drafters]), pool, wanted)
@@ -132,7 +141,8 @@ def _target_pool(context: Context) -> TargetPool:
         current=context.current_num_replicas,
         bounds=_bounds(context),
         demand_seats=math.fsum(_numbers(context, DEMAND)) + queued,
-        seats_per_replica=_mean(_numbers(context, SEATS)),
+        # Of a pool that grows the new ones know nothing yet: those that saw speak for them.
+        seats_per_replica=_mean(_numbers(context, SEATS) or _numbers(context, EXPECTED_SEATS)),
     )
 
 

@@ -17,8 +17,10 @@ from typing import Any
 from autoscale.admission import Admission, Refusal, ReplicaLimits, Ticket
 from autoscale.class_counts import ClassCounts, Latency
 from autoscale.demand import Demand
+from autoscale.fleet_step_cost import StepCostReport
 from autoscale.pool_view import ReplicaState
 from autoscale.request_cost import CostModel, RequestCost
+from autoscale.seat_capacity import SeatCapacity
 from autoscale.service_class import ServiceClass
 from cluster.load_report import Traffic
 
@@ -70,6 +72,7 @@ class ReplicaGate:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.costs = CostModel()
+        self.step_costs: StepCostReport | None = None  # of its engine, where they are learned
         self._admission = Admission(limits)
         self._classes = classes
         self._demand = Demand()
@@ -232,9 +235,10 @@ class ReplicaGate:
         here = admission.running + admission.waiting
         return max(float(here), self._demand.seats(self._clock()))
 
-    def seats(self) -> int:
-        """Seats with which promises hold."""
-        return self._admission.seats(self._clock())
+    def capacity(self) -> SeatCapacity:
+        """Seats with which promises hold: those of the classes that were here last."""
+        default = next(iter(self._classes.values()))
+        return self._admission.capacity(self._clock(), default, self.step_costs)
 
     def snapshot(self) -> dict[str, Any]:
         """For `GET /fleet`."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncGenerator, Mapping
+from contextlib import suppress
 from dataclasses import asdict, replace
 from functools import partial
 from typing import Any
@@ -14,12 +15,13 @@ from ray.serve.llm import LLMConfig
 from ray.serve.llm.deployment import LLMServer
 
 from autoscale.admission import ReplicaLimits
+from autoscale.fleet_step_cost import StepCostReport
 from autoscale.service_class import ServiceClass
 from cluster.held_plan import HeldPlan
 from cluster.load_report import replica_load
 from cluster.messages import TargetReport
 from cluster.observability.publisher import Publisher
-from deployments.autoscaling import DEMAND, SEATS
+from deployments.autoscaling import target_stats
 from deployments.chunk_pacing import BESIDE_ENGINE_S, Pace
 from deployments.compatibility import accept_software
 from deployments.ending import end_process
@@ -104,6 +106,7 @@ class TargetServer(LLMServer):  # type: ignore[misc]
         if self._drafts:
             (provenance, *_) = await self.collective_rpc("dspark_provenance")
             self._step_costs_of = EngineProvenance(**provenance)
+            await self._take_step_cost()
         if steering is not None and steering.step_cost is not None:
             args = (steering.step_cost, list(steering.step_cost_override), steering.nodes)
             await self.collective_rpc("dspark_use_step_cost", args=args)
@@ -194,7 +197,7 @@ class TargetServer(LLMServer):  # type: ignore[misc]
                 ((outcomes, canary_outcomes), *_) = await self.collective_rpc(
                     "dspark_take_outcomes"
                 )
-                (step_cost, *_) = await self.collective_rpc("dspark_step_cost")
+                step_cost = await self._take_step_cost()
         elif self._steering is not None:
             controls = self._steered_by.controls if self._steered_by else {}
             stats = {"steered": True, "controls": controls}
@@ -218,6 +221,15 @@ class TargetServer(LLMServer):  # type: ignore[misc]
             canary_outcomes,
             self._held.plan.drafter_address if self._held.plan is not None else None,
         )
+
+    async def _take_step_cost(self) -> dict[str, Any] | None:
+        """What steps take by now, for the fleet and for this replica's own gate."""
+        step_cost: dict[str, Any] | None
+        (step_cost, *_) = await self.collective_rpc("dspark_step_cost")
+        if step_cost is not None:
+            with suppress(ValueError):  # out of all bounds: the last one goes on
+                self._gate.step_costs = StepCostReport.from_plain(step_cost)
+        return step_cost
 
     async def _apply(self) -> None:
         """Hand the plan just taken to the worker, which goes by it from its next step on."""
@@ -252,7 +264,7 @@ class TargetServer(LLMServer):  # type: ignore[misc]
         return {**await super().record_routing_stats(), **routing_stats(self._gate.state())}
 
     async def record_autoscaling_stats(self) -> dict[str, float]:
-        return {DEMAND: self._gate.demand_seats(), SEATS: float(self._gate.seats())}
+        return target_stats(self._gate.demand_seats(), self._gate.capacity())
 
     async def check_health(self) -> None:
         if self._watch.done():

@@ -6,8 +6,10 @@ from dataclasses import replace
 import pytest
 
 from autoscale.admission import Admission, Refusal, ReplicaLimits, Ticket
+from autoscale.fleet_step_cost import StepCostReport
 from autoscale.request_cost import RequestCost
 from autoscale.service_class import ServiceClass
+from autoscale.step_cost import StepCostTable
 
 ANY_TIME = ServiceClass("any", math.inf, math.inf)
 SOON = ServiceClass("soon", ttft_s=3.6, tpot_s=math.inf, priority=1)  # shed after 1.8 s
@@ -264,3 +266,31 @@ def test_a_stream_that_continues_is_refused_by_nothing_and_goes_ahead_of_newcome
     assert admission.advance(1000.0).refused == []
     admission.leave(one_of(admission), 1000.0)
     assert admission.advance(1000.0).seated == [continuing]
+
+
+def test_capacity_is_of_the_promise_to_those_who_were_here_last():
+    admission = decoding(tpot_s=0.04, running=16)  # 20 ms + 1.25 ms per request, it is guessed
+    whole = admission.capacity(20.0, FAST, None)
+    assert whole == (pytest.approx(32 * 40 / 60), 32)
+    fast = ticket(FAST, 20.0)
+    admission.offer(fast, 20.0)
+    tight = (pytest.approx(20 * 40 / 45), 32)
+    assert admission.capacity(20.0, ANY_TIME, None) == tight
+    for one in list(admission._seated):
+        admission.leave(one, 21.0)
+    assert admission.capacity(1000.0, ANY_TIME, None) == tight  # nobody came since
+
+
+def test_where_nobody_was_the_capacity_is_expected_of_a_newcomers_promise():
+    profile = StepCostReport(StepCostTable((1, 32), (0.011, 0.042)), (0.0, 0.0))
+    admission = Admission(ReplicaLimits(seats=32))
+    assert admission.capacity(0.0, FAST, profile) == (None, 32)
+    assert admission.capacity(0.0, replace(FAST, tpot_s=0.020), profile) == (None, 8)
+    assert admission.capacity(0.0, FAST, None) == (None, 32)
+
+
+def test_the_context_of_those_who_are_here_counts_where_capacity_is_expected():
+    profile = StepCostReport(StepCostTable((1, 32), (0.011, 0.042), 0.0, 1e-6), (0.0, 0.0))
+    admission = Admission(ReplicaLimits(seats=32))
+    admission.offer(ticket(FAST, prompt=950, output=100), 0.0)  # 1 ms more per request
+    assert admission.capacity(0.0, FAST, profile) == (None, 17)

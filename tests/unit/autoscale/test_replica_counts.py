@@ -14,7 +14,7 @@ from autoscale.replica_counts import (
     drafter_replicas,
     target_replicas,
 )
-from autoscale.trend import Trend, expected_level
+from autoscale.trend import Trend, expected_level, lasting_level
 
 
 def targets(
@@ -28,6 +28,8 @@ def targets(
     [
         pytest.param(targets(0.0), 1, id="nothing to do: the least"),
         pytest.param(targets(0.0, least=0), 0, id="none at all where that is allowed"),
+        pytest.param(targets(0.009, least=0), 0, id="what has all but faded is none"),
+        pytest.param(targets(0.011, least=0), 2, id="a hundredth of a seat is some"),
         pytest.param(targets(5.0), 2, id="one is enough, two survive a loss"),
         pytest.param(targets(5.0, most=1), 1, id="unless the bounds forbid it"),
         pytest.param(targets(20.0), 3, id="2 carry 20 seats, one more survives, 2.5 are at 80 %"),
@@ -88,7 +90,7 @@ def test_whatever_the_numbers_are_it_stays_within_bounds(
     bounds = Bounds(least, least + more)
     pool = TargetPool(current, bounds, demand, seats)
     trend = Trend(demand, per_s, 0.0).followed(demand, elapsed_s)
-    wanted = target_replicas(pool, expected_level(demand, trend))
+    wanted = target_replicas(pool, lasting_level(demand, trend))
     assert bounds.least <= wanted <= bounds.most
     drafters = drafter_replicas(DrafterPool(current, bounds, busy, wait_steps), pool, wanted)
     assert bounds.least <= drafters <= bounds.most
@@ -102,6 +104,14 @@ def test_a_rise_is_expected_to_go_on_and_a_fall_is_not():
     assert expected_level(220.0, trend) == pytest.approx(220 + 60 * trend.per_s)
     assert expected_level(220.0, Trend(220.0, -1.0, 0.0)) == 220.0
     assert expected_level(10.0, Trend(10.0, 5.0, 0.0)) == 20.0  # no more than twice
+
+
+@pytest.mark.parametrize(
+    ("level", "lately", "lasting"),
+    [(100.0, 90.0, 100.0), (60.0, 90.0, 90.0), (40.0, 90.0, 80.0), (0.0, 90.0, 0.0)],
+)
+def test_a_fall_is_believed_by_half_at_most_until_it_lasts(level, lately, lasting):
+    assert lasting_level(level, Trend(lately, -1.0, 0.0)) == lasting
 
 
 @pytest.mark.parametrize("jump_s", [-86400.0, 86400.0])

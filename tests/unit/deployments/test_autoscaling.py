@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from deployments.autoscaling import drafter_stats, fleet_policy
+from autoscale.seat_capacity import SeatCapacity
+from deployments.autoscaling import drafter_stats, fleet_policy, target_stats
 from drafters.server import ServerStats
 
 
@@ -78,6 +79,41 @@ def test_a_context_it_cannot_read_leaves_the_pools_as_they_are():
     broken = target()
     broken.aggregated_metrics = {"demand_seats": {"r1": "many"}, "seats": {}}
     assert decide(broken, drafter()) == {"Target:m": 2, "Drafter:m": 2}
+
+
+def test_of_targets_that_saw_nothing_yet_others_tell_what_they_can_do():
+    def count(**seats: dict[str, float]) -> int:
+        demand = {"demand_seats": {"r1": 40.0, "r2": 0.0}}
+        return decide(FakeContext("Target:m", demand | seats))["Target:m"]
+
+    expected = {"r1": 16.0, "r2": 2.0}
+    assert count(expected_seats=expected, seats={"r1": 16.0}) == 4  # 40 of 12.8 each
+    assert count(expected_seats=expected) == 6  # of 9 each
+    assert count() == 2  # as it is
+
+
+def test_a_target_reports_what_it_saw_where_it_saw_enough():
+    assert target_stats(3.0, SeatCapacity(None, 16.0)) == {
+        "demand_seats": 3.0,
+        "expected_seats": 16.0,
+    }
+    assert target_stats(3.0, SeatCapacity(9.5, 16.0)) == {
+        "demand_seats": 3.0,
+        "expected_seats": 16.0,
+        "seats": 9.5,
+    }
+
+
+def test_a_dip_is_not_followed_at_once():
+    state: dict[str, Any] = {}
+    for second in range(61):
+        one = target(64.0, policy_state=state, current_time=float(second))
+        counts, states = fleet_policy({"t": one})
+        state = states["t"]
+    assert counts == {"t": 5}
+    dip = {"policy_state": state, "current_time": 61.0}
+    assert fleet_policy({"t": target(48.0, **dip)})[0] == {"t": 5}
+    assert fleet_policy({"t": target(10.0, **dip)})[0] == {"t": 2}
 
 
 def test_a_rise_is_remembered_from_call_to_call():
