@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.hooks import hooked, jumping_clock, watched_prefill
+from tests.integration.hooks import hanging_step, hooked, jumping_clock, watched_prefill
 
 pytestmark = pytest.mark.light
 
@@ -72,3 +72,42 @@ for weights in ({}, {}, {"fast": 1.5}):
         {"promised_s": 0.03, "weights": {}},
         {"promised_s": pytest.approx(0.02), "weights": {"fast": 1.5}},
     ]
+
+
+STEPS = """
+import os, threading
+from deployments.engine.drafting_worker import DraftingWorker
+from tests.integration.hooks.hanging_step import hang
+from pathlib import Path
+
+class Worker:
+    def execute_model(self, batch, *, more):
+        print("step", batch, more, flush=True)
+
+class Ours(DraftingWorker, Worker):
+    pass
+
+def step(batch):
+    thread = threading.Thread(target=Ours().execute_model, args=(batch,), kwargs={"more": 0})
+    thread.daemon = True
+    thread.start()
+    thread.join(2)
+    print("hangs" if thread.is_alive() else "ended", flush=True)
+
+path = Path(os.environ["DSPARK_TEST_HANG"])
+step(1)
+hang(path, 1)
+step(2)
+hang(path, os.getpid())
+step(3)
+"""
+
+
+def test_a_step_hangs_once_its_engine_is_named_and_no_other_one_does(tmp_path):
+    """Of a worker without a model; an engine's is in test_lost_targets.py."""
+    env = hooked("hanging_step") | {hanging_step.PATH: str(tmp_path / "hang")}
+    done = subprocess.run(
+        [sys.executable, "-c", STEPS], env=os.environ | env, check=True, capture_output=True
+    )
+    said = [line for line in done.stdout.decode().splitlines() if not line.startswith("INFO")]
+    assert said[-5:] == ["step 1 0", "ended", "step 2 0", "ended", "hangs"]
