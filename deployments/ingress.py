@@ -11,7 +11,6 @@ from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from dataclasses import asdict
 from functools import partial
-from math import ceil
 from typing import Annotated, Any
 
 from fastapi import Body, HTTPException, Request
@@ -28,7 +27,8 @@ from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.responses import HTMLResponse, JSONResponse, Response
 
 from autoscale.controls import Controls
-from autoscale.pool_view import PoolView
+from autoscale.fair_queue import Flow
+from autoscale.pool_view import PoolView, Refused
 from autoscale.service_class import ServiceClass
 from cluster.messages import IngressPlan, IngressReport
 from cluster.observability.publisher import Publisher
@@ -55,9 +55,16 @@ from deployments.left_streams import cancelled_when_left, closed_at_its_end
 from deployments.metering import Accounts, OverQuotaError, metered
 from deployments.openai_errors import error_response
 from deployments.plain_bodies import read_out
-from deployments.pools import POOLS, all_full, count_unread_refusal, someone_lives
+from deployments.pools import POOLS, refuse_unread, someone_lives
 from deployments.refusal import REFUSED, RefusedByAllError, RefuseWhenFull, TryLater
-from deployments.request_headers import UNSEEN_HEADER, WAITED_HEADER, with_headers
+from deployments.request_headers import (
+    ELSEWHERE_HEADER,
+    REFUSED_BY_HEADER,
+    UNSEEN_HEADER,
+    WAITED_HEADER,
+    asker,
+    with_headers,
+)
 from deployments.request_limits import (
     BeyondLimitsError,
     BoundBodies,
@@ -172,8 +179,7 @@ class FleetIngress(OpenAiIngress):  # type: ignore[misc]
         span_of(raw_request.scope).note({"gen_ai.request.model": body.model or ""})
 
         def ask(request: Any) -> AsyncGenerator[Any, None]:
-            sent = for_engine or request
-            return self._ask(sent, call_method, raw_request, pool, asking.caller.class_name)
+            return self._ask(for_engine or request, call_method, raw_request, pool)
 
         delivered = Delivered(body, is_ours=is_ours) if getattr(body, "stream", False) else None
         if delivered is not None:
@@ -208,20 +214,23 @@ class FleetIngress(OpenAiIngress):  # type: ignore[misc]
         call_method: str,
         raw_request: Request,
         pool: PoolView,
-        class_name: str,
     ) -> AsyncGenerator[Any, None]:
         """One target's answer; where it refuses, another's. Raises RefusedByAllError."""
         continues, began_s = _continues(body), time.monotonic()
+        line = asker(raw_request.headers)
         unseen = 0
         if call_method not in UNSEATED and not continues:
-            await self._someone_lives(pool, class_name)
-            _refuse_where_all_do(pool, class_name)
+            await self._someone_lives(pool, line.class_name)
+            self._refuse_where_all_do(pool, line)
             unseen = pool.take_unseen(time.monotonic())
         refusals: list[TryLater] = []
-        for is_last in (False, True):
+        goes_elsewhere = pool.num_open(line, time.monotonic()) > 1
+        while True:
             refused = None
             told = {
-                UNSEEN_HEADER: str(0 if is_last else unseen),
+                ELSEWHERE_HEADER: str(int(goes_elsewhere)),
+                REFUSED_BY_HEADER: refusals[0].replica_id if refusals else "",
+                UNSEEN_HEADER: str(0 if refusals else unseen),
                 WAITED_HEADER: repr(time.monotonic() - began_s),
             }
             with _attempt(span_of(raw_request.scope), continues) as attempt:
@@ -237,13 +246,11 @@ class FleetIngress(OpenAiIngress):  # type: ignore[misc]
                             yield answer
             if refused is None:
                 return
-            now_s = time.monotonic()
-            pool.refused(
-                refused.replica_id, class_name, refused.retry_after_s, now_s, refused.reason
-            )
+            pool.refused(refused.replica_id, line, refused.refused, time.monotonic())
             refusals.append(refused)
-            if is_last or pool.refused_by_all(class_name, now_s) is not None:
-                raise RefusedByAllError(min(refusals, key=lambda one: one.retry_after_s))
+            if not goes_elsewhere:
+                raise self._turned_away(pool, line, min(one.refused for one in refusals))
+            goes_elsewhere = False
 
     async def _call(
         self, body: Any, call_method: str, raw_request: Request
@@ -255,6 +262,19 @@ class FleetIngress(OpenAiIngress):  # type: ignore[misc]
             handle = handle.options(session_id=session_id)
         info = RawRequestInfo.from_starlette_request(raw_request)
         return cancelled_when_left(getattr(handle, call_method).remote(body, info))
+
+    def _refuse_where_all_do(self, pool: PoolView, line: Flow) -> None:
+        """Raises RefusedByAllError where every target has refused the line a moment ago."""
+        now_s = time.monotonic()
+        soonest = pool.refused_by_all(line, now_s)
+        if soonest is not None:
+            pool.refused_unseen(now_s)
+            raise self._turned_away(pool, line, soonest)
+
+    def _turned_away(self, pool: PoolView, line: Flow, refused: Refused) -> RefusedByAllError:
+        promised = self._promises[line.class_name]
+        told = pool.turn_away(line, promised, refused, time.monotonic())
+        return RefusedByAllError(TryLater(told.reason, told.retry_after_s))
 
     async def _process_llm_request(
         self, body: Any, call_method: str, raw_request: Request | None = None
@@ -402,15 +422,6 @@ def _attempt(span: Span, continues: bool) -> Span:
     return span.child("target attempt", {"dspark.resumes": continues}, "client")
 
 
-def _refuse_where_all_do(pool: PoolView, class_name: str) -> None:
-    """Raises RefusedByAllError where every target has refused the class a moment ago."""
-    now_s = time.monotonic()
-    soonest = pool.refused_by_all(class_name, now_s)
-    if soonest is not None:
-        pool.refused_unseen(now_s)
-        raise RefusedByAllError(TryLater(soonest.reason, ceil(soonest.retry_after_s)))
-
-
 async def openai_error(request: Request, error: Exception) -> JSONResponse:
     """FastAPI's own errors (no such model, no such path) in the OpenAI error shape."""
     assert isinstance(error, StarletteHTTPException)
@@ -421,6 +432,7 @@ async def openai_error(request: Request, error: Exception) -> JSONResponse:
 
 def make_ingress(
     callers: Callers,
+    promises: Mapping[str, ServiceClass],
     limits: LimitSpec,
     request_log: str | None = None,
     tracing: TracingSpec | None = None,
@@ -433,7 +445,7 @@ def make_ingress(
     """
     app = init()
     app.add_middleware(BoundBodies, limits=limits)
-    app.add_middleware(RefuseWhenFull, all_full=all_full, refused=count_unread_refusal)
+    app.add_middleware(RefuseWhenFull, refuse=partial(refuse_unread, promises))
     if request_log is not None:
         app.add_middleware(RequestLog, write=LogFile(request_log))
     if tracing is not None:
