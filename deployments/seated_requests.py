@@ -70,6 +70,7 @@ async def seated(
                         cost,
                         age_s=age,
                         continues=continues,
+                        goes_elsewhere=headers.get(ELSEWHERE_HEADER) == "1",
                         num_unseen=int(headers.get(UNSEEN_HEADER, 0)),
                     )
                 )
