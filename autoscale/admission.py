@@ -21,13 +21,13 @@ from autoscale.seat_limit import TokenTime
 from autoscale.service_class import ServiceClass
 
 Reason = Literal["queue_full", "too_late"]
-_LEAST_RETRY_S = 1.0
-_MOST_RETRY_S = 60.0
+Scope = Literal["request", "line", "everybody"]  # whom a refusal would meet as well, lately
 _NEW = 0.1  # weight of one more request in the time from seat to first token
 _START_MARGIN = 1.2
 _OUTLIER = 2.0  # times the usual time, beyond which a start counts no more
 _LEAST_START_S = 0.1
 _REMEMBERED_S = 30.0  # for which a class that was here is expected again
+_SMALLEST = RequestCost(prompt_tokens=0.0, output_tokens=0.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,10 +45,16 @@ class ReplicaLimits:
 
 
 class Refusal(NamedTuple):
-    """Come back in `retry_after_s`: by then the queue is expected to be short enough."""
+    """Why not now; in `retry_after_s` the queue is short enough, if nobody else comes.
+
+    The request is `work_s` seconds of this replica's whole time, 0 while that is not known. Where
+    `scope` is its line, every request of its class and tenant would be refused, however small.
+    """
 
     reason: Reason
     retry_after_s: float
+    work_s: float
+    scope: Scope
 
 
 @dataclass(slots=True, eq=False)
@@ -56,7 +62,8 @@ class Ticket:
     """A request on its way: waiting, then seated, then reading its prompt, then decoding.
 
     One that `continues` a lost target's stream had its seat already: it is never refused, and
-    goes ahead of all newcomers.
+    goes ahead of all newcomers. One that is refused `goes_elsewhere`, where another replica is
+    still to be asked.
     """
 
     service_class: ServiceClass
@@ -64,6 +71,7 @@ class Ticket:
     cost: RequestCost
     arrived_s: float
     continues: bool = False
+    goes_elsewhere: bool = False
     seated_s: float | None = None
     first_token_s: float | None = None
     output_tokens: int = 0
@@ -93,6 +101,7 @@ class Admission:
         self.token_time = TokenTime()
         self._queue: FairQueue[Ticket] = FairQueue()
         self._seated: set[Ticket] = set()
+        self._dropped: list[tuple[Ticket, Refusal]] = []  # by newcomers, since `advance`
         self._drain = DrainRate()
         self._start_s = 0.0  # usual time from seat to first token
         self._done_work = 0.0  # since the drain rate was last told
@@ -161,30 +170,37 @@ class Admission:
         """Seat a ticket, queue it, or refuse it at once.
 
         Where there is room nobody is refused, whatever is expected of the replica: how else
-        would it be found out that it has recovered?
+        would it be found out that it has recovered? A newcomer finds a full queue only where its
+        own line is the longest of the lowest priority: else the last one of that goes.
         """
         self._seen[ticket.service_class] = now_s
-        if not self._queue and not self._class_is_full(ticket) and self._can_sit(ticket, now_s):
-            self._queue.push(ticket)
+        wait_s = self.wait_s(ticket, now_s)
+        self._queue.push(ticket)
+        if self._next(now_s) is ticket:
             self._seat(ticket, now_s)
             return None
-        wait_s = self.wait_s(ticket, now_s)
-        allowed_s = self._deadline_s(ticket) - now_s
-        if not ticket.continues:
-            if len(self._queue) >= self.limits.queued_requests:
-                return Refusal("queue_full", _retry_after(wait_s / 2))
-            if wait_s > allowed_s:
-                return Refusal("too_late", _retry_after(wait_s - allowed_s))
-        self._queue.push(ticket)
+        if ticket.continues:
+            return None
+        if wait_s >= self._deadline_s(ticket) - now_s:
+            self._queue.remove(ticket)
+            return self._refusal(ticket, "too_late", now_s)
+        if len(self._queue) > self.limits.queued_requests:
+            last = self._queue.last_in_line()
+            self._queue.remove(last)
+            refusal = self._refusal(last, "queue_full", now_s)
+            if last is ticket:
+                return refusal
+            self._dropped.append((last, refusal))
         return None
 
     def advance(self, now_s: float) -> Changes:
         """Refuse those whose time is up, seat those whose turn it is."""
-        changes = Changes()
-        for late in [t for t in self._queue if now_s > self._deadline_s(t)]:
-            self._queue.remove(late)
-            retry_s = self.wait_s(late, now_s) - self.allowed_wait_s(late.service_class)
-            changes.refused.append((late, Refusal("too_late", _retry_after(retry_s))))
+        changes = Changes(refused=self._dropped)
+        self._dropped = []
+        late = [t for t in self._queue if now_s > self._deadline_s(t)]
+        for one in late:
+            self._queue.remove(one)
+        changes.refused += [(t, self._refusal(t, "too_late", now_s)) for t in late]
         while (ticket := self._next(now_s)) is not None:
             self._seat(ticket, now_s)
             changes.seated.append(ticket)
@@ -238,16 +254,33 @@ class Admission:
         return self._drain.per_s(self.seats(now_s), now_s)
 
     def wait_s(self, ticket: Ticket, now_s: float) -> float:
-        """How long a newcomer is expected to wait for a seat; 0 while nothing is known."""
-        drain_per_s = self.drain_per_s(now_s)
-        if drain_per_s is None:
+        """How long a newcomer of a ticket's class and tenant is expected to wait behind others,
+        whatever its size; 0 while nothing is known."""
+        if not self._queue:
             return 0.0
-        return (self._queue.work_ahead(ticket) + ticket.work) / drain_per_s
+        drain_per_s = self.drain_per_s(now_s)
+        return self._queue.work_ahead(ticket) / drain_per_s if drain_per_s is not None else 0.0
 
     def allowed_wait_s(self, service_class: ServiceClass) -> float:
         """How long a request may wait for a seat before its promise is past keeping."""
         start_s = service_class.ttft_s - _START_MARGIN * self._start_s
         return max(0.0, min(service_class.longest_wait_s, start_s))
+
+    def _refusal(self, ticket: Ticket, reason: Reason, now_s: float) -> Refusal:
+        """Of a ticket that is not queued any more."""
+        drain_per_s = self.drain_per_s(now_s)
+        work_s = ticket.work / drain_per_s if drain_per_s is not None else 0.0
+        over_s = self.wait_s(ticket, now_s) - self.allowed_wait_s(ticket.service_class)
+        is_line = (reason == "queue_full" or over_s >= 0) and not self._has_room(ticket, now_s)
+        return Refusal(reason, max(over_s, 0.0), work_s, "line" if is_line else "request")
+
+    def _has_room(self, ticket: Ticket, now_s: float) -> bool:
+        """Whether the smallest request of a ticket's class and tenant would be seated now."""
+        smallest = Ticket(ticket.service_class, ticket.tenant, _SMALLEST, now_s)
+        self._queue.push(smallest)
+        is_next = self._next(now_s) is smallest
+        self._queue.remove(smallest)
+        return is_next
 
     def _seat(self, ticket: Ticket, now_s: float) -> None:
         self._queue.take(ticket)
@@ -316,7 +349,3 @@ class Admission:
 def _done(ticket: Ticket) -> float:
     read = PREFILL_WORK * ticket.cost.prompt_tokens if ticket.first_token_s is not None else 0.0
     return read + ticket.output_tokens
-
-
-def _retry_after(seconds: float) -> float:
-    return min(max(seconds, _LEAST_RETRY_S), _MOST_RETRY_S)

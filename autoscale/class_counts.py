@@ -15,7 +15,8 @@ _MOST_LATENCIES = 4096  # kept until they are taken
 
 
 class Latency(NamedTuple):
-    """Of a request that ended whole; `tpot_s` is None where it had one token or none."""
+    """Of a request that ended whole, where it began; `tpot_s` is None where it had one token or
+    none."""
 
     class_name: str
     ttft_s: float
@@ -24,14 +25,16 @@ class Latency(NamedTuple):
 
 @dataclass(slots=True)
 class ClassTotals:
-    """Since the replica started. `arrived` = `admitted` + `shed_...` + `gave_up` + those
-    waiting; `admitted` = `met` + `missed` + `broken_off` + those running.
+    """Since the replica started. `arrived` + `continued` = `admitted` + `shed_...` + `gave_up`;
+    `admitted` = `met` + `missed` + `broken_off` + those running.
 
-    A request was `broken_off` when its client left or it failed: that says nothing of the
-    promise.
+    A request arrives when it is known what becomes of it here: of targets that are asked in turn
+    it arrives at the last one. Streams `continued` from a lost target arrived there. A request was
+    `broken_off` when its client left or it failed: that says nothing of the promise.
     """
 
     arrived: int = 0
+    continued: int = 0
     admitted: int = 0
     shed_queue_full: int = 0
     shed_too_late: int = 0
@@ -49,40 +52,50 @@ class ClassCounts:
         self._recent = {name: [0.0, 0.0] for name in self._totals}
         self._latencies: deque[Latency] = deque(maxlen=_MOST_LATENCIES)
 
-    def arrived(self, ticket: Ticket) -> None:
-        self._totals[ticket.service_class.name].arrived += 1
-
     def admitted(self, ticket: Ticket) -> None:
-        self._totals[ticket.service_class.name].admitted += 1
+        self._came(ticket).admitted += 1
 
     def shed(self, ticket: Ticket, reason: Reason) -> None:
-        name = ticket.service_class.name
-        totals = self._totals[name]
+        totals = self._came(ticket)
         if reason == "queue_full":
             totals.shed_queue_full += 1
         else:
             totals.shed_too_late += 1
-        self._recent[name][0] += 1
+        self._recent[ticket.service_class.name][0] += 1
 
     def gave_up(self, ticket: Ticket) -> None:
         """Its client left before it was seated."""
-        self._totals[ticket.service_class.name].gave_up += 1
+        self._came(ticket).gave_up += 1
+
+    def _came(self, ticket: Ticket) -> ClassTotals:
+        totals = self._totals[ticket.service_class.name]
+        if ticket.continues:
+            totals.continued += 1
+        else:
+            totals.arrived += 1
+        return totals
 
     def ended(self, ticket: Ticket, now_s: float, *, is_whole: bool) -> None:
-        """An admitted request ended; `is_whole` where nobody broke it off."""
-        name = ticket.service_class.name
+        """An admitted request ended; `is_whole` where nobody broke it off.
+
+        Of a stream that continues the time per token is judged alone: its first one was elsewhere.
+        """
+        name, promised = ticket.service_class.name, ticket.service_class
         totals = self._totals[name]
         if not is_whole:
             totals.broken_off += 1
             return
         per_sequence = ticket.output_tokens / ticket.cost.num_sequences
         if ticket.first_token_s is None:
-            is_met = now_s - ticket.arrived_s <= _allowed_s(ticket.service_class, per_sequence)
+            is_met = ticket.continues or now_s - ticket.arrived_s <= _allowed_s(
+                promised, per_sequence
+            )
         else:
             ttft_s = ticket.first_token_s - ticket.arrived_s
             tpot_s = (now_s - ticket.first_token_s) / max(per_sequence - 1, 1)
-            is_met = ticket.service_class.is_met(ttft_s, tpot_s)
-            self._latencies.append(Latency(name, ttft_s, tpot_s if per_sequence > 1 else None))
+            is_met = promised.is_met(0.0 if ticket.continues else ttft_s, tpot_s)
+            if not ticket.continues:
+                self._latencies.append(Latency(name, ttft_s, tpot_s if per_sequence > 1 else None))
         totals.met += is_met
         totals.missed += not is_met
         self._recent[name][0] += 1

@@ -34,8 +34,9 @@ class DrainRate:
         self._running = running
 
     def per_s(self, seats: int, now_s: float) -> float | None:
-        """With `seats` taken; None while little is known, which is so again after a pause."""
-        if self._at_s is None:
+        """With `seats` taken; None while little is known, which is so again after a pause: until
+        the first prompt has been read, nothing done says nothing of what will be."""
+        if self._at_s is None or not self._work:
             return None
         elapsed_s = max(0.0, now_s - self._at_s)
         kept = math.exp(-elapsed_s / _MEMORY_S)

@@ -9,7 +9,8 @@ it is first come, first served.
 from __future__ import annotations
 
 from collections import defaultdict, deque
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable, Iterator, Mapping
+from operator import itemgetter
 from typing import Generic, NamedTuple, Protocol, TypeVar
 
 from autoscale.service_class import ServiceClass
@@ -62,7 +63,7 @@ class FairQueue(Generic[T]):
         self._lines: dict[Flow, deque[T]] = {}
         # One of each priority: a higher one's time would pass for those below, too.
         self._classes: defaultdict[int, FairClock] = defaultdict(FairClock)
-        self._tenants: dict[str, FairClock] = {}
+        self._tenants: defaultdict[str, FairClock] = defaultdict(FairClock)  # by class
 
     def __len__(self) -> int:
         return sum(map(len, self._lines.values()))
@@ -87,7 +88,7 @@ class FairQueue(Generic[T]):
         self.remove(item)
         one = item.service_class
         self._classes[one.priority].charge(one.name, item.work, one.weight)
-        self._tenants.setdefault(one.name, FairClock()).charge(item.tenant, item.work, 1.0)
+        self._tenants[one.name].charge(item.tenant, item.work, 1.0)
 
     def remove(self, item: T) -> None:
         """Take out an item that is not served. Raises ValueError when it is not there."""
@@ -99,39 +100,58 @@ class FairQueue(Generic[T]):
         if not line:
             del self._lines[flow]
 
-    def work_ahead(self, item: T) -> float:
-        """Work that will be served before a newcomer `item`.
-
-        All of higher priority, and all of its own line. Of every other line of its priority
-        as much as that line's share brings while the own line is served.
+    def last_in_line(self) -> T:
+        """Who goes where too many wait: the last one of the longest line, among those of the lowest
+        priority. Of lines as long as each other it is the youngest. What continues stays; where
+        nothing else waits, ValueError is raised.
         """
-        own, priority = _flow(item), item.service_class.priority
-        higher = sum(one.work for one in self if one.service_class.priority > priority)
-        own_work = sum(one.work for one in self._lines.get(own, ())) + item.work
-        lines = {own: item.service_class} | {
-            flow: line[0].service_class
-            for flow, line in self._lines.items()
-            if line[0].service_class.priority == priority
-        }
-        weights = _weights(lines)
-        others = sum(
-            min(
-                sum(one.work for one in self._lines[flow]),
-                own_work * weights[flow] / weights[own],
-            )
-            for flow in lines
-            if flow != own
-        )
-        return higher + own_work - item.work + others
+        lines = [line for line in self._lines.values() if not line[-1].continues]
+        return max(reversed(lines), key=_dispensable)[-1]
+
+    def work_ahead(self, item: T) -> float:
+        """Work that will be served before a newcomer `item`, if nobody comes after it.
+
+        Its own is no matter: turns go by what was charged before. All that continues is served
+        before, all of higher priority and all of its own line; of other lines of its priority
+        what starts earlier in virtual time.
+        """
+        one, clock = item.service_class, self._classes[item.service_class.priority]
+        first = sum(i.work for i in self if i.continues or i.service_class.priority > one.priority)
+        own_line = sum(i.work for i in self._lines.get(_flow(item), ()))
+        turn = self._tenants[one.name].start(item.tenant) + own_line
+        ahead = sum(work for start, work in self._in_turn(one.name) if start <= turn)
+        class_turn = clock.start(one.name) + ahead / one.weight
+        for other in {i.service_class.name: i.service_class for i in self}.values():
+            if other.name == one.name or other.priority != one.priority:
+                continue
+            start = clock.start(other.name)
+            for within, work in self._in_turn(other.name):
+                if (start, within) > (class_turn, turn):
+                    break
+                ahead += work
+                start += work / other.weight
+        return first + ahead
+
+    def _in_turn(self, class_name: str) -> list[tuple[float, float]]:
+        """Virtual start and work of whatever waits in a class and continues nothing, in the order
+        in which the class serves it."""
+        found, tenants = [], self._tenants[class_name]
+        for flow, line in self._lines.items():
+            if flow.class_name == class_name:
+                start = tenants.start(flow.tenant)
+                for item in line:
+                    if not item.continues:
+                        found.append((start, item.work))
+                    start += item.work
+        return sorted(found, key=itemgetter(0))
 
     def _turn(self, item: T) -> tuple[bool, int, float, float]:
         one = item.service_class
-        tenants = self._tenants.get(one.name)
         return (
             not item.continues,
             -one.priority,
             self._classes[one.priority].start(one.name),
-            tenants.start(item.tenant) if tenants else 0.0,
+            self._tenants[one.name].start(item.tenant),
         )
 
 
@@ -139,7 +159,11 @@ def _flow(item: Queued) -> Flow:
     return Flow(item.service_class.name, item.tenant)
 
 
-def _weights(lines: dict[Flow, ServiceClass]) -> dict[Flow, float]:
+def _dispensable(line: deque[T]) -> tuple[int, int]:
+    return -line[-1].service_class.priority, len(line)
+
+
+def line_weights(lines: Mapping[Flow, ServiceClass]) -> dict[Flow, float]:
     """A class's weight, shared by its tenants."""
     tenants: dict[str, int] = {}
     for flow in lines:

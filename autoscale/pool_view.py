@@ -9,17 +9,24 @@ changes: how fast a replica is, and how much it has on average from other router
 from __future__ import annotations
 
 import math
+import random
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from autoscale.admission import Scope
 from autoscale.demand import MEMORY_S
+from autoscale.fair_queue import Flow
 from autoscale.prefixes import PrefixMemory
 from autoscale.routing import Candidate, relative_speeds
+from autoscale.service_class import ServiceClass
+from autoscale.turns import Turns
 
 FRESH_S = 5.0
 _FULL_S = 0.5  # after which a replica that refused may have room again
 _NEW = 0.2  # weight of a new report in what others send
+_SPREAD = (0.75, 1.25)  # of the time until a turn, that are told
+_RETRY_S = (1.0, 60.0)  # that a client is told at least, and at most
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,10 +43,23 @@ class ReplicaState:
 
 
 class Refused(NamedTuple):
-    """In how many seconds to come back, and why not now."""
+    """In how many seconds to come back, and why not now.
+
+    The request is `work_s` seconds of a replica's whole time, 0 where that is not known.
+    """
 
     retry_after_s: float
     reason: str
+    work_s: float = 0.0
+    scope: Scope = "line"
+
+
+class _Full(NamedTuple):
+    until_s: float
+    refused: Refused
+
+
+_NOBODY_FITS = None  # in the place of a line, where everybody is refused
 
 
 @dataclass(slots=True)
@@ -52,23 +72,27 @@ class _Replica:
     prefixes: PrefixMemory = field(default_factory=PrefixMemory)
     state: ReplicaState | None = None
     state_at_s: float = 0.0
-    full_until_s: dict[str, float] = field(default_factory=dict)  # by class
-    refusals: dict[str, Refused] = field(default_factory=dict)  # by class, the last ones
+    full: dict[Flow | None, _Full] = field(default_factory=dict)  # by line, the last ones
 
     @property
     def is_silent(self) -> bool:
         """It was waited for in vain and has said nothing since."""
         return bool(self.given_up)
 
-    def is_full(self, class_name: str, now_s: float) -> bool:
-        return self.full_until_s.get(class_name, now_s) > now_s
+    def refusal(self, asker: Flow, now_s: float) -> Refused | None:
+        """The one of a moment ago that would meet every request of a line; None without one."""
+        known = (self.full.get(asker), self.full.get(_NOBODY_FITS))
+        fresh = [full.refused for full in known if full is not None and full.until_s > now_s]
+        return min(fresh, default=None)
 
 
 class PoolView:
     """The replicas of one deployment, by id. Times are of a clock that the caller reads."""
 
-    def __init__(self) -> None:
+    def __init__(self, rng: random.Random | None = None) -> None:
         self._replicas: dict[str, _Replica] = {}
+        self._turns = Turns()
+        self._random = rng or random.Random()
         self._num_unseen = self._unseen_s = 0.0
         self.num_waiting = 0  # requests, for any replica at all
 
@@ -133,29 +157,45 @@ class PoolView:
         ids = list(replicas)
         return [id_ for id_ in ids if not self._replicas[id_].is_silent] or ids
 
-    def refused(
-        self,
-        replica: str,
-        class_name: str,
-        retry_after_s: float,
-        now_s: float,
-        reason: str,
-    ) -> None:
-        """It had no room for a request of a class. What it refuses ends at once: it would look
+    def refused(self, replica: str, asker: Flow, refused: Refused, now_s: float) -> None:
+        """It had no room for a request of a line. What it refuses ends at once: it would look
         idle."""
         one = self._replicas.get(replica)
-        if one is not None:
-            one.refusals[class_name] = Refused(retry_after_s, reason)
-            one.full_until_s[class_name] = now_s + _FULL_S
+        if one is not None and refused.scope != "request":
+            line = asker if refused.scope == "line" else _NOBODY_FITS
+            one.full[line] = _Full(now_s + _FULL_S, refused)
 
-    def refused_by_all(self, class_name: str, now_s: float) -> Refused | None:
-        """The soonest to come back to where every replica has refused the class lately, None
+    def num_open(self, asker: Flow, now_s: float) -> int:
+        """Replicas that may have room for a request of a line; silent ones have none."""
+        return sum(one.refusal(asker, now_s) is None for one in self._answering())
+
+    def refused_by_all(self, asker: Flow, now_s: float) -> Refused | None:
+        """The soonest to come back to where every replica has refused the line lately, None
         where one may have room. Silent ones have no say. Without replicas there is room:
         requests wait for one."""
-        replicas = [one for one in list(self._replicas.values()) if not one.is_silent]
-        if not replicas or not all(one.is_full(class_name, now_s) for one in replicas):
-            return None
-        return min(one.refusals[class_name] for one in replicas)
+        refusals = [one.refusal(asker, now_s) for one in self._answering()]
+        known = [refused for refused in refusals if refused is not None]
+        return min(known) if known and len(known) == len(refusals) else None
+
+    def _answering(self) -> list[_Replica]:
+        return [one for one in list(self._replicas.values()) if not one.is_silent]
+
+    def turn_away(
+        self,
+        asker: Flow,
+        promised: ServiceClass,
+        refused: Refused,
+        now_s: float,
+        share: float = 1.0,
+    ) -> Refused:
+        """What a client is told, for good, of the refusal of a request, or of this pool's share of
+        one: to come back when the queue is short and those who were refused before are served.
+        """
+        work_s = share * refused.work_s / max(len(self._replicas), 1)
+        turn_s = self._turns.give(asker, promised, work_s, now_s) * self._random.uniform(*_SPREAD)
+        least_s, most_s = _RETRY_S
+        retry_after_s = min(max(refused.retry_after_s + turn_s, least_s), most_s)
+        return refused._replace(retry_after_s=retry_after_s)
 
     def refused_unseen(self, now_s: float, share: float = 1.0) -> None:
         """A request, or this pool's share of one, was refused without asking a replica."""
@@ -183,12 +223,14 @@ class PoolView:
     def candidates(
         self,
         replicas: Iterable[str],
-        class_name: str,
+        asker: Flow,
         prefix: list[bytes],
         work_per_char: float,
         now_s: float,
+        refused_by: str = "",
     ) -> list[Candidate]:
-        """In the order of `replicas`, which have to be among those kept."""
+        """In the order of `replicas`, which have to be among those kept. One of them may have
+        refused this very request."""
         ids = list(replicas)
         states = [self._fresh(self._replicas[id_], now_s) for id_ in ids]
         speeds = relative_speeds([state.token_s if state else None for state in states])
@@ -197,7 +239,7 @@ class PoolView:
                 self.outstanding_work(id_, now_s),
                 speed,
                 work_per_char * self._replicas[id_].prefixes.known_chars(prefix),
-                is_full=self._replicas[id_].is_full(class_name, now_s),
+                is_full=id_ == refused_by or self._replicas[id_].refusal(asker, now_s) is not None,
             )
             for id_, speed in zip(ids, speeds, strict=True)
         ]

@@ -101,6 +101,7 @@ def build_app(args: dict[str, Any]) -> Application:
     ingress = serve.deployment(
         make_ingress(
             Callers(settings.promises, keys),
+            settings.promises,
             settings.limits,
             settings.request_log,
             settings.tracing,

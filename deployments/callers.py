@@ -25,7 +25,7 @@ from deployments.request_headers import (
     ARRIVED_HEADER,
     CLASS_HEADER,
     TENANT_HEADER,
-    UNSEEN_HEADER,
+    TOLD_HEADERS,
     WAITED_HEADER,
     overwritten,
 )
@@ -165,7 +165,7 @@ class IdentifyCallers:
                 TENANT_HEADER: caller.tenant,
                 ARRIVED_HEADER: f"{machine()} {time.monotonic()!r}",
             }
-            dropped = ("authorization", UNSEEN_HEADER, WAITED_HEADER)
+            dropped = ("authorization", *TOLD_HEADERS)
             kept = overwritten(scope["headers"], ours, without=dropped)
             asking = Asking(caller, account, self._accounts)
             await self._app({**scope, "headers": kept, ASKING: asking}, receive, send)

@@ -11,7 +11,6 @@ from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from dataclasses import asdict
 from functools import partial
-from math import ceil
 from typing import Annotated, Any
 
 from fastapi import Body, HTTPException, Request
@@ -28,7 +27,8 @@ from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.responses import HTMLResponse, JSONResponse, Response
 
 from autoscale.controls import Controls
-from autoscale.pool_view import PoolView
+from autoscale.fair_queue import Flow
+from autoscale.pool_view import PoolView, Refused
 from autoscale.service_class import ServiceClass
 from cluster.messages import IngressPlan, IngressReport
 from cluster.observability.publisher import Publisher
@@ -55,9 +55,16 @@ from deployments.left_streams import cancelled_when_left, closed_at_its_end
 from deployments.metering import Accounts, OverQuotaError, metered
 from deployments.openai_errors import error_response
 from deployments.plain_bodies import read_out
-from deployments.pools import POOLS, all_full, count_unread_refusal, someone_lives
+from deployments.pools import POOLS, refuse_unread, someone_lives
 from deployments.refusal import REFUSED, RefusedByAllError, RefuseWhenFull, TryLater
-from deployments.request_headers import UNSEEN_HEADER, WAITED_HEADER, with_headers
+from deployments.request_headers import (
+    ELSEWHERE_HEADER,
+    REFUSED_BY_HEADER,
+    UNSEEN_HEADER,
+    WAITED_HEADER,
+    asker,
+    with_headers,
+)
 from deployments.request_limits import (
     BeyondLimitsError,
     BoundBodies,
@@ -173,8 +180,7 @@ class FleetIngress(OpenAiIngress):  # type: ignore[misc]
         span_of(raw_request.scope).note({"gen_ai.request.model": body.model or ""})
 
         def ask(request: Any) -> AsyncGenerator[Any, None]:
-            sent = for_engine or request
-            return self._ask(sent, call_method, raw_request, pool, asking.caller.class_name)
+            return self._ask(for_engine or request, call_method, raw_request, pool)
 
         delivered = Delivered(body, is_ours=is_ours) if getattr(body, "stream", False) else None
         if delivered is not None:
@@ -209,21 +215,22 @@ class FleetIngress(OpenAiIngress):  # type: ignore[misc]
         call_method: str,
         raw_request: Request,
         pool: PoolView,
-        class_name: str,
     ) -> AsyncGenerator[Any, None]:
         """The answer of a target that takes a request before its class's first token is due; one
         that goes on has time. Raises RefusedByAllError."""
         continues, began_s = _continues(body), time.monotonic()
-        patience_s = min(self._promises[class_name].ttft_s, PATIENCE_S)
+        line = asker(raw_request.headers)
+        patience_s = min(self._promises[line.class_name].ttft_s, PATIENCE_S)
         num_unseen = None
         if call_method not in UNSEATED and not continues:
             await _someone_lives(pool, patience_s)
-            _refuse_where_all_do(pool, class_name)
+            self._refuse_where_all_do(pool, line)
             num_unseen = pool.take_unseen(time.monotonic())
         answer = of_two_targets(
             partial(self._attempt, body, call_method, raw_request),
             pool,
-            class_name,
+            line,
+            partial(self._turned_away, pool, line),
             began_s=began_s,
             patience_s=None if continues else patience_s,
             num_unseen=num_unseen,
@@ -237,23 +244,48 @@ class FleetIngress(OpenAiIngress):  # type: ignore[misc]
     ) -> AsyncGenerator[Any, None]:
         """One target's answer, as `OpenAiIngress` asks for it, whichever Serve chooses; left early
         it is cancelled. Raises NotTakenError."""
-        told = {UNSEEN_HEADER: str(terms.num_unseen), WAITED_HEADER: repr(terms.waited_s)}
+        told = {
+            ELSEWHERE_HEADER: str(int(terms.goes_elsewhere)),
+            REFUSED_BY_HEADER: terms.refused_by,
+            UNSEEN_HEADER: str(terms.num_unseen),
+            WAITED_HEADER: repr(terms.waited_s),
+        }
         span = span_of(raw_request.scope)
         noted = {"dspark.resumes": _continues(body)}  # the answer may go on with another's
         with span.child("target attempt", noted, "client") as attempt:
             carried = carrying(with_headers(raw_request, told), attempt)
-            handle = self._get_configured_serve_handle(await self._get_model_id(body.model))
-            session_id = session_id_from_headers(carried.headers)
-            if session_id:
-                handle = handle.options(session_id=session_id)
-            info = RawRequestInfo.from_starlette_request(carried)
-            call = TakenInTime(getattr(handle, call_method).remote(body, info), terms.within_s)
-            async with aclosing(cancelled_when_left(call)) as answers:
+            call = await self._call(body, call_method, carried, terms.within_s)
+            async with aclosing(call) as answers:
                 async for answer in answers:
                     if isinstance(answer, TryLater):
                         attempt.fail(answer.reason)
                     is_engines = isinstance(answer, EngineAnswer)
                     yield passed_on(call_method, answer) if is_engines else answer
+
+    async def _call(
+        self, body: Any, call_method: str, raw_request: Request, within_s: float | None
+    ) -> AsyncGenerator[Any, None]:
+        """What Serve brings of a target; left early it is cancelled. Raises NotTakenError."""
+        handle = self._get_configured_serve_handle(await self._get_model_id(body.model))
+        session_id = session_id_from_headers(raw_request.headers)
+        if session_id:
+            handle = handle.options(session_id=session_id)
+        info = RawRequestInfo.from_starlette_request(raw_request)
+        call = TakenInTime(getattr(handle, call_method).remote(body, info), within_s)
+        return cancelled_when_left(call)
+
+    def _refuse_where_all_do(self, pool: PoolView, line: Flow) -> None:
+        """Raises RefusedByAllError where every target has refused the line a moment ago."""
+        now_s = time.monotonic()
+        soonest = pool.refused_by_all(line, now_s)
+        if soonest is not None:
+            pool.refused_unseen(now_s)
+            raise self._turned_away(pool, line, soonest)
+
+    def _turned_away(self, pool: PoolView, line: Flow, refused: Refused) -> RefusedByAllError:
+        promised = self._promises[line.class_name]
+        told = pool.turn_away(line, promised, refused, time.monotonic())
+        return RefusedByAllError(TryLater(told.reason, told.retry_after_s))
 
     async def _process_llm_request(
         self, body: Any, call_method: str, raw_request: Request | None = None
@@ -395,15 +427,6 @@ async def _someone_lives(pool: PoolView, patience_s: float) -> None:
         raise RefusedByAllError(TryLater("no_target", COME_BACK_S))
 
 
-def _refuse_where_all_do(pool: PoolView, class_name: str) -> None:
-    """Raises RefusedByAllError where every target has refused the class a moment ago."""
-    now_s = time.monotonic()
-    soonest = pool.refused_by_all(class_name, now_s)
-    if soonest is not None:
-        pool.refused_unseen(now_s)
-        raise RefusedByAllError(TryLater(soonest.reason, ceil(soonest.retry_after_s)))
-
-
 async def openai_error(request: Request, error: Exception) -> JSONResponse:
     """FastAPI's own errors (no such model, no such path) in the OpenAI error shape."""
     assert isinstance(error, StarletteHTTPException)
@@ -414,6 +437,7 @@ async def openai_error(request: Request, error: Exception) -> JSONResponse:
 
 def make_ingress(
     callers: Callers,
+    promises: Mapping[str, ServiceClass],
     limits: LimitSpec,
     request_log: str | None = None,
     tracing: TracingSpec | None = None,
@@ -426,7 +450,7 @@ def make_ingress(
     """
     app = init()
     app.add_middleware(BoundBodies, limits=limits)
-    app.add_middleware(RefuseWhenFull, all_full=all_full, refused=count_unread_refusal)
+    app.add_middleware(RefuseWhenFull, refuse=partial(refuse_unread, promises))
     if request_log is not None:
         app.add_middleware(RequestLog, write=LogFile(request_log))
     if tracing is not None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Mapping
 from typing import Any
 
+from autoscale.fair_queue import Flow
 from autoscale.pool_view import PoolView, Refused, ReplicaState
+from autoscale.service_class import ServiceClass
 
 QUEUED_AT_CALLER = 256  # requests of a deployment that wait where it is called
 _LOOK_S = 0.1  # between two looks for a replica
@@ -25,12 +26,20 @@ def register(deployment: str, pool: PoolView) -> None:
     POOLS[deployment] = pool
 
 
-def all_full(class_name: str, now_s: float) -> Refused | None:
-    """The soonest to come back to, where no target of any model has room for a class; None where
-    one may have."""
-    times = [pool.refused_by_all(class_name, now_s) for pool in list(POOLS.values())]
-    known = [refusal for refusal in times if refusal is not None]
-    return min(known) if known and len(known) == len(times) else None
+def refuse_unread(
+    promises: Mapping[str, ServiceClass], asker: Flow, now_s: float
+) -> Refused | None:
+    """What to tell of a request where no target of any model has room for its line, whatever it
+    is; None where one may have. Every pool counts its share: the model is not known."""
+    pools = list(POOLS.values())
+    refusals = [(pool, pool.refused_by_all(asker, now_s)) for pool in pools]
+    known = [(pool, refused) for pool, refused in refusals if refused is not None]
+    if not known or len(known) < len(pools):
+        return None
+    promised, share = promises[asker.class_name], 1 / len(pools)
+    for pool in pools:
+        pool.refused_unseen(now_s, share)
+    return min(pool.turn_away(asker, promised, refused, now_s, share) for pool, refused in known)
 
 
 async def someone_lives(pool: PoolView, patience_s: float) -> bool:
@@ -56,13 +65,6 @@ async def someone_lives(pool: PoolView, patience_s: float) -> bool:
 
 def _is_dead(pool: PoolView) -> bool:
     return pool.is_empty and any(pool is one for one in POOLS.values())
-
-
-def count_unread_refusal() -> None:
-    """A request was refused, whatever its model is: every pool counts its share."""
-    now_s = time.monotonic()
-    for pool in list(POOLS.values()):
-        pool.refused_unseen(now_s, 1 / len(POOLS))
 
 
 def routing_stats(state: ReplicaState) -> dict[str, float]:

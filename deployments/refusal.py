@@ -9,11 +9,14 @@ from dataclasses import dataclass
 from math import ceil
 
 from starlette.datastructures import Headers
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Send
+from starlette.types import Scope as HttpScope
 
+from autoscale.admission import Scope
+from autoscale.fair_queue import Flow
 from autoscale.pool_view import Refused
 from deployments.openai_errors import error_response
-from deployments.request_headers import CLASS_HEADER
+from deployments.request_headers import asker
 
 _BUSY = "The service is too busy for this request"
 _WHY = {
@@ -34,16 +37,22 @@ REFUSED: Counter[str] = Counter()
 class TryLater:
     """Sent back instead of an answer: a refused request is no error of the replica.
 
-    `replica_id` refused it.
+    `replica_id` refused it. See `autoscale.admission.Refusal`.
     """
 
     reason: str
-    retry_after_s: int
+    retry_after_s: float
     replica_id: str = ""
+    work_s: float = 0.0
+    scope: Scope = "line"
+
+    @property
+    def refused(self) -> Refused:
+        return Refused(self.retry_after_s, self.reason, self.work_s, self.scope)
 
     @property
     def message(self) -> str:
-        return f"{_WHY[self.reason]}. Try again in {self.retry_after_s} s."
+        return f"{_WHY[self.reason]}. Try again in {ceil(self.retry_after_s)} s."
 
     @property
     def status(self) -> int:
@@ -51,7 +60,7 @@ class TryLater:
 
     @property
     def headers(self) -> dict[str, str]:
-        return {"Retry-After": str(self.retry_after_s)}
+        return {"Retry-After": str(ceil(self.retry_after_s))}
 
 
 class RefusedByAllError(Exception):
@@ -66,33 +75,25 @@ class RefuseWhenFull:
     """ASGI middleware: says no before anything is read, where everybody would say no.
 
     In overload most requests are refused, and what that costs is taken from those that are not.
-    `all_full` says for a class when to come back and why not now, None where there may be room;
-    `refused` hears of each that is turned away.
+    `refuse` says to whose request no target listens whatever it is, and what the client is told;
+    None where there may be room.
     """
 
-    def __init__(
-        self,
-        app: ASGIApp,
-        all_full: Callable[[str, float], Refused | None],
-        refused: Callable[[], None],
-    ) -> None:
+    def __init__(self, app: ASGIApp, refuse: Callable[[Flow, float], Refused | None]) -> None:
         self._app = app
-        self._all_full = all_full
-        self._refused = refused
+        self._refuse = refuse
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: HttpScope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and _asks_for_a_seat(scope):
-            class_name = Headers(scope=scope).get(CLASS_HEADER, "")
-            last = self._all_full(class_name, time.monotonic())
-            if last is not None:
+            refused = self._refuse(asker(Headers(scope=scope)), time.monotonic())
+            if refused is not None:
                 REFUSED["known_full"] += 1
-                self._refused()
-                answer = TryLater(last.reason, ceil(last.retry_after_s))
+                answer = TryLater(refused.reason, refused.retry_after_s)
                 respond = error_response(answer.status, answer.message, answer.headers)
                 await respond(scope, receive, send)
                 return
         await self._app(scope, receive, send)
 
 
-def _asks_for_a_seat(scope: Scope) -> bool:
+def _asks_for_a_seat(scope: HttpScope) -> bool:
     return bool(scope["method"] == "POST" and scope["path"].startswith("/v1/"))

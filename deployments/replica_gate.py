@@ -100,30 +100,31 @@ class ReplicaGate:
         *,
         age_s: float = 0.0,
         continues: bool = False,
+        goes_elsewhere: bool = False,
         num_unseen: int = 0,
     ) -> AsyncIterator[Seat]:
         """A seat for as long as the context lasts, for a request that is `age_s` old already.
 
-        One that `continues` a lost target's stream is not refused. `num_unseen` requests were
-        refused before this one came, and no replica saw them: they are demand, too.
+        One that `continues` a lost target's stream is not refused. One that `goes_elsewhere` when
+        it is counts there. `num_unseen` requests were refused before this one came, and no
+        replica saw them: they are demand, too.
         Raises RefusedError instead of a seat too late.
         """
         now_s = self._clock()
-        ticket = Ticket(self._classes[class_name], tenant, cost, now_s - age_s, continues)
-        self._counts.arrived(ticket)
-        self._demand.arrived(cost.num_sequences + num_unseen, now_s)
-        self._arrived += 1 + num_unseen
-        self._prompt_tokens += cost.prompt_tokens
+        one = self._classes[class_name]
+        ticket = Ticket(one, tenant, cost, now_s - age_s, continues, goes_elsewhere)
+        self._demand.arrived(num_unseen, now_s)
+        self._arrived += num_unseen
         refusal = self._admission.offer(ticket, now_s)
         if refusal is not None:
-            self._counts.shed(ticket, refusal.reason)
+            self._shed(ticket, refusal)
             raise RefusedError(refusal)
         seat = Seat(ticket, self._saw_tokens, self._saw_whole)
         try:
             if ticket.seated_s is None:
                 await self._called(ticket)
             else:
-                self._counts.admitted(ticket)
+                self._admitted(ticket)
                 self._advance()
             yield seat
         finally:
@@ -136,6 +137,22 @@ class ReplicaGate:
         self._advance()
         await called
 
+    def _admitted(self, ticket: Ticket) -> None:
+        self._counts.admitted(ticket)
+        self._came(ticket)
+
+    def _shed(self, ticket: Ticket, refusal: Refusal) -> None:
+        if not ticket.goes_elsewhere:
+            self._counts.shed(ticket, refusal.reason)
+            self._came(ticket)
+
+    def _came(self, ticket: Ticket) -> None:
+        """It is demand, once; a stream that continues was so where it began."""
+        if not ticket.continues:
+            self._demand.arrived(ticket.cost.num_sequences, self._clock())
+            self._arrived += 1
+            self._prompt_tokens += ticket.cost.prompt_tokens
+
     def _leave(self, seat: Seat) -> None:
         ticket = seat.ticket
         seat.has_left = True
@@ -143,14 +160,20 @@ class ReplicaGate:
         called = self._waiting.pop(ticket, None)
         if ticket.seated_s is not None:
             self._counts.ended(ticket, now_s, is_whole=seat.is_whole)
-            self._demand.left(now_s - ticket.seated_s)
-            if seat.is_whole and ticket.output_tokens:
-                per_sequence = ticket.output_tokens / ticket.cost.num_sequences
-                self.costs.record_output(ticket.service_class.name, per_sequence)
+            if not ticket.continues:
+                self._demand.left(now_s - ticket.seated_s)
+                self._learn_output(seat)
         elif called is not None:  # still queued: cancelled
             self._counts.gave_up(ticket)
+            self._came(ticket)
         self._admission.leave(ticket, now_s)
         self._advance()
+
+    def _learn_output(self, seat: Seat) -> None:
+        ticket = seat.ticket
+        if seat.is_whole and ticket.output_tokens:
+            per_sequence = ticket.output_tokens / ticket.cost.num_sequences
+            self.costs.record_output(ticket.service_class.name, per_sequence)
 
     def _advance(self) -> None:
         """Let the admission decide again: now, when the next one's time is up, and for as long
@@ -161,10 +184,10 @@ class ReplicaGate:
             self._observed_s = now_s
         changes = admission.advance(now_s)
         for ticket in changes.seated:
-            self._counts.admitted(ticket)
+            self._admitted(ticket)
             self._call(ticket, None)
         for ticket, refusal in changes.refused:
-            self._counts.shed(ticket, refusal.reason)
+            self._shed(ticket, refusal)
             self._call(ticket, RefusedError(refusal))
         observe_in_s = _OBSERVE_S if admission.running or admission.waiting else math.inf
         self._set_timer(min(admission.next_deadline_s() - now_s, observe_in_s))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
+from collections.abc import Mapping
 from typing import Any
 
 from ray.serve._private.common import RequestMetadata
@@ -25,7 +26,7 @@ from autoscale.prefixes import chunk_keys
 from autoscale.request_cost import PREFILL_WORK, CostModel, RequestCost
 from autoscale.routing import rank
 from deployments.pools import register, replica_state
-from deployments.request_headers import CLASS_HEADER
+from deployments.request_headers import REFUSED_BY_HEADER, asker
 from deployments.request_size import cache_space, request_size, request_text
 
 
@@ -62,14 +63,16 @@ class WorkRouter(RequestRouter):  # type: ignore[misc]
         if pending_request is not None:
             pending_request.routing_context.should_backoff = True
         work, prefix = self._work(pending_request), self._prefix(pending_request)
+        headers = _headers(pending_request)
         by_id = {r.replica_id.unique_id: r for r in candidate_replicas}
         known = self._pool.answering(id_ for id_ in by_id if id_ in self._pool)
         candidates = self._pool.candidates(
             known,
-            _class_name(pending_request),
+            asker(headers),
             prefix,
             PREFILL_WORK * self._costs.prompt_tokens(1),
             time.monotonic(),
+            headers.get(REFUSED_BY_HEADER, ""),
         )
         return [[by_id[known[i]]] for i in rank(candidates, work, self._random)]
 
@@ -138,7 +141,7 @@ def _request(pending: PendingRequest | None) -> Any:
     return pending.args[0] if pending is not None and pending.args else None
 
 
-def _class_name(pending: PendingRequest | None) -> str:
-    """Of the request's caller, in the headers that come second."""
+def _headers(pending: PendingRequest | None) -> Mapping[str, str]:
+    """With which the ingress sent the request, in what comes second."""
     info = pending.args[1] if pending is not None and len(pending.args) > 1 else None
-    return info.headers.get(CLASS_HEADER, "") if info is not None else ""
+    return info.headers if info is not None else {}

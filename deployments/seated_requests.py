@@ -6,7 +6,6 @@ import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, aclosing
 from contextvars import ContextVar
-from math import ceil
 from typing import Any
 
 from autoscale.request_cost import RequestCost
@@ -14,7 +13,12 @@ from deployments.callers import age_s, machine
 from deployments.class_specs import NO_ONE
 from deployments.refusal import TryLater
 from deployments.replica_gate import RefusedError, ReplicaGate, Seat
-from deployments.request_headers import CLASS_HEADER, TENANT_HEADER, UNSEEN_HEADER
+from deployments.request_headers import (
+    CLASS_HEADER,
+    ELSEWHERE_HEADER,
+    TENANT_HEADER,
+    UNSEEN_HEADER,
+)
 from deployments.request_size import request_size
 from deployments.resumption import RESUME
 from deployments.tracing.span import UNTRACED, Span
@@ -66,6 +70,7 @@ async def seated(
                         cost,
                         age_s=age,
                         continues=continues,
+                        goes_elsewhere=headers.get(ELSEWHERE_HEADER) == "1",
                         num_unseen=int(headers.get(UNSEEN_HEADER, 0)),
                     )
                 )
@@ -80,8 +85,8 @@ async def seated(
             if seat.prompt_tokens is not None and not size.num_token_ids:
                 gate.costs.record_prompt(size.num_chars, seat.prompt_tokens)
     except RefusedError as refused:
-        reason, retry_after_s = refused.refusal
-        yield TryLater(reason, ceil(retry_after_s), replica_id)
+        reason, retry_after_s, work_s, scope = refused.refusal
+        yield TryLater(reason, retry_after_s, replica_id, work_s, scope)
 
 
 def _xargs(given: Mapping[str, Any], class_name: str, trace: Span) -> dict[str, Any]:

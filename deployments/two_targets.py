@@ -10,7 +10,8 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from typing import Any, NamedTuple
 
-from autoscale.pool_view import PoolView
+from autoscale.fair_queue import Flow
+from autoscale.pool_view import PoolView, Refused
 from deployments.refusal import RefusedByAllError, TryLater
 from deployments.taking import NotTakenError, take_within_s
 
@@ -20,11 +21,14 @@ _NOT_TAKEN = TryLater("no_target", COME_BACK_S)
 
 class Terms(NamedTuple):
     """On which a target is asked: requests refused before this one that no target saw, seconds
-    that it has waited here, and seconds within which it has to be taken."""
+    that it has waited here, seconds within which it has to be taken, whether another one is asked
+    where this one refuses, and which replica has refused."""
 
     num_unseen: int
     waited_s: float
     within_s: float | None
+    goes_elsewhere: bool
+    refused_by: str
 
 
 Attempt = Callable[[Terms], AsyncGenerator[Any, None]]
@@ -33,7 +37,8 @@ Attempt = Callable[[Terms], AsyncGenerator[Any, None]]
 async def of_two_targets(
     attempt: Attempt,
     pool: PoolView,
-    class_name: str,
+    asker: Flow,
+    turned_away: Callable[[Refused], Exception],
     *,
     began_s: float,
     patience_s: float | None,
@@ -43,16 +48,22 @@ async def of_two_targets(
     """The answer of the first of two targets that takes a request, asked one after the other.
 
     `patience_s` after `began_s` it has to be taken; None waits for ever. `num_unseen` is None
-    for a request that is no demand. Raises RefusedByAllError.
+    for a request that is no demand. A second one is asked where, before the first was, more than
+    one might have had room for the `asker`. Raises what `turned_away` makes of a refusal by
+    targets, RefusedByAllError where none of them took the request.
     """
     refusals: list[TryLater] = []
+    is_demand = num_unseen is not None
+    goes_elsewhere = pool.num_open(asker, clock()) > 1
     for is_last in (False, True):
         refused, waited_s = None, clock() - began_s
+        goes_elsewhere = goes_elsewhere and not is_last
         within_s = None
         if patience_s is not None:
             within_s = take_within_s(patience_s - waited_s, is_last=is_last)
         try:
-            terms = Terms(num_unseen or 0, waited_s, within_s)
+            refused_by = refusals[0].replica_id if refusals else ""
+            terms = Terms(num_unseen or 0, waited_s, within_s, goes_elsewhere, refused_by)
             async with aclosing(attempt(terms)) as answers:
                 async for answer in answers:
                     if isinstance(answer, TryLater):
@@ -61,15 +72,18 @@ async def of_two_targets(
                         yield answer
         except NotTakenError as error:
             pool.gave_up(error.request_id)
-            refusals.append(_NOT_TAKEN)
+            if refusals and is_demand:  # who refused it left it to this one to count
+                pool.refused_unseen(clock())
             continue
         if refused is None:
             return
-        num_unseen, now_s = None, clock()  # this target has heard of them
-        pool.refused(refused.replica_id, class_name, refused.retry_after_s, now_s, refused.reason)
+        num_unseen = None  # this target has heard of them
+        pool.refused(refused.replica_id, asker, refused.refused, clock())
         refusals.append(refused)
-        if pool.refused_by_all(class_name, now_s) is not None:
+        if not goes_elsewhere:
             break
     if num_unseen is not None:
         pool.refused_unseen(clock(), 1 + num_unseen)
-    raise RefusedByAllError(min(refusals, key=lambda one: one.retry_after_s))
+    if not refusals:
+        raise RefusedByAllError(_NOT_TAKEN)
+    raise turned_away(min(one.refused for one in refusals))

@@ -232,7 +232,8 @@ _TARGET = (
         "dspark_class_requests",
         "counter",
         "requests",
-        "By service class: arrived, admitted, then met, missed or broken_off; gave_up waiting",
+        "By service class: arrived, or continued from a lost target; admitted, then met, missed or "
+        "broken_off; gave_up waiting",
         ("service_class", "outcome"),
     ),
     Metric(
@@ -240,7 +241,7 @@ _TARGET = (
         "dspark_shed_requests",
         "counter",
         "requests",
-        "Refused by a target, by why; the ingress tries another target once",
+        "Refused for good, by why: who is passed on to another target counts there",
         ("service_class", "reason"),
     ),
     Metric(

@@ -136,7 +136,7 @@ class AttachedServer:
         """Events of a stream come as lists, as those of `ray.serve.llm` do."""
         watch = self._watch
         if watch.down is not None:
-            yield TryLater("engine_down", DOWN_S, self._replica_id)
+            yield TryLater("engine_down", DOWN_S, self._replica_id, scope="everybody")
             return
         try:
             items = self._relay.ask(request, headers, SEAT.get())

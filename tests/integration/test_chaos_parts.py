@@ -169,7 +169,7 @@ class Books(TargetBooks):
 
 
 def target(name: str, age_s: float = 0.0, **counts: int) -> dict[str, Any]:
-    names = ("arrived", "admitted", "shed_queue_full", "shed_too_late", "gave_up")
+    names = ("arrived", "continued", "admitted", "shed_queue_full", "shed_too_late", "gave_up")
     totals = dict.fromkeys((*names, "met", "missed", "broken_off"), 0) | counts
     admission = {"classes": {"default": totals}}
     return {"replica_id": name, "age_s": age_s, "stats": {"admission": admission}}
@@ -196,6 +196,7 @@ def test_answers_from_before_are_not_counted():
     [
         ({"arrived": 5, "admitted": 3, "shed_too_late": 2, "met": 2, "broken_off": 1}, True),
         ({"arrived": 5, "admitted": 3, "gave_up": 1, "shed_queue_full": 1, "missed": 3}, True),
+        ({"arrived": 3, "continued": 2, "admitted": 5, "met": 5}, True),
         ({"arrived": 5, "admitted": 3, "met": 3}, False),
         ({"arrived": 3, "admitted": 3, "met": 2}, False),
     ],

@@ -84,8 +84,10 @@ class Counted:
         """Where nothing waits or runs."""
         n = self.totals
         refused = n["shed_queue_full"] + n["shed_too_late"]
-        arrived = n["admitted"] + refused + n["gave_up"]
-        return n["arrived"] == arrived and n["admitted"] == self.whole + n["broken_off"]
+        came = n["admitted"] + refused + n["gave_up"]
+        return (
+            n["arrived"] + n["continued"] == came and n["admitted"] == self.whole + n["broken_off"]
+        )
 
 
 class TargetBooks:

@@ -107,30 +107,96 @@ def test_a_full_queue_refuses():
     admission = full()
     for _ in range(8):
         assert admission.offer(ticket(), 0.0) is None
-    assert admission.offer(ticket(), 0.0) == Refusal("queue_full", 1.0)
+    assert admission.offer(ticket(), 0.0) == Refusal("queue_full", 0.0, 0.0, "line")
+    assert admission.advance(0.0).refused == []
 
 
-def test_a_full_queue_tells_when_half_of_it_will_be_gone():
+@pytest.mark.parametrize(
+    "newcomer", [ticket(SOON), ticket(tenant="b")], ids=["higher priority", "another tenant"]
+)
+def test_in_a_full_queue_the_longest_line_of_the_lowest_priority_makes_room(newcomer):
     admission = full(work_per_s=40.0)
+    waiting = [ticket() for _ in range(8)]
+    for one in waiting:
+        assert admission.offer(one, 0.0) is None
+    assert admission.offer(newcomer, 0.0) is None
+    assert admission.waiting == 8
+    ((dropped, refusal),) = admission.advance(0.0).refused
+    assert dropped is waiting[-1]
+    assert (refusal.reason, refusal.scope) == ("queue_full", "line")
+    assert refusal.work_s == pytest.approx(100 / 40, rel=0.05)
+    assert admission.advance(0.0).refused == []
+
+
+def test_a_newcomer_of_the_lowest_priority_makes_nobody_go():
+    admission = full()
     for _ in range(8):
-        admission.offer(ticket(), 0.0)
-    refusal = admission.offer(ticket(), 0.0)
+        assert admission.offer(ticket(FAST), 0.0) is None
+    refusal = admission.offer(ticket(tenant="b"), 0.0)
     assert refusal is not None
     assert refusal.reason == "queue_full"
-    assert refusal.retry_after_s == pytest.approx(900 / 40 / 2, rel=0.05)
+    assert admission.advance(0.0).refused == []
 
 
 def test_a_request_that_would_be_late_is_refused_at_once_with_the_time_to_come_back():
     admission = full(work_per_s=40.0)
-    admission.offer(ticket(SOON, output=40), 0.0)  # 1 s of work
-    refusal = admission.offer(ticket(SOON, output=200), 0.0)  # and 5 s: 4.2 too late
+    admission.offer(ticket(SOON, output=200), 0.0)  # 5 s of work, of which 3.2 are too long
+    refusal = admission.offer(ticket(SOON, output=20), 0.0)
     assert refusal is not None
-    assert refusal.reason == "too_late"
-    assert refusal.retry_after_s == pytest.approx(4.2, rel=0.1)
+    assert (refusal.reason, refusal.scope) == ("too_late", "line")
+    assert refusal.retry_after_s == pytest.approx(3.2, rel=0.1)
+    assert refusal.work_s == pytest.approx(0.5, rel=0.05)
+
+
+def test_whether_a_request_would_be_late_is_no_matter_of_its_size():
+    for output in (1.0, 1e6):
+        admission = full(work_per_s=40.0)
+        assert admission.offer(ticket(SOON, output=40), 0.0) is None
+        assert admission.offer(ticket(SOON, output=output), 0.0) is None
+
+
+def test_a_backlog_of_a_class_that_has_its_share_keeps_nobody_from_a_free_seat():
+    admission = Admission(ReplicaLimits(seats=16))
+    batch = ServiceClass("batch", ttft_s=60.0, tpot_s=math.inf, max_seat_share=0.8)
+    soon = ServiceClass("soon", ttft_s=2.0, tpot_s=math.inf)
+    seated = [ticket(batch, -10.0, output=1e6) for _ in range(12)]
+    for one in seated:
+        assert admission.offer(one, -10.0) is None
+        admission.record_tokens(one, 1, -10.0)
+    for second in range(-9, 1):
+        for one in seated:
+            admission.record_tokens(one, 10, float(second))
+    for _ in range(20):
+        assert admission.offer(ticket(batch), 0.0) is None
+    interactive = ticket(soon, output=200, tenant="b")
+    assert admission.offer(interactive, 0.0) is None
+    assert (interactive.seated_s, admission.waiting) == (0.0, 20)
+
+
+def test_a_refusal_for_a_requests_own_size_or_age_tells_nothing_of_others():
+    admission = Admission(LIMITS)
+    for _ in range(3):
+        admission.offer(ticket(output=1e6), 0.0)
+    wide = ticket(SOON, sequences=2)
+    assert admission.offer(wide, 0.0) is None
+    ((refused, refusal),) = admission.advance(1.9).refused
+    assert (refused, refusal.scope) == (wide, "request")
+    old = ticket(SOON, -2.0, sequences=2)
+    assert admission.offer(old, 0.0) == Refusal("too_late", 0.0, 0.0, "request")
+
+
+def test_where_a_first_token_would_be_too_late_from_any_seat_nobody_waits_for_one():
+    admission = full()
+    admission._start_s = 5.0  # of 3.6 s that are promised
+    assert admission.offer(ticket(SOON), 0.0) == Refusal("too_late", 0.0, 0.0, "line")
+    admission.leave(one_of(admission), 0.0)
+    assert admission.offer(ticket(SOON, sequences=2), 0.0) == Refusal(
+        "too_late", 0.0, 0.0, "request"
+    )
 
 
 def test_what_a_request_has_waited_before_is_taken_off():
-    for age_s, is_refused in ((0.0, False), (1.0, True)):
+    for age_s, is_refused in ((0.7, False), (0.9, True)):  # of 1.8 s it waits another
         admission = full(work_per_s=40.0)
         admission.offer(ticket(SOON, output=40), 0.0)
         refusal = admission.offer(ticket(SOON, -age_s, output=1), 0.0)
@@ -192,7 +258,7 @@ def test_a_class_takes_no_more_than_its_share_and_holds_nobody_up():
     assert [one.seated_s for one in tickets] == [0.0, 0.0, None]
     other = ticket()
     admission.offer(other, 0.0)
-    assert admission.advance(0.0).seated == [other]
+    assert other.seated_s == 0.0
 
 
 def decoding(tpot_s: float, running: int) -> Admission:

@@ -17,6 +17,14 @@ def test_nothing_is_known_at_first():
     assert DrainRate().per_s(8, 0.0) is None
 
 
+def test_seats_that_are_taken_say_nothing_before_anything_was_done():
+    drain = DrainRate()
+    drain.record(0.0, running=8)
+    assert drain.per_s(8, 2.0) is None
+    drain.record(2.0, running=8, work=40.0)
+    assert drain.per_s(8, 2.0) == 20.0
+
+
 def test_with_all_seats_taken_it_is_the_throughput():
     drain = steady(running=8, work_per_s=400.0, seconds=20)
     assert drain.per_s(8, 20.0) == pytest.approx(400, rel=0.03)

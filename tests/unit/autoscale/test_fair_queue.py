@@ -1,7 +1,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+import random
+from dataclasses import dataclass, replace
 
 import pytest
 
@@ -98,14 +99,70 @@ def test_a_newcomer_waits_for_all_of_its_own_line_and_for_higher_priorities():
 
 def test_a_newcomer_waits_for_no_more_of_others_than_their_share():
     queue = queue_of(*(Item("B", tenant="b", work=10.0) for _ in range(5)))
-    assert queue.work_ahead(Item("new", work=4.0)) == 4.0
-    assert queue.work_ahead(Item("new", GOLD, work=6.0)) == 2.0
+    assert queue.work_ahead(Item("new")) == 10.0  # whoever came first has the first turn
+    queue.push(Item("A", work=25.0))
+    assert queue.work_ahead(Item("new")) == 25.0 + 30.0
+    assert queue.work_ahead(Item("new", GOLD)) == 10.0
+
+
+def test_how_large_a_newcomer_is_makes_it_wait_no_longer():
+    queue = queue_of(Item("B", tenant="b", work=10.0), Item("A", work=5.0))
+    assert (
+        queue.work_ahead(Item("new", work=1e6)) == queue.work_ahead(Item("new", work=0.0)) == 15.0
+    )
 
 
 def test_a_class_with_more_tenants_is_not_waited_for_longer():
-    queue = queue_of(*(Item("g", GOLD, tenant=t, work=100.0) for t in "bcd"))
-    # Three times the own work by weight, among all three of them.
-    assert queue.work_ahead(Item("new", work=4.0)) == 12.0
+    queue = queue_of(Item("p", work=4.0), *(Item("g", GOLD, tenant=t, work=5.0) for t in "bcd"))
+    # By weight three times 4, which begins in the last of them.
+    assert queue.work_ahead(Item("new")) == 4.0 + 15.0
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_what_is_said_to_be_ahead_of_a_newcomer_is_what_is_served_before_it(seed):
+    rng = random.Random(seed)
+    classes = (PLAIN, GOLD, URGENT, replace(GOLD, name="silver", weight=2.0))
+
+    def anyone(name: str) -> Item:
+        return Item(name, rng.choice(classes), rng.choice("abcd"), rng.uniform(1, 100))
+
+    queue = queue_of(*(anyone(f"was {i}") for i in range(rng.randrange(30))))
+    for _ in range(len(queue) // 2):
+        queue.take(queue.heads()[0])
+    for i in range(rng.randrange(20)):
+        queue.push(anyone(f"came {i}"))
+    newcomer = anyone("new")
+    ahead = queue.work_ahead(newcomer)
+    queue.push(newcomer)
+    served = 0.0
+    while (head := queue.heads()[0]) is not newcomer:
+        queue.take(head)
+        served += head.work
+    assert ahead == pytest.approx(served)
+
+
+def test_who_goes_first_is_the_last_of_the_longest_line_of_the_lowest_priority():
+    queue = queue_of(
+        *(Item(f"U{i}", URGENT) for i in range(4)),
+        *(Item(f"a{i}") for i in range(3)),
+        *(Item(f"b{i}", tenant="b") for i in range(2)),
+    )
+    gone = []
+    for _ in range(6):
+        gone.append(queue.last_in_line())
+        queue.remove(gone[-1])
+    assert [one.name for one in gone] == ["a2", "b1", "a1", "b0", "a0", "U3"]
+
+
+def test_what_continues_is_waited_for_by_everybody():
+    queue = queue_of(Item("x", work=7.0, continues=True), Item("p", work=5.0))
+    assert queue.work_ahead(Item("new", URGENT)) == 7.0
+    assert queue.work_ahead(Item("new")) == 12.0
+
+
+def test_what_continues_never_has_to_go():
+    queue = queue_of(Item("U", URGENT), *(Item("p", continues=True) for _ in range(3)))
+    assert queue.last_in_line().name == "U"
 
 
 def test_nobody_waits_for_lower_priorities():

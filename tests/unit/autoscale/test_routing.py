@@ -11,9 +11,11 @@ from string import ascii_letters
 
 import pytest
 
-from autoscale.pool_view import PoolView, ReplicaState
+from autoscale.fair_queue import Flow
+from autoscale.pool_view import PoolView, Refused, ReplicaState
 from autoscale.prefixes import CHUNK_CHARS, PrefixMemory, chunk_keys
 from autoscale.routing import Candidate, rank, relative_speeds
+from autoscale.service_class import ServiceClass
 
 
 def first(candidates: Sequence[Candidate], work: float, times: int = 400) -> Counter[int]:
@@ -168,18 +170,80 @@ def test_an_old_report_is_not_believed_and_the_same_one_does_not_get_younger():
     assert view.outstanding_work("a", 15.1) == 0.0
 
 
-def test_who_refuses_is_full_for_a_moment_for_that_class():
+SOON, BATCH, OTHERS = Flow("soon", "t"), Flow("batch", "t"), Flow("soon", "u")
+
+
+def full(view: PoolView, asker: Flow, now_s: float, refused_by: str = "") -> list[bool]:
+    candidates = view.candidates("ab", asker, [], 0.0, now_s, refused_by)
+    return [one.is_full for one in candidates]
+
+
+def test_who_refuses_is_full_for_a_moment_for_that_class_and_tenant():
     view = view_of("a", "b")
-    view.refused("a", "soon", 3.0, 10.0, "too_late")
-    for class_name, full in (("soon", [True, False]), ("batch", [False, False])):
-        candidates = view.candidates("ab", class_name, [], 0.0, 10.4)
-        assert [one.is_full for one in candidates] == full
-    assert view.refused_by_all("soon", 10.4) is None
-    view.refused("b", "soon", 4.0, 10.0, "too_late")
-    assert view.refused_by_all("soon", 10.4) == (3.0, "too_late")
-    assert view.refused_by_all("batch", 10.4) is None
-    assert view.refused_by_all("soon", 10.5) is None
-    assert view_of().refused_by_all("soon", 0.0) is None
+    assert view.num_open(SOON, 10.0) == 2
+    view.refused("a", SOON, Refused(3.0, "too_late"), 10.0)
+    assert full(view, SOON, 10.4) == [True, False]
+    assert full(view, BATCH, 10.4) == full(view, OTHERS, 10.4) == [False, False]
+    assert (view.num_open(SOON, 10.4), view.num_open(OTHERS, 10.4)) == (1, 2)
+    assert view.refused_by_all(SOON, 10.4) is None
+    view.refused("b", SOON, Refused(4.0, "too_late"), 10.0)
+    assert view.refused_by_all(SOON, 10.4) == Refused(3.0, "too_late")
+    assert view.refused_by_all(BATCH, 10.4) is None
+    assert view.refused_by_all(OTHERS, 10.4) is None
+    assert view.refused_by_all(SOON, 10.5) is None
+    assert view_of().refused_by_all(SOON, 0.0) is None
+
+
+def test_who_refuses_one_request_for_what_it_is_has_room_for_others():
+    view = view_of("a", "b")
+    for replica in "ab":
+        view.refused(replica, SOON, Refused(0.0, "too_late", scope="request"), 10.0)
+    assert view.refused_by_all(SOON, 10.0) is None
+    assert full(view, SOON, 10.0) == [False, False]
+    assert full(view, SOON, 10.0, refused_by="a") == [True, False]  # of that very request
+
+
+def test_who_refuses_everybody_is_full_for_every_line():
+    view = view_of("a")
+    view.refused("a", SOON, Refused(2.0, "engine_down", scope="everybody"), 10.0)
+    assert view.refused_by_all(OTHERS, 10.4) == Refused(2.0, "engine_down", scope="everybody")
+    assert view.refused_by_all(BATCH, 10.5) is None
+
+
+class Even(random.Random):
+    """The middle of everything."""
+
+    def uniform(self, a: float, b: float) -> float:
+        return (a + b) / 2
+
+
+PROMISED = ServiceClass("soon", 2.0, 0.1)
+
+
+def told(view: PoolView, refused: Refused, now_s: float = 0.0, share: float = 1.0) -> float:
+    return view.turn_away(SOON, PROMISED, refused, now_s, share).retry_after_s
+
+
+def test_the_refused_are_told_to_come_back_one_after_the_other():
+    view = PoolView(Even())
+    view.keep("ab")  # four seconds of one are two of both
+    refused = Refused(0.5, "too_late", work_s=4.0)
+    assert [told(view, refused) for _ in range(3)] == [2.5, 4.5, 6.5]
+    assert told(view, refused, share=0.5) == 7.5
+    assert told(view, refused, now_s=100.0) == 2.5
+    assert view.turn_away(SOON, PROMISED, refused, 200.0) == refused._replace(retry_after_s=2.5)
+
+
+def test_what_they_are_told_is_spread_and_bounded():
+    view = PoolView(random.Random(0))
+    view.keep("a")
+    apart = [told(view, Refused(0.0, "too_late", work_s=8.0), 100.0 * i) for i in range(50)]
+    assert 6.0 <= min(apart) < 6.5
+    assert 9.5 < max(apart) <= 10.0
+    later_s = 1e4
+    assert told(view, Refused(0.0, "too_late"), later_s) == 1.0
+    assert told(view, Refused(7.0, "engine_busy"), later_s) == 7.0
+    assert told(view, Refused(1000.0, "too_late"), later_s) == 60.0
 
 
 def test_who_was_given_up_on_is_silent_until_it_is_heard_of():
@@ -212,14 +276,14 @@ def test_a_request_that_ends_says_no_more_of_who_had_it():
 def test_where_all_are_silent_all_are_asked_and_nobody_refuses():
     view = view_of("a", "b")
     for replica in "ab":
-        view.refused(replica, "soon", 3.0, 10.0, "too_late")
+        view.refused(replica, SOON, Refused(3.0, "too_late"), 10.0)
     view.sent("a", "r1", 10.0)
     view.gave_up("r1")
-    assert view.refused_by_all("soon", 10.0) == (3.0, "too_late")
+    assert view.refused_by_all(SOON, 10.0) == Refused(3.0, "too_late")
     view.sent("b", "r2", 10.0)
     view.gave_up("r2")
     assert view.answering("ab") == ["a", "b"]
-    assert view.refused_by_all("soon", 10.0) is None
+    assert view.refused_by_all(SOON, 10.0) is None
 
 
 def test_a_replica_that_is_gone_is_forgotten():
@@ -327,7 +391,7 @@ def _poisson(rng: random.Random, mean: float) -> int:
 
 def ours(router: PoolView, now_s: float, rng: random.Random, prompt: list[bytes]) -> int:
     names = [str(i) for i in range(8)]
-    candidates = router.candidates(names, "", prompt, Pool.WORK_PER_CHAR, now_s)
+    candidates = router.candidates(names, SOON, prompt, Pool.WORK_PER_CHAR, now_s)
     own = Pool.WORK + Pool.WORK_PER_CHAR * CHUNK_CHARS * len(prompt)
     return rank(candidates, own, rng)[0]
 

@@ -1,16 +1,17 @@
 from __future__ import annotations
 
 import asyncio
-import time
 
 import pytest
 
 from autoscale.demand import MEMORY_S
-from autoscale.pool_view import PoolView
+from autoscale.fair_queue import Flow
+from autoscale.pool_view import PoolView, Refused
+from autoscale.service_class import ServiceClass
 from deployments import pools
 from deployments.pools import (
     QUEUED_AT_CALLER,
-    count_unread_refusal,
+    refuse_unread,
     register,
     someone_lives,
 )
@@ -46,14 +47,34 @@ def test_what_was_refused_in_a_long_outage_is_no_burst_after_it():
     assert pool.take_unseen(600.0 + 10 * MEMORY_S) == 0
 
 
-def test_a_request_of_unknown_model_is_every_pools_share():
+LINE = Flow("soon", "t")
+
+
+def refuse(now_s: float) -> Refused | None:
+    return refuse_unread({"soon": ServiceClass("soon", 2.0, 0.1)}, LINE, now_s)
+
+
+def test_a_request_is_refused_unread_where_every_model_would():
     first, second = pool_of("r1"), pool_of("r2")
+    assert refuse(0.0) is None
     register("Target:a", first)
     register("Target:b", second)
-    for _ in range(6):
-        count_unread_refusal()
-    now_s = time.monotonic()
-    assert (first.take_unseen(now_s), second.take_unseen(now_s)) == (2, 2)  # of 3, a moment old
+    first.refused("r1", LINE, Refused(3.0, "too_late"), 0.0)
+    assert refuse(0.0) is None
+    second.refused("r2", LINE, Refused(2.0, "queue_full"), 0.0)
+    assert refuse(0.0) == Refused(2.0, "queue_full")
+
+
+def test_a_request_of_unknown_model_is_every_pools_share():
+    pools_ = [pool_of("r1"), pool_of("r2")]
+    for i, pool in enumerate(pools_):
+        register(f"Target:{i}", pool)
+        pool.refused(f"r{i + 1}", LINE, Refused(0.0, "too_late", work_s=4.0), 5.0)
+    told = [refuse(5.0) for _ in range(6)]
+    assert [pool.take_unseen(5.0) for pool in pools_] == [3, 3]
+    last = told[-1]
+    assert last is not None
+    assert 0.75 * 12 <= last.retry_after_s <= 1.25 * 12  # six halves of 4 s each
 
 
 def lives(pool: PoolView, patience_s: float, comes_after_s: float | None = None) -> bool:

@@ -6,10 +6,9 @@ from typing import Any
 import httpx
 import pytest
 
+from autoscale.fair_queue import Flow
 from autoscale.pool_view import Refused
 from deployments.refusal import REFUSED, RefuseWhenFull, TryLater
-
-TURNED_AWAY: list[str] = []
 
 
 async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -17,31 +16,36 @@ async def app(scope: Any, receive: Any, send: Any) -> None:
     await send({"type": "http.response.body", "body": b"answered"})
 
 
-def ask(method: str, path: str, class_name: str) -> httpx.Response:
-    """All targets are full for `soon`."""
+def ask(method: str, path: str, class_name: str, tenant: str = "t") -> httpx.Response:
+    """All targets are full for `soon` of tenant t."""
 
-    def all_full(asked: str, now_s: float) -> Refused | None:
-        refusals = {"soon": Refused(2.3, "too_late"), "dead": Refused(1.2, "engine_down")}
-        return refusals.get(asked)
+    def refuse(asker: Flow, now_s: float) -> Refused | None:
+        refusals = {
+            Flow("soon", "t"): Refused(2.3, "too_late"),
+            Flow("dead", "t"): Refused(1.2, "engine_down"),
+        }
+        return refusals.get(asker)
 
     async def run() -> httpx.Response:
-        transport = httpx.ASGITransport(
-            app=RefuseWhenFull(app, all_full, lambda: TURNED_AWAY.append(class_name))
-        )
+        transport = httpx.ASGITransport(app=RefuseWhenFull(app, refuse))
         async with httpx.AsyncClient(transport=transport, base_url="http://test") as http:
-            return await http.request(method, path, headers={"x-dspark-class": class_name})
+            headers = {"x-dspark-class": class_name, "x-dspark-tenant": tenant}
+            return await http.request(method, path, headers=headers)
 
     return asyncio.run(run())
 
 
 def test_where_all_are_full_a_request_is_refused_unread_and_counted():
-    before, turned_away = REFUSED["known_full"], len(TURNED_AWAY)
+    before = REFUSED["known_full"]
     reply = ask("POST", "/v1/chat/completions", "soon")
     assert (reply.status_code, reply.headers["retry-after"]) == (429, "3")
     assert reply.json()["error"]["type"] == "RateLimitError"
     assert reply.json()["error"]["message"].endswith("Try again in 3 s.")
     assert REFUSED["known_full"] == before + 1
-    assert TURNED_AWAY[turned_away:] == ["soon"]
+
+
+def test_where_all_are_full_for_one_tenant_another_goes_on():
+    assert ask("POST", "/v1/chat/completions", "soon", "u").text == "answered"
 
 
 def test_where_all_engines_are_gone_it_is_a_503():

@@ -16,6 +16,7 @@ from deployments.replica_gate import RefusedError, ReplicaGate
 CLASSES = {
     "any": ServiceClass("any", math.inf, math.inf),
     "soon": ServiceClass("soon", ttft_s=1.0, tpot_s=0.5),
+    "urgent": ServiceClass("urgent", math.inf, math.inf, priority=1),
     "at_once": ServiceClass("at_once", ttft_s=0.02, tpot_s=math.inf),
 }
 
@@ -100,8 +101,26 @@ def test_beyond_the_queue_requests_are_refused_at_once():
     async def story(scene: Scene) -> None:
         for name in "abcdef":
             await scene.enter(name)
-        assert scene.refused == {"f": 1.0}
-        assert scene.counts["any"] == {"arrived": 6, "admitted": 2, "shed_queue_full": 1}
+        assert scene.refused == {"f": 0.0}
+        assert scene.counts["any"] == {"arrived": 3, "admitted": 2, "shed_queue_full": 1}
+
+    play(story)
+
+
+def test_who_makes_room_for_a_higher_priority_is_refused_as_who_comes_too_late():
+    async def story(scene: Scene) -> None:
+        for name in "abcde":
+            await scene.enter(name)
+        await scene.enter("first", "urgent")
+        assert scene.refused == {"e": 0.0}
+        await scene.end("a")
+        assert scene.seated == ["b", "first"]
+        assert scene.counts["any"] == {
+            "arrived": 3,
+            "admitted": 2,
+            "shed_queue_full": 1,
+            "met": 1,
+        }
 
     play(story)
 
@@ -215,12 +234,12 @@ def test_traffic_is_what_came_and_went_since_it_was_last_taken():
             await scene.enter(name)
         scene.now_s += 2.0
         seen = scene.gate.take_traffic()
-        assert (seen.elapsed_s, seen.arrivals_per_s) == (2.0, 1.5)
+        assert (seen.elapsed_s, seen.arrivals_per_s, seen.prompt_tokens_per_s) == (2.0, 1.0, 10.0)
         assert (seen.seated, seen.waiting) == (2, 1)
         await scene.end("a")
         scene.now_s += 1.0
         seen = scene.gate.take_traffic()
-        assert (seen.arrivals_per_s, seen.prompt_tokens_per_s, seen.tokens_per_s) == (0, 0, 10.0)
+        assert (seen.arrivals_per_s, seen.prompt_tokens_per_s, seen.tokens_per_s) == (1, 10, 10.0)
 
     play(story)
 
@@ -248,3 +267,50 @@ def test_demand_includes_those_that_were_refused_before_they_came_here():
     (seats, arrivals_per_s), (more_seats, more_arrivals_per_s) = demand_seats(0), demand_seats(9)
     assert more_seats == pytest.approx(10 * seats)
     assert more_arrivals_per_s == pytest.approx(10 * arrivals_per_s)
+
+
+def test_a_request_that_goes_elsewhere_when_refused_is_demand_there():
+    async def run(*, goes_elsewhere: bool) -> tuple[float, tuple[float, float]]:
+        gate = ReplicaGate(ReplicaLimits(seats=1, queued_requests=0), CLASSES, clock=lambda: 0.0)
+        async with gate.seat("any", "t", RequestCost(1, 1)):
+            gate.take_traffic()
+            with pytest.raises(RefusedError):
+                async with gate.seat("any", "t", RequestCost(1, 1), goes_elsewhere=goes_elsewhere):
+                    raise AssertionError("there is no seat")
+            traffic = gate.take_traffic()
+        return traffic.arrivals_per_s, traffic.outcomes["any"]
+
+    assert asyncio.run(run(goes_elsewhere=True)) == (0.0, (0.0, 0.0))
+    assert asyncio.run(run(goes_elsewhere=False)) == (1000.0, (1.0, 0.0))
+
+
+@pytest.mark.parametrize(("seconds", "what"), [(4.0, "met"), (5.0, "missed")])
+def test_a_stream_that_continues_is_judged_by_its_time_per_token_and_is_no_arrival(seconds, what):
+    async def run() -> None:
+        now_s = 100.0
+        gate = ReplicaGate(ReplicaLimits(seats=2), CLASSES, clock=lambda: now_s)
+        async with gate.seat("soon", "", RequestCost(10, 50), age_s=60.0, continues=True) as seat:
+            seat.saw_tokens(1)
+            now_s += seconds  # nine gaps of half a second
+            seat.saw_tokens(9)
+            seat.is_whole = True
+        counted = {k: v for k, v in gate.snapshot()["classes"]["soon"].items() if v}
+        assert counted == {"continued": 1, "admitted": 1, what: 1}
+        assert gate.take_latencies() == []
+        traffic = gate.take_traffic()
+        assert (traffic.arrivals_per_s, traffic.prompt_tokens_per_s) == (0.0, 0.0)
+        assert traffic.outcomes["soon"] == (1.0, float(what == "met"))
+        assert gate.demand_seats() == 0.0
+        assert gate.costs.output_tokens("soon", 100) == 100.0
+
+    asyncio.run(run())
+
+
+def test_a_stream_that_had_only_its_end_to_say_has_kept_its_promise():
+    async def run() -> None:
+        gate = ReplicaGate(ReplicaLimits(seats=2), CLASSES, clock=lambda: 100.0)
+        async with gate.seat("soon", "", RequestCost(10, 50), age_s=60.0, continues=True) as seat:
+            seat.is_whole = True
+        assert gate.snapshot()["classes"]["soon"]["met"] == 1
+
+    asyncio.run(run())

@@ -15,8 +15,9 @@ from ray.serve._private.common import DeploymentHandleSource, DeploymentID
 from ray.serve.config import RequestRouterConfig
 from ray.serve.request_router import ReplicaID
 
-from autoscale.pool_view import ReplicaState
-from deployments.pools import POOLS, all_full, replica_state, routing_stats
+from autoscale.fair_queue import Flow
+from autoscale.pool_view import Refused, ReplicaState
+from deployments.pools import POOLS, replica_state, routing_stats
 from deployments.request_router import WorkRouter
 
 DEPLOYMENT = DeploymentID("Target:m", "app")
@@ -129,15 +130,31 @@ def test_the_process_it_lives_in_hears_when_all_are_full():
     async def story(router: WorkRouter) -> None:
         router.update_replicas([FakeReplica("a"), FakeReplica("b")])
         pool, now_s = POOLS["Target:m"], time.monotonic()
-        pool.refused("a", "soon", 2.0, now_s, "too_late")
-        assert all_full("soon", now_s) is None
+        line = Flow("soon", "t")
+        pool.refused("a", line, Refused(2.0, "too_late"), now_s)
+        assert pool.refused_by_all(line, now_s) is None
         asked = pending()
-        asked.args.append(SimpleNamespace(headers={"x-dspark-class": "soon"}))
+        headers = {"x-dspark-class": "soon", "x-dspark-tenant": "t"}
+        asked.args.append(SimpleNamespace(headers=headers))
         replicas: list[Any] = [FakeReplica("a"), FakeReplica("b")]
         assert await ranks(router, replicas, asked) == ["b"]
-        pool.refused("b", "soon", 3.0, now_s, "too_late")
-        assert all_full("soon", now_s) == (2.0, "too_late")
-        assert all_full("batch", now_s) is None
+        headers["x-dspark-tenant"] = "u"
+        assert sorted(await ranks(router, replicas, asked)) == ["a", "b"]
+        pool.refused("b", line, Refused(3.0, "too_late"), now_s)
+        assert pool.refused_by_all(line, now_s) == Refused(2.0, "too_late")
+        assert pool.refused_by_all(Flow("batch", "t"), now_s) is None
+
+    routed(story)
+
+
+def test_who_refused_a_request_is_not_asked_again_for_it():
+    async def story(router: WorkRouter) -> None:
+        replicas: list[Any] = [FakeReplica("a"), FakeReplica("b")]
+        router.update_replicas(replicas)
+        asked = pending()
+        asked.args.append(SimpleNamespace(headers={"x-dspark-refused-by": "a"}))
+        for _ in range(20):
+            assert await ranks(router, replicas, asked) == ["b"]
 
     routed(story)
 

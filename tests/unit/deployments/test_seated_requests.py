@@ -101,12 +101,12 @@ class Engine:
 
 
 async def ask(
-    one: ReplicaGate, engine: Engine, body: Any = None, class_name: str = "any"
+    one: ReplicaGate, engine: Engine, body: Any = None, class_name: str = "any", **headers: str
 ) -> list[Any]:
     answers = seated(
         one,
         body or request(prompt="x" * 10),
-        {"x-dspark-class": class_name},
+        {"x-dspark-class": class_name} | headers,
         replica_id="r1",
         most_tokens=100,
         run=engine.run,
@@ -147,8 +147,24 @@ def test_without_a_seat_there_is_one_answer_that_says_when_to_come_back():
         first = asyncio.create_task(ask(one, engine))
         await asyncio.sleep(0)
         (answer,) = await ask(one, engine)
-        assert answer == TryLater("queue_full", 1, "r1")
-        assert answer.message.endswith("Try again in 1 s.")
+        assert answer == TryLater("queue_full", 0.0, "r1")
+        engine.go_on.set()
+        assert await first == ["a"]
+
+    asyncio.run(run())
+
+
+def test_a_refusal_counts_where_it_is_the_last_word():
+    async def run() -> None:
+        one, engine = gate(queued_requests=0), Engine("a")
+        engine.go_on.clear()
+        first = asyncio.create_task(ask(one, engine))
+        await asyncio.sleep(0)
+        for elsewhere, refused in (("1", {}), ("0", {"shed_queue_full": 1})):
+            (answer,) = await ask(one, engine, **{"x-dspark-elsewhere": elsewhere})
+            assert answer == TryLater("queue_full", 0.0, "r1")
+            arrived = 1 + len(refused)
+            assert counts(one) == {"arrived": arrived, "admitted": 1} | refused
         engine.go_on.set()
         assert await first == ["a"]
 
@@ -279,6 +295,7 @@ def test_a_stream_that_continues_waits_where_a_newcomer_is_refused():
         holder.go_on.set()
         assert await holding == ["a"]
         assert await continuing == ["c"]
-        assert counts(one, "soon")["admitted"] == 1
+        assert counts(one, "soon") == {"continued": 1, "admitted": 1, "met": 1}
+        assert one.costs.output_tokens("soon", 100) == 100.0  # of the rest nothing is learned
 
     asyncio.run(run())

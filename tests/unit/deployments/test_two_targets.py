@@ -8,13 +8,20 @@ from typing import Any
 
 import pytest
 
-from autoscale.pool_view import PoolView
+from autoscale.fair_queue import Flow
+from autoscale.pool_view import PoolView, Refused
 from deployments.refusal import RefusedByAllError, TryLater
 from deployments.taking import NotTakenError
 from deployments.two_targets import COME_BACK_S, Terms, of_two_targets
 
 SILENT = NotTakenError("r1")
+SOON = Flow("soon", "acme")
 ANSWER = ["first", "second"]
+
+
+def turned_away(refused: Refused) -> RefusedByAllError:
+    """As an ingress says it that tells everybody the same."""
+    return RefusedByAllError(TryLater(refused.reason, refused.retry_after_s))
 
 
 class Targets:
@@ -43,7 +50,8 @@ class Targets:
             answer = of_two_targets(
                 self.attempt,
                 self.pool,
-                "soon",
+                SOON,
+                turned_away,
                 began_s=98.0,
                 patience_s=patience_s,
                 num_unseen=num_unseen,
@@ -62,13 +70,15 @@ class Targets:
 def test_the_first_that_takes_it_answers():
     targets = Targets(ANSWER)
     assert targets.ask() == ANSWER
-    assert targets.terms == [Terms(num_unseen=3, waited_s=2.0, within_s=3.0)]
+    assert targets.terms == [
+        Terms(num_unseen=3, waited_s=2.0, within_s=3.0, goes_elsewhere=True, refused_by="")
+    ]
 
 
 def test_who_does_not_take_it_is_silent_and_another_is_told_what_it_was():
     targets = Targets(SILENT, ANSWER, takes_s=3.0)
     assert targets.ask() == ANSWER
-    assert targets.terms == [Terms(3, 2.0, 3.0), Terms(3, 5.0, 3.0)]
+    assert targets.terms == [Terms(3, 2.0, 3.0, True, ""), Terms(3, 5.0, 3.0, False, "")]
     assert targets.pool.answering("ab") == ["b"]
 
 
@@ -80,28 +90,30 @@ def test_where_nobody_takes_it_none_lives_and_all_of_it_is_unseen_demand():
 
 def test_a_refusal_is_what_a_client_hears_of_beside_silence():
     late = TryLater("too_late", 2, "b")
-    for attempts in ([SILENT, late], [late, SILENT]):
+    for attempts, num_unseen in (([SILENT, late], 0), ([late, SILENT], 1)):
         targets = Targets(*attempts)
-        assert targets.refused() == late
-        assert targets.pool.take_unseen(100.0) == 0  # a target was told
-    assert targets.terms == [Terms(3, 2.0, 3.0), Terms(0, 2.0, 6.0)]
+        assert targets.refused() == TryLater("too_late", 2)
+        # Whose refusal is not the last word leaves it to the next one to count the request.
+        assert targets.pool.take_unseen(100.0) == num_unseen
+    assert targets.terms == [Terms(3, 2.0, 3.0, True, ""), Terms(0, 2.0, 6.0, False, "b")]
 
 
-def test_a_second_one_is_not_asked_where_all_are_known_to_refuse():
+def test_a_second_one_is_not_asked_where_it_is_known_to_refuse():
     targets = Targets(TryLater("too_late", 2, "a"))
-    targets.pool.refused("b", "soon", 1.0, 100.0, "too_late")
-    assert targets.refused() == TryLater("too_late", 2, "a")
-    assert len(targets.terms) == 1
+    targets.pool.refused("b", SOON, Refused(1.0, "too_late"), 100.0)
+    assert targets.refused() == TryLater("too_late", 2)
+    assert targets.terms == [Terms(3, 2.0, 3.0, False, "")]
 
 
 def test_who_is_silent_has_no_say_in_that():
     targets = Targets(SILENT, TryLater("too_late", 2, "b"))
     targets.refused()
-    assert targets.pool.refused_by_all("soon", 100.0) == (2, "too_late")
+    assert targets.pool.refused_by_all(SOON, 100.0) == Refused(2, "too_late")
+    assert targets.pool.num_open(SOON, 100.0) == 0
 
 
 def test_one_that_goes_on_waits_for_ever_and_is_no_demand():
     targets = Targets(SILENT, SILENT)
     targets.refused(patience_s=None, num_unseen=None)
-    assert targets.terms == [Terms(0, 2.0, None)] * 2
+    assert targets.terms == [Terms(0, 2.0, None, True, ""), Terms(0, 2.0, None, False, "")]
     assert targets.pool.take_unseen(100.0) == 0
