@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -181,30 +180,3 @@ def _row(run_id: str, exchange: Exchange) -> RequestRow:
         gap_us=tuple(after - before for before, after in pairwise(stamps_us)),
         chunk_tokens=tuple(chunk.num_tokens for chunk in answer.chunks),
     )
-
-
-def tree_cpu_s(root: int) -> float:
-    """Processor seconds of a process and all its living descendants, -1 where it is gone."""
-    parents, seconds = {}, {}
-    for pid, parent, ticks in _processes():
-        parents[pid], seconds[pid] = parent, ticks / os.sysconf("SC_CLK_TCK")
-    if root not in seconds:
-        return -1.0
-    return sum(s for pid, s in seconds.items() if root in _lineage(pid, parents))
-
-
-def _lineage(pid: int, parents: Mapping[int, int]) -> Iterator[int]:
-    while pid:
-        yield pid
-        pid = parents.get(pid, 0)
-
-
-def _processes() -> Iterator[tuple[int, int, int]]:
-    """(pid, parent, clock ticks of it and of its children that ended), from /proc."""
-    for name in filter(str.isdigit, os.listdir("/proc")):  # noqa: PTH208
-        try:
-            with open(f"/proc/{name}/stat", "rb") as stat:  # noqa: PTH123
-                fields = stat.read().rpartition(b")")[2].split()
-        except OSError:
-            continue
-        yield int(name), int(fields[1]), sum(map(int, fields[11:15]))

@@ -16,7 +16,8 @@ from loadtest.arms import LLAMA_CPP, VLLM, Arm, switch_to
 from loadtest.arrivals import LoadPoint, arrival_offsets_s
 from loadtest.conversations import Conversation, filled, mixed
 from loadtest.counters import Pools, pools, read_counts
-from loadtest.drive import RunResult, Terms, run_closed, run_open, tree_cpu_s
+from loadtest.drive import RunResult, Terms, run_closed, run_open
+from loadtest.process_cpu import tree_cpu_s
 from loadtest.servers import Running, Server, model_limit
 from profiles.load_records import (
     RequestRow,

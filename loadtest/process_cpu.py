@@ -36,7 +36,8 @@ def part_of(command_line: str) -> str:
 
 
 def cpu_by_part(root: int) -> Counter[str]:
-    """Processor seconds so far of a process and its living descendants, by part.
+    """Processor seconds so far of a process and its living descendants, by part; who ended counts
+    where it was started.
 
     Raises psutil.NoSuchProcess where the root is gone.
     """
@@ -44,9 +45,17 @@ def cpu_by_part(root: int) -> Counter[str]:
     seconds: Counter[str] = Counter()
     for process in [top, *top.children(recursive=True)]:
         with suppress(psutil.NoSuchProcess):
-            user, system = process.cpu_times()[:2]
-            seconds[part_of(" ".join(process.cmdline()))] += user + system
+            own_and_ended = sum(process.cpu_times()[:4])
+            seconds[part_of(" ".join(process.cmdline()))] += own_and_ended
     return seconds
+
+
+def tree_cpu_s(root: int) -> float:
+    """Of all parts together, -1 where the root is gone."""
+    try:
+        return cpu_by_part(root).total()
+    except psutil.NoSuchProcess:
+        return -1.0
 
 
 def cpu_table(ms_per_token: Mapping[str, Mapping[str, float]]) -> str:

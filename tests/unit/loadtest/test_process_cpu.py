@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from loadtest.process_cpu import cpu_by_part, cpu_table, part_of
+from loadtest.process_cpu import cpu_by_part, cpu_table, part_of, tree_cpu_s
 
 WORKS = """
 import time
@@ -49,7 +49,10 @@ def test_what_a_child_took_is_counted():
     worker.stdout.readline()
     assert cpu_by_part(worker.pid)["server"] >= 0.3
     assert cpu_by_part(os.getpid())["server"] - before >= 0.3
+    assert tree_cpu_s(worker.pid) >= 0.3
     worker.communicate("\n")
+    assert cpu_by_part(os.getpid())["server"] - before >= 0.3  # it ended, and counts here
+    assert tree_cpu_s(worker.pid) == -1.0
 
 
 def test_servers_stand_side_by_side():
