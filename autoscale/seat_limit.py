@@ -89,11 +89,11 @@ class TokenTime:
         """
         if math.isinf(tpot_s):
             return most
-        reach = max(most / _LEAST_SHARE, _REACH * self._most_seen)
+        reach = max(least_seats(most), _REACH * self._most_seen)
         fitting = float(most)
         if self._weight >= _LEAST_TOKENS:
             fitting = self._line().keeping(tpot_s, most)
-        return max(1, int(min(reach, fitting)))
+        return int(min(reach, fitting))
 
     def capacity(self, tpot_s: float, most: int, growing: Callable[[float], float]) -> float | None:
         """How many requests, each as fast as those seen lately, get as much done as the most of

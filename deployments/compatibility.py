@@ -66,6 +66,7 @@ RAY_HOOKS: tuple[Hook, ...] = (
         "RequestRouter._get_pending_request_matching_internal_request_id",
         ("self", "request_metadata"),
     ),
+    Hook("ray.serve.handle", "DeploymentResponseGenerator._fetch_future_result_async", ("self",)),
     Hook("ray.serve.llm.deployment", "LLMServer._run_request"),
     Hook("ray.serve.llm.deployment", "LLMServer._batch_output_stream", ("self", "generator")),
     Hook("ray.serve.llm.deployment", "LLMServer.collective_rpc"),

@@ -22,7 +22,7 @@ from cluster.load_report import replica_load
 from cluster.messages import TargetReport
 from cluster.observability.publisher import Publisher
 from deployments.autoscaling import target_stats
-from deployments.chunk_pacing import BESIDE_ENGINE_S, Pace
+from deployments.chunk_pacing import BESIDE_ENGINE_S, PER_STREAM_S, Pace
 from deployments.compatibility import accept_software
 from deployments.ending import end_process
 from deployments.engine.worker_plan import WorkerPlan
@@ -84,16 +84,15 @@ class TargetServer(LLMServer):  # type: ignore[misc]
         self._replica_id = context.replica_id.unique_id
         self._held = HeldPlan()
         self._is_new = True
-        self._pace = Pace()
         self._steered_by: WorkerPlan | None = None
         self._step_costs_of: EngineProvenance | None = None
         self._ranks_agree = True
         self._tracing = tracing_of(tracing, SERVICE)
         await super().__init__(llm_config, **kwargs)
         await self._answer_once(FIRST_TOKEN_LIMITS * stall_limit_s)
+        self._pace = Pace(BESIDE_ENGINE_S if self.engine.is_on_processors else PER_STREAM_S)
         if self.engine.is_on_processors:
             give_way()
-            self._pace = Pace(BESIDE_ENGINE_S)
         if capture is not None:
             self.engine.keep_traffic(capture, self._replica_id)
         limits = ReplicaLimits(
