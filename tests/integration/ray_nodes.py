@@ -6,9 +6,12 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
+
+import yaml
 
 _CLUSTER = """
 import json, sys
@@ -26,6 +29,21 @@ for line in sys.stdin:
     print("done", flush=True)
 cluster.shutdown()
 """
+
+
+def place(config: Path, drafters: dict[str, float], at_the_front: Sequence[str]) -> Path:
+    """A Serve file whose drafters, and these deployments by name, run where Ray's custom resources
+    say, the latter at `front`; the only proxy is the head's."""
+    document = yaml.safe_load(config.read_text())
+    document["proxy_location"] = "HeadOnly"
+    (application,) = document["applications"]
+    application["args"]["models"][0]["drafter"]["resources"] = drafters
+    front = {"num_cpus": 0.1, "resources": {"front": 0.1}}
+    application["deployments"] = [
+        {"name": name, "ray_actor_options": front} for name in at_the_front
+    ]
+    config.write_text(yaml.safe_dump(document))
+    return config
 
 
 class RayNodes:

@@ -3,7 +3,8 @@
 Run by `make test-long`. It prints two tables of what happened, and writes it as JSON to the path
 in `DSPARK_CHAOS_JSON`. Left out is Serve's HTTP proxy, behind which there is no other way in. That
 a target hears nothing of the controller is brought about by stopping the controller: on one
-machine Ray's actors call each other directly, and no relay fits between.
+machine Ray's actors call each other directly, and no relay fits between. Networks between nodes
+are cut in `test_partition.py`.
 """
 
 from __future__ import annotations

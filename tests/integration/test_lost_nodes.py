@@ -16,11 +16,10 @@ from typing import Any
 
 import httpx
 import pytest
-import yaml
 from vllm import SamplingParams
 
 from loadtest.prompts import PROMPTS
-from tests.integration.ray_nodes import RayNodes, ray_nodes
+from tests.integration.ray_nodes import RayNodes, place, ray_nodes
 from tests.integration.served import demo_config, fleet, serving, wait_for
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(1800)]
@@ -44,14 +43,7 @@ def config(path: Path) -> Path:
     demo_config(
         path, models={MODEL: "split"}, tensor_parallel=2, nodes=2, threads=1, stall_limit_s=60
     )
-    document = yaml.safe_load(path.read_text())
-    document["proxy_location"] = "HeadOnly"
-    (application,) = document["applications"]
-    application["args"]["models"][0]["drafter"]["resources"] = {"drafts": 0.5}
-    front = {"num_cpus": 0.1, "resources": {"front": 0.1}}
-    application["deployments"] = [{"name": "Ingress", "ray_actor_options": front}]
-    path.write_text(yaml.safe_dump(document))
-    return path
+    return place(path, {"drafts": 0.5}, ["Ingress"])
 
 
 @pytest.fixture(scope="module")
