@@ -15,7 +15,7 @@ import torch
 from drafters.errors import CheckpointError
 
 FILE_NAME = "training.pt"
-VERSION = 2
+VERSION = 3
 """Of what a checkpoint holds and means: another one where either changes."""
 
 _DIGEST_BYTES = 32

@@ -174,26 +174,26 @@ def test_what_a_checkpoint_holds_belongs_to_its_version(dspark_plan, tmp_path):
     named = "version plan data target start_from step model optimizer progress best"
     of_progress = "loss acceptance_length seconds tokens positions history evaluations"
     assert (VERSION, list(state), list(state["progress"]), len(state["plan"])) == (
-        2,
+        3,
         named.split(" "),
         of_progress.split(" "),
-        25,
+        26,
     )
 
 
 def test_a_checkpoint_of_another_version_is_refused(dspark_plan, tmp_path, monkeypatch):
     trainer = Trainer(dspark_plan)
-    monkeypatch.setattr(checkpoints, "VERSION", 3)
+    monkeypatch.setattr(checkpoints, "VERSION", VERSION + 1)
     trainer.save(tmp_path)
     monkeypatch.undo()
-    with pytest.raises(CheckpointError, match="of version 3, here 2"):
+    with pytest.raises(CheckpointError, match=f"of version {VERSION + 1}, here {VERSION}"):
         trainer.resume(tmp_path)
     # As versions wrote it that had none.
     content = BytesIO()
     torch.save({"step": 3}, content)
     digest = hashlib.sha256(content.getvalue()).digest()
     (tmp_path / FILE_NAME).write_bytes(digest + content.getvalue())
-    with pytest.raises(CheckpointError, match=r"another version .* version 1, here 2.* directory"):
+    with pytest.raises(CheckpointError, match=rf"another version .* version 1, here {VERSION}.* directory"):
         trainer.resume(tmp_path)
 
 
