@@ -193,7 +193,9 @@ def test_a_checkpoint_of_another_version_is_refused(dspark_plan, tmp_path, monke
     torch.save({"step": 3}, content)
     digest = hashlib.sha256(content.getvalue()).digest()
     (tmp_path / FILE_NAME).write_bytes(digest + content.getvalue())
-    with pytest.raises(CheckpointError, match=rf"another version .* version 1, here {VERSION}.* directory"):
+    with pytest.raises(
+        CheckpointError, match=rf"another version .* version 1, here {VERSION}.* directory"
+    ):
         trainer.resume(tmp_path)
 
 
