@@ -30,8 +30,9 @@ def load_balancer(*, has_https: bool) -> Iterator[Mapping[str, str]]:
     if ENABLED in os.environ or has_https or not _is_installed():
         yield {}
         return
+    # Of a socket's path HAProxy takes 97 bytes, and Ray puts a directory of 56 into it.
     with tempfile.TemporaryDirectory(
-        prefix="dspark-haproxy-", ignore_cleanup_errors=True
+        prefix="dspark-", dir="/tmp", ignore_cleanup_errors=True
     ) as folder:
         yield environment(Path(folder), *_free_ports(2))
 
@@ -44,10 +45,10 @@ def environment(folder: Path, stats_port: int, metrics_port: int) -> Mapping[str
         "RAY_SERVE_HAPROXY_STATS_PORT": str(stats_port),
         "RAY_SERVE_HAPROXY_METRICS_PORT": str(metrics_port),
         "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(folder / "haproxy.cfg"),
-        "RAY_SERVE_HAPROXY_SOCKET_PATH": str(folder / "admin.sock"),
+        "RAY_SERVE_HAPROXY_SOCKET_PATH": str(folder / "admin"),
         "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(folder),
         "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(folder / "server-state"),
-        "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(folder / "metrics.sock"),
+        "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(folder / "metrics"),
     }
 
 

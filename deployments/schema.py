@@ -150,6 +150,7 @@ class AppSpec(Settings):
     file, a YAML list of the same on every node with an ingress, is read again when it changes.
     `request_log` is a directory of the ingress' node for a line per request
     (`deployments.request_log`). With `tracing` some requests are traced (`deployments.tracing`).
+    `ingress` says how many take requests in.
     """
 
     models: tuple[ServedModel, ...] = Field(min_length=1)
