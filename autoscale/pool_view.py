@@ -186,12 +186,15 @@ class PoolView:
         promised: ServiceClass,
         refused: Refused,
         now_s: float,
-        share: float = 1.0,
+        num_turns: float = 1.0,
     ) -> Refused:
-        """What a client is told, for good, of the refusal of a request, or of this pool's share of
-        one: to come back when the queue is short and those who were refused before are served.
+        """What a client is told, for good, of the refusal of a request: to come back when the
+        queue is short and those who were refused before are served.
+
+        It counts as `num_turns`: less than one where other pools take their share of it, more
+        where others turn away as many who know nothing of these.
         """
-        work_s = share * refused.work_s / max(len(self._replicas), 1)
+        work_s = num_turns * refused.work_s / max(len(self._replicas), 1)
         turn_s = self._turns.give(asker, promised, work_s, now_s) * self._random.uniform(*_SPREAD)
         least_s, most_s = _RETRY_S
         retry_after_s = min(max(refused.retry_after_s + turn_s, least_s), most_s)

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
-from typing import Any
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import chain
 
 
 @dataclass(frozen=True, slots=True)
 class Rates:
     requests_per_minute: float = math.inf
     tokens_per_minute: float = math.inf
+
+    def among(self, num: int) -> Rates:
+        """What each of `num` may let through that know nothing of one another."""
+        return Rates(self.requests_per_minute / num, self.tokens_per_minute / num)
 
 
 @dataclass(slots=True)
@@ -21,6 +26,35 @@ class Usage:
     refused: int = 0
     prompt_tokens: int = 0
     output_tokens: int = 0
+
+    def __add__(self, other: Usage) -> Usage:
+        return Usage(
+            self.requests + other.requests,
+            self.refused + other.refused,
+            self.prompt_tokens + other.prompt_tokens,
+            self.output_tokens + other.output_tokens,
+        )
+
+
+Books = dict[str, tuple[str, Usage]]
+"""By account: its tenant, and what was used."""
+
+
+def added(books: Iterable[Books]) -> Books:
+    """Books of different places as one; an account is of one tenant everywhere."""
+    total: Books = {}
+    for account, (tenant, usage) in chain.from_iterable(one.items() for one in books):
+        _, before = total.get(account, (tenant, Usage()))
+        total[account] = (tenant, before + usage)
+    return total
+
+
+def by_tenant(books: Books) -> dict[str, Usage]:
+    """Usage of all accounts of each tenant together."""
+    totals: dict[str, Usage] = {}
+    for tenant, usage in books.values():
+        totals[tenant] = totals.get(tenant, Usage()) + usage
+    return totals
 
 
 class TokenBucket:
@@ -109,8 +143,3 @@ class Account:
         self._tokens.take(prompt_tokens + output_tokens - reserved)
         self.usage.prompt_tokens += prompt_tokens
         self.usage.output_tokens += output_tokens
-
-    def snapshot(self) -> dict[str, Any]:
-        """Usage, and the quota where there is one."""
-        quota = {k: v for k, v in asdict(self.rates).items() if not math.isinf(v)}
-        return asdict(self.usage) | {"quota": quota}

@@ -18,6 +18,7 @@ from autoscale.assignment import assign_drafters
 from autoscale.canary import CanaryRule
 from autoscale.controls import Controls
 from autoscale.plan import NO_PLAN, ReplicaPlan
+from autoscale.quota import Books, added
 from autoscale.service_class import ServiceClass
 from cluster.canaries import Canaries, Canary
 from cluster.fleet_learning import FleetLearning
@@ -295,6 +296,11 @@ class FleetController:
         self._ingresses[report.replica_id] = heard
         self._tick_where_due(now_s)
         return IngressPlan(heard.told_s)
+
+    def usage_elsewhere(self, replica_id: str) -> Books:
+        """By account, as all ingresses that ever reported said last, but for one."""
+        heard = self._ingresses.items()
+        return added(one.report.usage for id_, one in heard if id_ != replica_id)
 
     def outline(self) -> dict[str, Any]:
         """Of `snapshot` what the fleet's metrics need (`fleet_samples`), and no more."""

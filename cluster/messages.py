@@ -8,6 +8,7 @@ from typing import Any
 from autoscale.controls import Controls
 from autoscale.fleet_load import ReplicaLoad
 from autoscale.plan import NO_PLAN, ReplicaPlan
+from autoscale.quota import Books
 from cluster.pace import SHORTEST_S, lifetime_s
 from profiles.provenance import DraftingPair
 from profiles.step_cost import EngineProvenance
@@ -70,13 +71,14 @@ class TargetReport:
 class IngressReport:
     """An ingress replica says what became of requests whose target was lost, since it began:
     streams `continued` from their tokens, requests `restarted` before anything was said, and
-    answers `given_up`."""
+    answers `given_up`. `usage` is of those it took in."""
 
     replica_id: str
     pid: int
     continued: int = 0
     restarted: int = 0
     given_up: int = 0
+    usage: Books = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

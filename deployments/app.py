@@ -103,10 +103,12 @@ def build_app(args: dict[str, Any]) -> Application:
             Callers(settings.promises, keys),
             settings.promises,
             settings.limits,
+            settings.ingress.replicas,
             settings.request_log,
             settings.tracing,
         ),
         name="Ingress",
+        num_replicas=settings.ingress.replicas,
         max_ongoing_requests=_max_ongoing(settings),
         max_queued_requests=QUEUED_AT_CALLER,
         backpressure_config=BUSY,
@@ -130,6 +132,7 @@ def build_app(args: dict[str, Any]) -> Application:
         models={model.id: model for model in settings.models},
         promises=settings.promises,
         limits=settings.limits,
+        num_ingresses=settings.ingress.replicas,
         tracing=settings.tracing,
     )
 

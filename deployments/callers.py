@@ -7,7 +7,7 @@ and when it came. Whatever a client put there itself is overwritten.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -48,11 +48,10 @@ class Caller:
 
 @dataclass(frozen=True, slots=True)
 class Asking:
-    """Whose request it is, and on whose account; `accounts` are all there are."""
+    """Whose request it is, and on whose account."""
 
     caller: Caller
     account: Account
-    accounts: Accounts
 
 
 class UnknownKeyError(Exception):
@@ -129,10 +128,11 @@ class IdentifyCallers:
     """ASGI middleware: refuses whom `callers` refuses, and who is over quota, and counts them;
     names the others in their headers.
 
-    The key itself goes no further. Who asks is in the scope, as `Asking`.
+    The key itself goes no further. Who asks is in the scope, as `Asking`. `accounts` says where
+    requests are counted, in the process that serves.
     """
 
-    def __init__(self, app: ASGIApp, callers: Callers, accounts: Accounts) -> None:
+    def __init__(self, app: ASGIApp, callers: Callers, accounts: Callable[[], Accounts]) -> None:
         self._app = app
         self._callers = callers
         self._accounts = accounts
@@ -145,9 +145,10 @@ class IdentifyCallers:
             caller = self._callers.identify(
                 Headers(scope=scope), changes_fleet=_changes_fleet(scope)
             )
-            account = self._accounts.of(caller.key)
+            accounts = self._accounts()
+            account = accounts.of(caller.key)
             if _asks_a_model(scope):
-                self._accounts.admit(account)
+                accounts.admit(account)
         except OverQuotaError as error:
             headers = {"Retry-After": str(error.retry_after_s)}
             await denied("over_quota", 429, str(error), headers)(scope, receive, send)
@@ -167,7 +168,7 @@ class IdentifyCallers:
             }
             dropped = ("authorization", *TOLD_HEADERS)
             kept = overwritten(scope["headers"], ours, without=dropped)
-            asking = Asking(caller, account, self._accounts)
+            asking = Asking(caller, account)
             await self._app({**scope, "headers": kept, ASKING: asking}, receive, send)
 
 

@@ -15,6 +15,7 @@ import ray
 from ray import serve
 
 from autoscale.canary import CanaryRule
+from autoscale.quota import Books
 from autoscale.service_class import ServiceClass
 from cluster.controller import FleetController
 from cluster.fleet_learning import FleetLearning
@@ -95,6 +96,9 @@ class ControllerActor:
 
     async def report_ingress(self, report: IngressReport) -> IngressPlan:
         return self._fleet.report_ingress(report)
+
+    async def usage_elsewhere(self, replica_id: str) -> Books:
+        return self._fleet.usage_elsewhere(replica_id)
 
     async def change(self, model_id: str, changes: dict[str, Any]) -> dict[str, Any] | None:
         """What is changed of a model by now; None where no target of it drafts.

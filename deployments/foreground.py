@@ -8,7 +8,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, wait
 from importlib import import_module
 from pathlib import Path
@@ -21,6 +21,7 @@ from ray.serve.context import _get_global_client
 from deployments.canary_apps import canary_apps
 from deployments.compatibility import accept_software
 from deployments.errors import ConfigError
+from deployments.load_balancer import load_balancer
 from deployments.preflight import check_cpus, check_one_machine, check_settings
 from deployments.reasons import reason
 from deployments.schema import AppSpec
@@ -55,13 +56,18 @@ def serve_in_foreground(config: Path, host: str | None, port: int | None) -> int
         check_one_machine(file.settings, torch.cuda.device_count())
         check_cpus(file.settings, _own_cpus())
     check_settings(file.settings)
+    with load_balancer(has_https=file.has_https) as balanced:
+        return _serve(file, host, port, balanced, began)
+
+
+def _serve(file: ServeFile, host: str, port: int, balanced: Mapping[str, str], began: float) -> int:
     stop = threading.Event()
     for signum in (signal.SIGINT, signal.SIGTERM):
         signal.signal(signum, lambda *_: stop.set())
     say(f"starting {file.path.name}: Ray, then the replicas (about a minute on two cores)")
     importing = _in_thread(_import_app)
     try:
-        _start_ray(file.settings)
+        _start_ray(file.settings, balanced)
     except BaseException:
         wait([importing])  # an interpreter must not end in the middle of it
         raise
@@ -135,13 +141,15 @@ def _own_cpus() -> int:
     return max(_MIN_CPUS, os.cpu_count() or 1)
 
 
-def _start_ray(settings: AppSpec) -> None:
-    """A cluster of our own on this machine, or the one RAY_ADDRESS names if it is large enough.
+def _start_ray(settings: AppSpec, environment: Mapping[str, str]) -> None:
+    """A cluster of our own on this machine, with more in its environment, or the one RAY_ADDRESS
+    names if it is large enough.
 
     Raises ConfigError, disconnected again, where it is not.
     """
     if not os.environ.get("RAY_ADDRESS"):
         os.environ.setdefault(*HUNG_REPLICAS_END)
+        os.environ.update(environment)
         ray.init(
             address="local",  # also while another cluster runs on this machine
             num_cpus=_own_cpus(),
@@ -204,7 +212,7 @@ def _reasons() -> list[str]:
 
 def _print_ready(file: ServeFile, host: str, port: int, seconds: float) -> None:
     model = file.settings.models[0].id
-    scheme = "https" if file.schema.http_options.ssl_certfile else "http"
+    scheme = "https" if file.has_https else "http"
     base = f"{scheme}://{host}:{port}"
     say(
         f"""

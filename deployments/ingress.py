@@ -29,6 +29,7 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 from autoscale.controls import Controls
 from autoscale.fair_queue import Flow
 from autoscale.pool_view import PoolView, Refused
+from autoscale.quota import added, by_tenant
 from autoscale.service_class import ServiceClass
 from cluster.messages import IngressPlan, IngressReport
 from cluster.observability.publisher import Publisher
@@ -52,7 +53,7 @@ from deployments.errors import ConfigError
 from deployments.failover import PATIENCE_S, FailoverCounts, NoTargetError, answered, streamed
 from deployments.fleet_page import PAGE_PATH, fleet_page
 from deployments.left_streams import cancelled_when_left, closed_at_its_end
-from deployments.metering import Accounts, OverQuotaError, metered
+from deployments.metering import OverQuotaError, accounts_here, metered, usage_told
 from deployments.openai_errors import error_response
 from deployments.plain_bodies import read_out
 from deployments.pools import POOLS, refuse_unread, someone_lives
@@ -104,6 +105,7 @@ class FleetIngress(OpenAiIngress):  # type: ignore[misc]
         models: dict[str, ModelSpec | AttachedModelSpec],
         promises: Mapping[str, ServiceClass],
         limits: LimitSpec,
+        num_ingresses: int,
         tracing: TracingSpec | None = None,
         **kwargs: Any,
     ) -> None:
@@ -111,6 +113,8 @@ class FleetIngress(OpenAiIngress):  # type: ignore[misc]
         self._models = models
         self._promises = promises
         self._limits = limits
+        self._num_ingresses = num_ingresses
+        self._accounts = accounts_here(num_ingresses)
         self._tracing = tracing
         tracing_of(tracing, SERVICE)  # imported before a request waits for it
         super().__init__(**kwargs)
@@ -129,7 +133,8 @@ class FleetIngress(OpenAiIngress):  # type: ignore[misc]
         replica_id = serve.get_replica_context().replica_id.unique_id
         metrics, plan = Publisher("ingress", replica=replica_id), IngressPlan()
         while True:
-            report = IngressReport(replica_id, os.getpid(), **asdict(self._counts))
+            counts, books = asdict(self._counts), self._accounts.books()
+            report = IngressReport(replica_id, os.getpid(), **counts, usage=books)
             metrics.publish(ingress_samples(report, REFUSED, DENIED))
             try:
                 plan = await self._controller.ask("report_ingress", report)
@@ -284,7 +289,8 @@ class FleetIngress(OpenAiIngress):  # type: ignore[misc]
 
     def _turned_away(self, pool: PoolView, line: Flow, refused: Refused) -> RefusedByAllError:
         promised = self._promises[line.class_name]
-        told = pool.turn_away(line, promised, refused, time.monotonic())
+        now_s = time.monotonic()
+        told = pool.turn_away(line, promised, refused, now_s, self._num_ingresses)
         return RefusedByAllError(TryLater(told.reason, told.retry_after_s))
 
     async def _process_llm_request(
@@ -319,14 +325,18 @@ class FleetIngress(OpenAiIngress):  # type: ignore[misc]
         return response
 
     async def usage(self, request: Request) -> dict[str, Any]:
-        """What the asking key has used since this ingress began, and its quota.
+        """What the asking key has used of all ingresses since the controller began, and its quota.
 
-        An admin's key, and everybody where there are no keys, sees all tenants.
+        An admin's key, and everybody where there are no keys, sees all tenants. 503 without a
+        controller.
         """
-        asking: Asking = request.scope[ASKING]
-        usage = {"tenant": asking.caller.tenant} | asking.account.snapshot()
-        everybody = {"tenants": asking.accounts.by_tenant()} if asking.caller.is_admin else {}
-        return usage | everybody
+        caller = request.scope[ASKING].caller
+        replica_id = serve.get_replica_context().replica_id.unique_id
+        elsewhere = await self._asked_controller("usage_elsewhere", replica_id)
+        books = added([self._accounts.books(), elsewhere])
+        usage = {"tenant": caller.tenant} | usage_told(caller.key, books)
+        tenants = {name: asdict(used) for name, used in by_tenant(books).items()}
+        return usage | ({"tenants": tenants} if caller.is_admin else {})
 
     async def fleet(self) -> dict[str, Any]:
         """Replicas, drafter assignments and speculation totals; 503 without a controller."""
@@ -439,6 +449,7 @@ def make_ingress(
     callers: Callers,
     promises: Mapping[str, ServiceClass],
     limits: LimitSpec,
+    num_ingresses: int,
     request_log: str | None = None,
     tracing: TracingSpec | None = None,
 ) -> Any:
@@ -450,13 +461,14 @@ def make_ingress(
     """
     app = init()
     app.add_middleware(BoundBodies, limits=limits)
-    app.add_middleware(RefuseWhenFull, refuse=partial(refuse_unread, promises))
+    app.add_middleware(RefuseWhenFull, refuse=partial(refuse_unread, promises, num_ingresses))
     if request_log is not None:
         app.add_middleware(RequestLog, write=LogFile(request_log))
     if tracing is not None:
         begun = partial(tracing_of, tracing, SERVICE)
         app.add_middleware(TraceRequests, tracing=begun, sample=tracing.sample)
-    app.add_middleware(IdentifyCallers, callers=callers, accounts=Accounts())
+    accounts = partial(accounts_here, num_ingresses)
+    app.add_middleware(IdentifyCallers, callers=callers, accounts=accounts)
     app.add_exception_handler(StarletteHTTPException, openai_error)
     endpoints = {
         **DEFAULT_ENDPOINTS,

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import asdict
-from math import ceil
+from dataclasses import asdict, replace
+from functools import cache
 from typing import Any
 
-from autoscale.quota import Account, Rates
+from autoscale.quota import Account, Books, Rates, Usage
 from deployments.class_specs import KeySpec
 from deployments.continuation import Delivered
 from deployments.request_size import request_size
@@ -22,22 +23,24 @@ class OverQuotaError(Exception):
     """The key has used up its minute; 429."""
 
     def __init__(self, retry_after_s: float) -> None:
-        self.retry_after_s = ceil(retry_after_s)
+        self.retry_after_s = math.ceil(retry_after_s)
         super().__init__(f"this API key has used up its quota; try again in {self.retry_after_s} s")
 
 
 class Accounts:
-    """By key, in this process. A key that is gone keeps its account: it may come back."""
+    """By key, in this process, which is one of `num_ingresses` that share each key's quota
+    evenly. A key that is gone keeps its account: it may come back."""
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, num_ingresses: int = 1, clock: Callable[[], float] = time.monotonic) -> None:
+        self._num_ingresses = num_ingresses
         self._clock = clock
         self._accounts: dict[str, tuple[str, Account]] = {}
 
     def of(self, key: KeySpec | None) -> Account:
         """Without keys all requests are on one account."""
-        digest, tenant, rates = "", "", Rates()
+        digest, tenant, rates = account_id(key), "", Rates()
         if key is not None:
-            digest, tenant, rates = key.sha256, key.tenant, key.rates
+            tenant, rates = key.tenant, key.rates.among(self._num_ingresses)
         if digest not in self._accounts:
             self._accounts[digest] = (tenant, Account(rates, self._clock()))
         _, account = self._accounts[digest]
@@ -50,15 +53,27 @@ class Accounts:
         if wait_s:
             raise OverQuotaError(wait_s)
 
-    def by_tenant(self) -> dict[str, dict[str, int]]:
-        """Usage of all keys of each tenant together."""
-        totals: dict[str, dict[str, int]] = {}
-        for tenant, account in self._accounts.values():
-            usage = asdict(account.usage)
-            total = totals.setdefault(tenant, dict.fromkeys(usage, 0))
-            for name, count in usage.items():
-                total[name] += count
-        return totals
+    def books(self) -> Books:
+        """What was used by now."""
+        return {id_: (tenant, replace(one.usage)) for id_, (tenant, one) in self._accounts.items()}
+
+
+@cache
+def accounts_here(num_ingresses: int) -> Accounts:
+    """Those of this process, once it asks: what Serve is given is copied to it."""
+    return Accounts(num_ingresses)
+
+
+def account_id(key: KeySpec | None) -> str:
+    return "" if key is None else key.sha256
+
+
+def usage_told(key: KeySpec | None, books: Books) -> dict[str, Any]:
+    """What a key has used, and its quota where it has one."""
+    _, used = books.get(account_id(key), ("", Usage()))
+    rates = Rates() if key is None else key.rates
+    quota = {name: rate for name, rate in asdict(rates).items() if not math.isinf(rate)}
+    return asdict(used) | {"quota": quota}
 
 
 class Meter:

@@ -120,7 +120,7 @@ def drafter_actor_options(drafter: DrafterSpec) -> dict[str, Any]:
 
 def logical_cpus(settings: AppSpec) -> dict[str, float]:
     """Logical CPUs that Ray sets aside for all replicas of each deployment, by its name."""
-    cpus = {"Ingress": INGRESS_CPUS}
+    cpus = {"Ingress": settings.ingress.replicas * INGRESS_CPUS}
     for one in settings.attached:
         cpus[f"Target:{one.id}"] = len(one.attach.url) * one.attach.num_cpus
     for model in settings.launched:

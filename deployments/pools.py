@@ -27,10 +27,11 @@ def register(deployment: str, pool: PoolView) -> None:
 
 
 def refuse_unread(
-    promises: Mapping[str, ServiceClass], asker: Flow, now_s: float
+    promises: Mapping[str, ServiceClass], num_ingresses: int, asker: Flow, now_s: float
 ) -> Refused | None:
     """What to tell of a request where no target of any model has room for its line, whatever it
-    is; None where one may have. Every pool counts its share: the model is not known."""
+    is; None where one may have. Every pool counts its share: the model is not known. Other
+    ingresses turn away as many."""
     pools = list(POOLS.values())
     refusals = [(pool, pool.refused_by_all(asker, now_s)) for pool in pools]
     known = [(pool, refused) for pool, refused in refusals if refused is not None]
@@ -39,7 +40,8 @@ def refuse_unread(
     promised, share = promises[asker.class_name], 1 / len(pools)
     for pool in pools:
         pool.refused_unseen(now_s, share)
-    return min(pool.turn_away(asker, promised, refused, now_s, share) for pool, refused in known)
+    turns = num_ingresses * share
+    return min(pool.turn_away(asker, promised, refused, now_s, turns) for pool, refused in known)
 
 
 async def someone_lives(pool: PoolView, patience_s: float) -> bool:

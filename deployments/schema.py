@@ -133,6 +133,13 @@ def _served_model(entry: object) -> ModelSpec | AttachedModelSpec:
 ServedModel = Annotated[ModelSpec | AttachedModelSpec, PlainValidator(_served_model)]
 
 
+class IngressSpec(Settings):
+    """`replicas` take requests in, wherever Serve's proxies find them. A stream ends with the one
+    it runs through; keys' quotas are shared among them evenly."""
+
+    replicas: int = Field(default=1, ge=1, le=64)
+
+
 class AppSpec(Settings):
     """Everything `deployments.app:build_app` takes.
 
@@ -143,6 +150,7 @@ class AppSpec(Settings):
     file, a YAML list of the same on every node with an ingress, is read again when it changes.
     `request_log` is a directory of the ingress' node for a line per request
     (`deployments.request_log`). With `tracing` some requests are traced (`deployments.tracing`).
+    `ingress` says how many take requests in.
     """
 
     models: tuple[ServedModel, ...] = Field(min_length=1)
@@ -153,6 +161,7 @@ class AppSpec(Settings):
     keys: tuple[KeySpec, ...] = ()
     keys_file: str | None = None
     limits: LimitSpec = LimitSpec()
+    ingress: IngressSpec = IngressSpec()
 
     @property
     def launched(self) -> tuple[ModelSpec, ...]:

@@ -34,6 +34,10 @@ class ServeFile:
     schema: ServeDeploySchema
 
     @property
+    def has_https(self) -> bool:
+        return bool(self.schema.http_options.ssl_certfile)
+
+    @property
     def says_more_than_settings(self) -> bool:
         """Whether it names a policy for the whole application, or changes deployments of it."""
         (app,) = self.schema.applications
@@ -43,7 +47,7 @@ class ServeFile:
 def check_https(file: ServeFile) -> None:
     """Raises ConfigError where the file asks for https with what this machine cannot serve it."""
     http = file.schema.http_options
-    if not http.ssl_certfile:
+    if not file.has_https:
         return
     try:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)

@@ -11,12 +11,15 @@ import psutil
 
 _RAYS_OWN = "Ray"
 _SERVER = "server"
+_PROXY = "Serve's proxy"
 _REPLICA = re.compile(r"ray::.*ServeReplica:[^:]+:([A-Za-z]+)")
+_HAPROXY = re.compile(r"\S*haproxy ")
 _ACTORS = {
-    "ray::ProxyActor": "Serve's proxy",
+    "ray::ProxyActor": _PROXY,
     "ray::ServeController": "Serve's controller",
     "ray::ControllerActor": "fleet controller",
     "VLLM::": "engine",
+    "ray::HAProxyManager": _PROXY,
 }
 
 
@@ -28,6 +31,8 @@ def part_of(command_line: str) -> str:
     """
     if replica := _REPLICA.match(command_line):
         return replica[1]
+    if _HAPROXY.match(command_line):
+        return _PROXY
     for beginning, part in _ACTORS.items():
         if command_line.startswith(beginning):
             return part

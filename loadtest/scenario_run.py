@@ -52,13 +52,19 @@ class ServedArm:
         return str(args["llm_configs"][0]["model_loading_config"]["model_id"])
 
     def server(self, port: int) -> Server:
-        """The arm's application, to be started on that port."""
+        """The arm's application, to be started on that port: ours as one serves it."""
+        is_ours = "models" in self._args()
+        entry, *arguments = (
+            ("cluster.cli", "serve", "--config", str(self.config), "--port", str(port))
+            if is_ours
+            else ("loadtest.serve_file", str(self.config), str(port))
+        )
         return Server(
             description=f"{self.name}, {self.config}",
             url=f"http://127.0.0.1:{port}",
             arms=(Arm(self.model, label=self.name),),
-            command=(sys.executable, "-m", "loadtest.serve_file", str(self.config), str(port)),
-            has_fleet="models" in self._args(),
+            command=(sys.executable, "-m", entry, *arguments),
+            has_fleet=is_ours,
         )
 
     def _args(self) -> dict[str, Any]:

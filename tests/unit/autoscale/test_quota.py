@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from autoscale.quota import Account, Rates, TokenBucket
+from autoscale.quota import Account, Rates, TokenBucket, Usage, added, by_tenant
 
 
 def test_a_minutes_worth_at_once_then_as_it_fills():
@@ -90,10 +90,13 @@ def test_a_changed_quota_keeps_what_was_used():
     assert account.admit(0) == 0
     account.set_rates(Rates(requests_per_minute=10), 0)
     assert account.admit(0) == 6
-    assert account.snapshot() == {
-        "requests": 1,
-        "refused": 1,
-        "prompt_tokens": 0,
-        "output_tokens": 0,
-        "quota": {"requests_per_minute": 10},
-    }
+    assert account.usage == Usage(requests=1, refused=1)
+
+
+def test_books_of_several_places_are_added_by_account_then_by_tenant():
+    here = {"a": ("acme", Usage(2, 1, 30, 4)), "b": ("acme", Usage(1, 0, 5, 5))}
+    there = {"a": ("acme", Usage(1, 0, 10, 6)), "c": ("else", Usage(1, 1, 1, 1))}
+    total = added([here, there, {}])
+    assert total == here | {"a": ("acme", Usage(3, 1, 40, 10)), "c": there["c"]}
+    assert by_tenant(total) == {"acme": Usage(4, 1, 45, 15), "else": Usage(1, 1, 1, 1)}
+    assert here["a"] == ("acme", Usage(2, 1, 30, 4))

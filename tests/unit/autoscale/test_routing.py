@@ -220,8 +220,8 @@ class Even(random.Random):
 PROMISED = ServiceClass("soon", 2.0, 0.1)
 
 
-def told(view: PoolView, refused: Refused, now_s: float = 0.0, share: float = 1.0) -> float:
-    return view.turn_away(SOON, PROMISED, refused, now_s, share).retry_after_s
+def told(view: PoolView, refused: Refused, now_s: float = 0.0, num_turns: float = 1.0) -> float:
+    return view.turn_away(SOON, PROMISED, refused, now_s, num_turns).retry_after_s
 
 
 def test_the_refused_are_told_to_come_back_one_after_the_other():
@@ -229,7 +229,7 @@ def test_the_refused_are_told_to_come_back_one_after_the_other():
     view.keep("ab")  # four seconds of one are two of both
     refused = Refused(0.5, "too_late", work_s=4.0)
     assert [told(view, refused) for _ in range(3)] == [2.5, 4.5, 6.5]
-    assert told(view, refused, share=0.5) == 7.5
+    assert told(view, refused, num_turns=0.5) == 7.5
     assert told(view, refused, now_s=100.0) == 2.5
     assert view.turn_away(SOON, PROMISED, refused, 200.0) == refused._replace(retry_after_s=2.5)
 

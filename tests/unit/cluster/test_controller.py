@@ -5,6 +5,7 @@ import pytest
 from autoscale.controls import Controls
 from autoscale.fleet_load import ReplicaLoad
 from autoscale.plan import NO_PLAN
+from autoscale.quota import Books, Usage
 from autoscale.service_class import ServiceClass
 from cluster.controller import (
     EXPIRY_S,
@@ -270,6 +271,18 @@ def test_what_became_of_lost_targets_is_summed_over_all_ingresses_there_were(fle
         "given_up": 1,
         "ingresses": [{"replica_id": "i2", "pid": 8}],
     }
+
+
+def test_usage_is_of_all_ingresses_there_were_but_the_one_that_asks(fleet, clock):
+    def books(requests: int) -> Books:
+        return {"key": ("acme", Usage(requests))}
+
+    fleet.report_ingress(IngressReport("i1", 7, usage=books(1)))
+    fleet.report_ingress(IngressReport("i1", 7, usage=books(2)))
+    clock.now += EXPIRY_S + 1
+    fleet.report_ingress(IngressReport("i2", 8, usage=books(10)))
+    assert fleet.usage_elsewhere("i2") == books(2)
+    assert fleet.usage_elsewhere("i3") == books(12)
 
 
 LOAD = ReplicaLoad(

@@ -32,7 +32,7 @@ class Scene(FleetIngress):
     """Two targets of one seat each, and who was asked how often by whom."""
 
     def __init__(self, queued_requests: int) -> None:
-        self._promises = PROMISES
+        self._promises, self._num_ingresses = PROMISES, 1
         self.pool = PoolView(random.Random(0))
         self.pool.keep("ab")
         register("Target:m", self.pool)
@@ -122,8 +122,8 @@ def test_a_tenants_backlog_is_refused_unread_and_nobody_elses_request(monkeypatc
         assert scene.asked == ["a"] * 8
         quiet = request_of("b")
         line = asker(quiet.headers)
-        assert refuse_unread(PROMISES, line, 0.0) is None
-        assert refuse_unread(PROMISES, line._replace(tenant="a"), 0.0) is not None
+        assert refuse_unread(PROMISES, 1, line, 0.0) is None
+        assert refuse_unread(PROMISES, 1, line._replace(tenant="a"), 0.0) is not None
         waiting = await scene.enter("b")
         assert "b" in scene.asked
         assert not waiting.done()

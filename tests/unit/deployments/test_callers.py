@@ -99,7 +99,7 @@ def ask(
     behind: Any = app,
 ) -> httpx.Response:
     async def run() -> httpx.Response:
-        identify = IdentifyCallers(behind, callers, accounts or Accounts())
+        identify = IdentifyCallers(behind, callers, lambda: accounts or Accounts())
         transport = httpx.ASGITransport(app=identify)
         async with httpx.AsyncClient(transport=transport, base_url="http://test") as http:
             return await http.request(method, path, headers=headers)
@@ -184,7 +184,7 @@ def test_a_wall_clock_that_jumps_makes_no_request_older(monkeypatch):
     jumps = iter([0.0, 1e9, -1e9])
     monkeypatch.setattr("time.time", lambda: next(jumps))
     scope = {"type": "http", "method": "POST", "path": "/v1/completions", "headers": []}
-    asyncio.run(IdentifyCallers(app, OPEN, Accounts())(scope, None, None))
+    asyncio.run(IdentifyCallers(app, OPEN, Accounts)(scope, None, None))
     assert 0 <= age_s(seen, time.monotonic(), machine()) < 60
 
 

@@ -206,7 +206,7 @@ def test_the_page_needs_no_key_and_the_fleet_does(path, is_let_through):
         passed.append(message.get("status"))
 
     key = KeySpec(sha256="0" * 64, tenant="acme")
-    guard = IdentifyCallers(app, Callers(["default"], KeyRing([key])), Accounts())
+    guard = IdentifyCallers(app, Callers(["default"], KeyRing([key])), Accounts)
     scope = {"type": "http", "method": "GET", "path": path, "headers": []}
     step: Callable[..., Any] = guard(scope, None, send).send
     with pytest.raises(StopIteration):

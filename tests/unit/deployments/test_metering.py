@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from autoscale.quota import Account, Rates
+from autoscale.quota import Account, Rates, Usage, added, by_tenant
 from deployments.class_specs import KeySpec
 from deployments.continuation import Delivered
-from deployments.metering import Accounts, OverQuotaError, metered
+from deployments.metering import Accounts, OverQuotaError, metered, usage_told
 
 BODY = SimpleNamespace(prompt="x" * 40, max_tokens=20, n=2)  # 10 and 40 are reserved
 
@@ -105,10 +105,29 @@ def test_accounts_of_a_tenant_are_added_up():
         accounts.admit(accounts.of(key))
     accounts.of(keys[0]).settle(0, 3, 4)
     accounts.of(keys[1]).settle(0, 1, 1)
-    assert accounts.by_tenant() == {
-        "acme": {"requests": 2, "refused": 0, "prompt_tokens": 4, "output_tokens": 5},
-        "x": {"requests": 1, "refused": 0, "prompt_tokens": 0, "output_tokens": 0},
-    }
+    books = accounts.books()
+    accounts.admit(accounts.of(keys[0]))
+    assert by_tenant(books) == {"acme": Usage(2, 0, 4, 5), "x": Usage(1, 0, 0, 0)}
+
+
+def test_several_ingresses_let_through_no_more_than_the_quota():
+    key = KeySpec(sha256="a" * 64, tenant="acme", requests_per_minute=9)
+
+    def let_through(ingress: Accounts) -> int:
+        for num in range(100):
+            try:
+                ingress.admit(ingress.of(key))
+            except OverQuotaError:
+                return num
+        return 100
+
+    ingresses = [Accounts(3, clock=lambda: 0.0) for _ in range(3)]
+    assert [let_through(one) for one in ingresses] == [3, 3, 3]
+    books = added(one.books() for one in ingresses)
+    told = {"requests": 9, "refused": 3, "prompt_tokens": 0, "output_tokens": 0}
+    assert usage_told(key, books) == told | {"quota": {"requests_per_minute": 9}}
+    other = KeySpec(sha256="b" * 64, tenant="acme")
+    assert usage_told(other, books) == dict.fromkeys(told, 0) | {"quota": {}}
 
 
 def test_a_key_whose_quota_changes_keeps_its_account():

@@ -1,0 +1,54 @@
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from deployments import load_balancer as module
+from deployments.load_balancer import ENABLED, environment, load_balancer
+
+
+@pytest.fixture(autouse=True)
+def installed(monkeypatch):
+    monkeypatch.delenv(ENABLED, raising=False)
+    monkeypatch.setattr(module, "_is_installed", lambda: True)
+
+
+def test_two_servers_share_neither_ports_nor_files():
+    with load_balancer(has_https=False) as one, load_balancer(has_https=False) as other:
+        assert one[ENABLED] == other[ENABLED] == "1"
+        own = {name for name in one if name.endswith(("_PORT", "_LOC", "_PATH", "_FILE", "_BASE"))}
+        assert len(own) == 7
+        assert not {one[name] for name in own} & {other[name] for name in own}
+    assert ENABLED not in os.environ
+
+
+def test_the_control_socket_is_for_its_user_alone_and_goes_with_the_server():
+    with load_balancer(has_https=False) as env:
+        folder = Path(env["RAY_SERVE_HAPROXY_SOCKET_PATH"]).parent
+        assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+        for name in ("RAY_SERVE_HAPROXY_SOCKET_PATH", "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH"):
+            assert len(env[name]) + 57 <= 97
+    assert not folder.exists()
+
+
+@pytest.mark.parametrize("chosen", ["0", "1"])
+def test_what_the_environment_says_stands(monkeypatch, chosen):
+    monkeypatch.setenv(ENABLED, chosen)
+    with load_balancer(has_https=False) as env:
+        assert env == {}
+
+
+def test_https_and_machines_without_haproxy_have_serves_own_proxy(monkeypatch):
+    with load_balancer(has_https=True) as env:
+        assert env == {}
+    monkeypatch.setattr(module, "_is_installed", lambda: False)
+    with load_balancer(has_https=False) as env:
+        assert env == {}
+
+
+def test_ray_knows_every_variable(tmp_path):
+    from ray.serve._private import constants
+
+    source = Path(constants.__file__).read_text()
+    assert all(f'"{name}"' in source for name in environment(tmp_path, 1, 2))
