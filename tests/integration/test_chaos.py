@@ -1,7 +1,7 @@
 """Every kind of process killed, stopped or cut off while 500 greedy requests and more come in.
 
 Run by `make test-long`. It prints two tables of what happened, and writes it as JSON to the path
-in `DSPARK_CHAOS_JSON`. Left out is Serve's HTTP proxy, behind which there is no other way in. That
+in `DSPARK_CHAOS_JSON`. Left out is HAProxy, behind which there is no other way in. That
 a target hears nothing of the controller is brought about by stopping the controller: on one
 machine Ray's actors call each other directly, and no relay fits between. Networks between nodes
 are cut in `test_partition.py`.

@@ -20,7 +20,8 @@ def footprints(server: psutil.Process) -> dict[int, Footprint]:
     for process in server.children(recursive=True):
         with suppress(psutil.NoSuchProcess):
             title = " ".join(process.cmdline())
-            if title.startswith(("ray::", "VLLM::")) and "IDLE" not in title:
+            is_ours = title.startswith(("ray::", "VLLM::")) or "/haproxy " in title
+            if is_ours and "IDLE" not in title:
                 found[process.pid] = Footprint(
                     title[:60],
                     process.memory_info().rss / MIB,
