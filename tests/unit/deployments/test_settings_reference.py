@@ -11,6 +11,7 @@ from deployments.schema import (
     AttachSpec,
     ClassSpec,
     DrafterSpec,
+    IngressSpec,
     KeySpec,
     LimitSpec,
     ModelSpec,
@@ -27,9 +28,9 @@ def test_every_setting_is_listed_once_as_hot_or_restart():
     listed = dict(ROW.findall(REFERENCE.read_text()))
     parts = {"target": TargetSpec, "drafter": DrafterSpec, "native": NativeSpec}
     settings = set(ModelSpec.model_fields) - parts.keys()
-    settings |= AppSpec.model_fields.keys() - {"models", "classes", "keys", "limits", "tracing"}
-    beside = {"attach": AttachSpec, "classes[]": ClassSpec, "keys[]": KeySpec}
-    beside |= {"limits": LimitSpec, "tracing": TracingSpec}
+    own = {"ingress": IngressSpec, "limits": LimitSpec, "tracing": TracingSpec}
+    settings |= AppSpec.model_fields.keys() - own.keys() - {"models", "classes", "keys"}
+    beside = own | {"attach": AttachSpec, "classes[]": ClassSpec, "keys[]": KeySpec}
     for part, spec in (parts | beside).items():
         settings |= {f"{part}.{name}" for name in spec.model_fields}
     assert listed.keys() == settings
