@@ -19,7 +19,7 @@ import ray, sys
 from pathlib import Path
 from deployments.foreground import _start_ray
 from deployments.serve_file import read_serve_file
-_start_ray(read_serve_file(Path("deployments/configs/demo.yaml")).settings)
+_start_ray(read_serve_file(Path("deployments/configs/demo.yaml")).settings, {})
 print("CPUs", ray.cluster_resources()["CPU"])
 """
 
