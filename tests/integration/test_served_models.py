@@ -324,5 +324,5 @@ def test_whatever_is_asked_the_answer_is_no_server_error(url, tmp_path):
     assert done.returncode == 0, done.stdout[-8000:]
     found = statuses(report)
     print({operation: dict(counts) for operation, counts in found.items()})
-    assert too_little(found, examples=EXAMPLES - 5, answered=5) == []
+    assert too_little(found, examples=EXAMPLES - 5, answered=3) == []
     assert said(url, "split") == said(url, "plain")
