@@ -41,8 +41,9 @@ serve: setup ## serve the bundled demo on 127.0.0.1:$(PORT)
 
 # Most tests share the cores; one with an engine wants all of them.
 test: setup ## unit and integration tests
-	$(BIN)/python -m pytest -m "not long and not alone" --numprocesses auto --maxprocesses 8
-	$(BIN)/python -m pytest -m "not long and alone" tests/integration tests/gpu
+	$(BIN)/python -m pytest -m "not long and not alone" --numprocesses auto --maxprocesses 8 \
+		--durations 20
+	$(BIN)/python -m pytest -m "not long and alone" --durations 40 tests/integration tests/gpu
 
 test-long: setup ## soak, chaos, two Ray nodes, and what else takes long
 	$(BIN)/python -m pytest -m long

@@ -36,7 +36,10 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     scenario.add_argument("--port", type=int, default=8124)
     scenario.add_argument("--output", type=Path, help="also write every run as JSON")
     scenario.add_argument(
-        "--logs", type=Path, default=Path("scenario-logs"), help="directory of what servers print"
+        "--logs",
+        type=Path,
+        default=Path("scenario-logs"),
+        help="directory of what servers print and of each request's times",
     )
     scenario.set_defaults(run=_scenario)
     budget = subparsers.add_parser(

@@ -20,11 +20,12 @@ class Outcome:
     """What became of a request. Times are seconds from the run's start.
 
     `status` is 0 where the connection or the stream broke off. A stream that ended without its
-    last event is broken off too.
+    last event is broken off too. `sent_s` behind `request.at_s` is the client's own delay.
     """
 
     request: Request
     status: int
+    sent_s: float
     ended_s: float
     first_token_s: float | None = None
     output_tokens: int = 0
@@ -33,15 +34,16 @@ class Outcome:
     @classmethod
     def of(cls, request: Request, received: Received, start_s: float) -> Outcome:
         """`start_s` of the run by `time.perf_counter`."""
-        ended_s = received.ended_at - start_s
+        sent_s, ended_s = received.sent_at - start_s, received.ended_at - start_s
         if received.http_status != 200:
             after_s = received.retry_after_s
-            return cls(request, received.http_status, ended_s, retry_after_s=after_s)
+            status = received.http_status
+            return cls(request, status, sent_s, ended_s, retry_after_s=after_s)
         answer = received.answer()
         if answer.status != OK:
-            return cls(request, 0, ended_s)
+            return cls(request, 0, sent_s, ended_s)
         first_token_s = received.sent_at + answer.chunks[0].at_s - start_s
-        return cls(request, 200, ended_s, first_token_s, answer.output_tokens)
+        return cls(request, 200, sent_s, ended_s, first_token_s, answer.output_tokens)
 
     @property
     def is_answered(self) -> bool:

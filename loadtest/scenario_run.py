@@ -8,7 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -107,7 +107,8 @@ def run_scenario(
     """All arms in every round, one at a time: two cores serve one.
 
     The capacity is the last arm's, measured at the beginning where it is not given. What a
-    server prints goes below `logs`. Raises ServerError for an arm that does not come up.
+    server prints goes below `logs`, and what became of every request. Raises ServerError for an
+    arm that does not come up.
     """
     if capacity_per_s is None:
         last = arms[-1].server(port)
@@ -121,6 +122,7 @@ def run_scenario(
             server = arm.server(port)
             with running(server, logs / f"{arm.name}-{round_ + 1}.log"):
                 outcomes = _run_one(scenario, arm, server.url, requests)
+            write_outcomes(outcomes, logs / f"{arm.name}-{round_ + 1}.jsonl")
             watched = [one for one in outcomes if scenario.watched(one.request)]
             runs.append(ArmRun(arm.name, round_, capacity_per_s, summarise(watched, promise)))
             progress(runs[-1])
@@ -150,6 +152,15 @@ def replica_pids(kind: str) -> list[int]:
 def with_children(pid: int) -> list[int]:
     """A process and all that it started, as a replica its engine and that its ranks."""
     return [pid, *(child.pid for child in psutil.Process(pid).children(recursive=True))]
+
+
+def write_outcomes(outcomes: Sequence[Outcome], path: Path) -> None:
+    """A line for each, without its prompt; times in seconds from the run's start."""
+    with path.open("w") as file:
+        for outcome in outcomes:
+            row = asdict(outcome)
+            del row["request"]["prompt"]
+            file.write(json.dumps(row) + "\n")
 
 
 def write_json(runs: Sequence[ArmRun], path: Path) -> None:

@@ -70,6 +70,7 @@ def test_every_request_has_an_outcome_in_the_order_of_requests(server):
     assert [one.is_answered for one in outcomes] == [True, False, False, True]
     assert outcomes[1].retry_after_s == 7.0
     assert outcomes[0].output_tokens == 5
+    assert all(0.0 <= one.sent_s <= one.ended_s for one in outcomes)
 
 
 def test_the_first_token_is_the_first_text(server):

@@ -15,9 +15,9 @@ def outcome(
 ) -> Outcome:
     request = Request(at_s, "prompt", 11)
     if status != 200:
-        return Outcome(request, status, at_s + 0.01)
+        return Outcome(request, status, at_s, at_s + 0.01)
     first_s = at_s + ttft_s
-    return Outcome(request, status, first_s + 10 * tpot_s, first_s, output_tokens=11)
+    return Outcome(request, status, at_s, first_s + 10 * tpot_s, first_s, output_tokens=11)
 
 
 @pytest.mark.parametrize(
