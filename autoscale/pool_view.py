@@ -165,6 +165,10 @@ class PoolView:
             line = asker if refused.scope == "line" else _NOBODY_FITS
             one.full[line] = _Full(now_s + _FULL_S, refused)
 
+    def is_heard(self, now_s: float) -> bool:
+        """Some replica has reported lately, whether or not it takes requests."""
+        return any(self._fresh(one, now_s) for one in list(self._replicas.values()))
+
     def num_open(self, asker: Flow, now_s: float) -> int:
         """Replicas that may have room for a request of a line; silent ones have none."""
         return sum(one.refusal(asker, now_s) is None for one in self._answering())
@@ -194,7 +198,7 @@ class PoolView:
         It counts as `num_turns`: less than one where other pools take their share of it, more
         where others turn away as many who know nothing of these.
         """
-        work_s = num_turns * refused.work_s / max(len(self._replicas), 1)
+        work_s = num_turns * refused.work_s / max(len(self._answering()), 1)
         turn_s = self._turns.give(asker, promised, work_s, now_s) * self._random.uniform(*_SPREAD)
         least_s, most_s = _RETRY_S
         retry_after_s = min(max(refused.retry_after_s + turn_s, least_s), most_s)

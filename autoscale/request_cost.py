@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 PREFILL_WORK = 0.2  # of a prompt token, in output tokens: prompts are read many at a time
 _NEW = 0.05  # weight of one more request in what is learned
@@ -50,6 +52,18 @@ class CostModel:
             return
         seen = min(max(num_chars / num_tokens, _BOUNDS[0]), _BOUNDS[1])
         self._chars_per_token += _NEW * (seen - self._chars_per_token)
+
+    def learned(self) -> dict[str, Any]:
+        """What others that predict the same requests may `adopt`."""
+        return {
+            "chars_per_token": self._chars_per_token,
+            "output_tokens": dict(self._output_tokens),
+        }
+
+    def adopt(self, learned: Mapping[str, Any]) -> None:
+        """Of classes that the other knows nothing of, what was known stays."""
+        self._chars_per_token = learned["chars_per_token"]
+        self._output_tokens |= learned["output_tokens"]
 
     def record_output(self, class_name: str, num_tokens: float) -> None:
         """Of one sequence that ended by itself."""

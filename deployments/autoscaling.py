@@ -84,8 +84,14 @@ def drafter_stats(before: Drafted, now: Drafted, elapsed_s: float) -> dict[str, 
 
 def fleet_policy(contexts: Contexts) -> Decisions:
     """Replicas of every deployment that scales, and what to remember of it."""
-    counts = {id_: _as_it_is(context) for id_, context in contexts.items()}
-    states = {id_: dict(context.policy_state or {}) for id_, context in contexts.items()}
+    counts: dict[Any, int] = {}
+    states: dict[Any, dict[str, Any]] = {}
+    for id_, context in contexts.items():
+        try:
+            counts[id_], states[id_] = _as_it_is(context), dict(context.policy_state or {})
+        except Exception:
+            logger.exception("nothing is known of %s: it stays as it is", id_)
+            counts[id_], states[id_] = context.target_num_replicas, {}
     by_name = {context.deployment_name: id_ for id_, context in contexts.items()}
     for name, id_ in by_name.items():
         try:

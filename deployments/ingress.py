@@ -22,6 +22,7 @@ from ray.llm._internal.serve.core.configs.openai_api_models import (
 from ray.llm._internal.serve.core.ingress.ingress import DEFAULT_ENDPOINTS, init
 from ray.llm._internal.serve.core.protocol import RawRequestInfo
 from ray.serve._private.http_util import session_id_from_headers
+from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from ray.serve.llm.ingress import OpenAiIngress, make_fastapi_ingress
 from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.responses import HTMLResponse, JSONResponse, Response
@@ -46,6 +47,7 @@ from deployments.canary import (
     parse_canary,
 )
 from deployments.canary_apps import remove_canary
+from deployments.client_xargs import check_xargs
 from deployments.continuation import Delivered
 from deployments.controller_link import ControllerLink, NoAnswerError
 from deployments.denial import DENIED
@@ -84,6 +86,7 @@ from deployments.tracing.traced_requests import TraceRequests, carrying
 from deployments.two_targets import COME_BACK_S, Terms, of_two_targets
 
 SERVICE = "dspark-ingress"  # in traces
+_AT_CAPACITY = "All replicas of this model have as many requests as they can hold; try again in 1 s"
 _FLEET_S = 10.0  # that a client waits for the controller at most
 logger = logging.getLogger(__name__)
 
@@ -140,6 +143,8 @@ class FleetIngress(OpenAiIngress):  # type: ignore[misc]
                 plan = await self._controller.ask("report_ingress", report)
             except NoAnswerError as error:
                 logger.info("no controller to report to yet: %s", error)
+            except Exception:  # streams run through here, which know nothing of reports
+                logger.exception("a report to the controller failed")
             await asyncio.sleep(next_in_s(plan.interval_s))
 
     async def check_health(self) -> None:
@@ -164,14 +169,13 @@ class FleetIngress(OpenAiIngress):  # type: ignore[misc]
         Raises 429 with `Retry-After` for a request that two targets refused, or that all
         targets of its model would, or that is over its key's quota; 400 for one beyond limits.
         """
-        if _continues(body):
-            raise HTTPException(400, f"vllm_xargs: {RESUME} is not for requests; leave it out")
         assert raw_request is not None, "every endpoint hands its request over"
         asking: Asking = raw_request.scope[ASKING]
         pool = await self._pool(body.model)
         is_ours = isinstance(await self._model(body.model), ModelSpec)
         for_engine: EngineRequest | None = None
         try:
+            check_xargs(body)
             body = read_out(body)
             check_limits(self._limits, body)
             if not is_ours:
@@ -213,6 +217,10 @@ class FleetIngress(OpenAiIngress):  # type: ignore[misc]
             raise HTTPException(status, str(error), headers=headers) from None
         except NoTargetError as error:
             raise HTTPException(503, f"{error}; try again") from None
+        except BackPressureError:
+            raise HTTPException(429, _AT_CAPACITY, headers={"Retry-After": "1"}) from None
+        except DeploymentUnavailableError as error:
+            raise HTTPException(503, f"{error}; see dspark status") from None
 
     async def _ask(
         self,

@@ -8,6 +8,7 @@ from typing import Any
 
 from autoscale.fair_queue import Flow
 from autoscale.pool_view import PoolView, Refused, ReplicaState
+from autoscale.request_cost import CostModel
 from autoscale.service_class import ServiceClass
 
 QUEUED_AT_CALLER = 256  # requests of a deployment that wait where it is called
@@ -69,9 +70,10 @@ def _is_dead(pool: PoolView) -> bool:
     return pool.is_empty and any(pool is one for one in POOLS.values())
 
 
-def routing_stats(state: ReplicaState) -> dict[str, float]:
-    """A replica's state as Serve carries it to the routers."""
+def routing_stats(state: ReplicaState, costs: CostModel) -> dict[str, Any]:
+    """A replica's state, and by what it predicts costs, as Serve carries it to the routers."""
     return {
+        "lengths": costs.learned(),
         "number": state.number,
         "outstanding_work": state.outstanding_work,
         "token_s": state.token_s or 0.0,

@@ -29,13 +29,13 @@ from deployments.pools import register, replica_state
 from deployments.request_headers import REFUSED_BY_HEADER, asker
 from deployments.request_size import cache_space, request_size, request_text
 
+_ANY_LENGTH = 1 << 30  # of an output that the client leaves open
+
 
 class WorkRouter(RequestRouter):  # type: ignore[misc]
     """Sends each request where it will be done first, as far as can be told from here."""
 
-    def initialize_state(self, usual_output_tokens: int = 128) -> None:
-        """`usual_output_tokens` stand for those of a request that may say as much as it likes."""
-        self._usual_output_tokens = usual_output_tokens
+    def initialize_state(self) -> None:
         self._costs = CostModel()
         self._random = random.Random()
         self._pool: PoolView = PoolView()
@@ -48,6 +48,7 @@ class WorkRouter(RequestRouter):  # type: ignore[misc]
             state = replica_state(replica.routing_stats)
             if state is not None:
                 self._pool.report(replica.replica_id.unique_id, state, now_s)
+                self._costs.adopt(replica.routing_stats["lengths"])
         super().update_replicas(replicas)
 
     def on_replica_actor_died(self, replica_id: ReplicaID) -> None:
@@ -121,10 +122,10 @@ class WorkRouter(RequestRouter):  # type: ignore[misc]
         request = _request(pending)
         if request is None:
             return 0.0
-        size = request_size(request)
+        size, class_name = request_size(request), asker(_headers(pending)).class_name
         return RequestCost(
             size.prompt_tokens(self._costs.prompt_tokens),
-            size.output_tokens(self._usual_output_tokens),
+            self._costs.output_tokens(class_name, size.output_tokens(_ANY_LENGTH)),
             size.num_sequences,
         ).work
 

@@ -32,6 +32,10 @@ def request_size(request: Any) -> RequestSize:
     return RequestSize(chars, token_ids, num_prompts * copies, max_tokens)
 
 
+def has_one_prompt(request: Any) -> bool:
+    return _prompt_size(request)[2] == 1
+
+
 def request_text(request: Any) -> str:
     """What two requests with the same beginning have in common, as text: chat templates put
     messages one after the other."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-RESUME = "dspark_resume"  # of a request's `vllm_xargs`: the ingress's own, refused from clients
+RESUME = "dspark_resume"  # of a request's `vllm_xargs`: the ingress's own
 
 
 @dataclass(frozen=True, slots=True)

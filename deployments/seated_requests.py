@@ -19,7 +19,7 @@ from deployments.request_headers import (
     TENANT_HEADER,
     UNSEEN_HEADER,
 )
-from deployments.request_size import request_size
+from deployments.request_size import has_one_prompt, request_size
 from deployments.resumption import RESUME
 from deployments.tracing.span import UNTRACED, Span
 from deployments.tracing.traceparent import TRACE_XARG
@@ -82,7 +82,7 @@ async def seated(
                     failed |= _is_error(answer)
                     yield answer
             seat.is_whole = not failed
-            if seat.prompt_tokens is not None and not size.num_token_ids:
+            if seat.prompt_tokens is not None and size.num_chars and has_one_prompt(request):
                 gate.costs.record_prompt(size.num_chars, seat.prompt_tokens)
     except RefusedError as refused:
         reason, retry_after_s, work_s, scope = refused.refusal

@@ -12,9 +12,10 @@ from pydantic import ValidationError
 from ray.serve.schema import ServeDeploySchema
 
 from deployments.errors import ConfigError
-from deployments.schema import AppSpec, parse_settings
+from deployments.schema import AppSpec, ModelSpec, parse_settings
 
 IMPORT_PATH = "deployments.app:build_app"
+_POLICY = "autoscaling_policy: {policy_function: deployments.autoscaling:fleet_policy}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +88,8 @@ def read_serve_file(path: Path) -> ServeFile:
         settings = parse_settings(app.args)
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None
+    if app.autoscaling_policy is None and any(map(_scales, settings.launched)):
+        raise ConfigError(f"{path}: scaling takes, beside the application's import_path, {_POLICY}")
     return ServeFile(
         path=path,
         app_name=app.name,
@@ -97,3 +100,9 @@ def read_serve_file(path: Path) -> ServeFile:
         settings=settings,
         schema=schema,
     )
+
+
+def _scales(model: ModelSpec) -> bool:
+    """Without a policy of the application Serve would count requests, two to a replica."""
+    pools = (model.target, model.drafter)
+    return any(pool is not None and pool.scaling is not None for pool in pools)

@@ -260,7 +260,10 @@ class TargetServer(LLMServer):  # type: ignore[misc]
             self._steered_by = worker_plan
 
     async def record_routing_stats(self) -> dict[str, Any]:
-        return {**await super().record_routing_stats(), **routing_stats(self._gate.state())}
+        return {
+            **await super().record_routing_stats(),
+            **routing_stats(self._gate.state(), self._gate.costs),
+        }
 
     async def record_autoscaling_stats(self) -> dict[str, float]:
         return target_stats(self._gate.demand_seats(), self._gate.capacity())

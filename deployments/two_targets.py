@@ -17,6 +17,7 @@ from deployments.taking import NotTakenError, take_within_s
 
 COME_BACK_S = 30  # a replica is started in about that time
 _NOT_TAKEN = TryLater("no_target", COME_BACK_S)
+_TOO_BUSY = Refused(1.0, "too_late")  # to take it in time, as others keep them busy
 
 
 class Terms(NamedTuple):
@@ -50,7 +51,8 @@ async def of_two_targets(
     `patience_s` after `began_s` it has to be taken; None waits for ever. `num_unseen` is None
     for a request that is no demand. A second one is asked where, before the first was, more than
     one might have had room for the `asker`. Raises what `turned_away` makes of a refusal by
-    targets, RefusedByAllError where none of them took the request.
+    targets, or of one for them where they live and were too busy to take the request, and
+    RefusedByAllError where none was heard of.
     """
     refusals: list[TryLater] = []
     is_demand = num_unseen is not None
@@ -84,6 +86,8 @@ async def of_two_targets(
             break
     if num_unseen is not None:
         pool.refused_unseen(clock(), 1 + num_unseen)
-    if not refusals:
-        raise RefusedByAllError(_NOT_TAKEN)
-    raise turned_away(min(one.refused for one in refusals))
+    if refusals:
+        raise turned_away(min(one.refused for one in refusals))
+    if pool.is_heard(clock()):
+        raise turned_away(_TOO_BUSY)
+    raise RefusedByAllError(_NOT_TAKEN)

@@ -211,8 +211,8 @@ class AttachedServer:
         told = said.kv_tokens if isinstance(said, EngineReading) else None
         return told or math.inf
 
-    async def record_routing_stats(self) -> dict[str, float]:
-        return routing_stats(self._gate.state())
+    async def record_routing_stats(self) -> dict[str, Any]:
+        return routing_stats(self._gate.state(), self._gate.costs)
 
     async def check_health(self) -> None:
         """Of the replica, not of its engine: no restart of this would mend that."""

@@ -523,6 +523,11 @@ def test_what_cannot_be_drafted_runs_without_speculation_and_is_counted(
             400,
         ),
         ("/v1/completions", {"model": "split", "prompt": "x", "vllm_xargs": {"dspark": 0}}, 400),
+        (
+            "/v1/completions",
+            {"model": "split", "prompt": "x", "vllm_xargs": {"dspark_said": [999999999]}},
+            400,
+        ),
         ("/v1/completions", {"model": "nobody", "prompt": "x"}, 404),
     ],
 )

@@ -17,6 +17,7 @@ from ray.serve.request_router import ReplicaID
 
 from autoscale.fair_queue import Flow
 from autoscale.pool_view import Refused, ReplicaState
+from autoscale.request_cost import CostModel
 from deployments.pools import POOLS, replica_state, routing_stats
 from deployments.request_router import WorkRouter
 
@@ -33,8 +34,10 @@ class FakeReplica:
         return 0
 
 
-def state(number: float, **fields: Any) -> dict[str, float]:
-    return routing_stats(ReplicaState(number, **{"outstanding_work": 0.0} | fields))
+def state(number: float, costs: CostModel | None = None, **fields: Any) -> dict[str, Any]:
+    return routing_stats(
+        ReplicaState(number, **{"outstanding_work": 0.0} | fields), costs or CostModel()
+    )
 
 
 def routed(story: Callable[[WorkRouter], Any]) -> None:
@@ -46,7 +49,7 @@ def routed(story: Callable[[WorkRouter], Any]) -> None:
     asyncio.run(run())
 
 
-def pending(prompt: str = "Hello", max_tokens: int = 100, request_id: str = "1") -> Any:
+def pending(prompt: str = "Hello", max_tokens: int | None = 100, request_id: str = "1") -> Any:
     return SimpleNamespace(
         args=[SimpleNamespace(prompt=prompt, max_tokens=max_tokens, n=1)],
         metadata=SimpleNamespace(internal_request_id=request_id),
@@ -62,9 +65,9 @@ async def ranks(router: WorkRouter, replicas: list[Any], request: Any) -> list[s
 
 def test_a_state_comes_through_routing_stats_as_it_was():
     one = ReplicaState(3.0, 120.0, token_s=0.02)
-    assert replica_state({**routing_stats(one), "of_others": 1}) == one
+    assert replica_state({**routing_stats(one, CostModel()), "of_others": 1}) == one
     unknown = ReplicaState(3.0, 120.0)
-    assert replica_state(routing_stats(unknown)) == unknown
+    assert replica_state(routing_stats(unknown, CostModel())) == unknown
     assert replica_state({}) is None
 
 
@@ -122,6 +125,22 @@ def test_reports_say_who_is_slow():
         ]
         router.update_replicas(replicas)
         assert await ranks(router, replicas, pending(max_tokens=1)) == ["fast", "slow"]
+
+    routed(story)
+
+
+def test_lengths_are_those_that_replicas_learned():
+    costs = CostModel()
+    costs.record_output("", 300.0)
+    for _ in range(500):
+        costs.record_prompt(20, 10)
+
+    async def story(router: WorkRouter) -> None:
+        replicas: list[Any] = [FakeReplica("a", **state(1, costs)), FakeReplica("b")]
+        router.update_replicas(replicas)
+        for number, (max_tokens, work) in enumerate([(None, 301.0), (100, 101.0)]):
+            asked = pending("ten chars.", max_tokens, str(number))
+            assert router._work(asked) == pytest.approx(work, rel=1e-3)
 
     routed(story)
 

@@ -280,6 +280,18 @@ def test_no_client_starts_a_trace_in_the_engine_by_itself():
     asyncio.run(run())
 
 
+def test_of_several_prompts_nothing_is_learned_of_one():
+    async def run() -> None:
+        one = gate()
+        before = one.costs.prompt_tokens(100)
+        await ask(one, Engine("a"), request(prompt=["x" * 50, "y" * 50]))
+        assert one.costs.prompt_tokens(100) == before
+        await ask(one, Engine("a"), request(prompt="x" * 10, n=2))
+        assert one.costs.prompt_tokens(100) != before
+
+    asyncio.run(run())
+
+
 def test_a_stream_that_continues_waits_where_a_newcomer_is_refused():
     async def run() -> None:
         one = gate(queued_requests=0)

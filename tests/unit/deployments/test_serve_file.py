@@ -59,6 +59,13 @@ def test_what_reaches_serve_with_the_file_alone_is_known(path, of_app, more):
     assert serve_file(path, **of_app).says_more_than_settings is more
 
 
+def test_a_pool_that_scales_takes_the_policy(path):
+    scaled = MODEL | {"target": MODEL["target"] | {"scaling": {"least": 1, "most": 2}}}
+    with pytest.raises(ConfigError, match="autoscaling_policy"):
+        serve_file(path, args={"models": [scaled]})
+    assert serve_file(path, args={"models": [scaled]}, autoscaling_policy=POLICY).settings
+
+
 def test_https_is_served_and_said(path, https, capsys):
     file = serve_file(path, http=https)
     check_https(file)

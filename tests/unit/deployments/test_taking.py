@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import threading
+import time
 from collections.abc import AsyncIterator
 from types import SimpleNamespace
 from typing import Any
@@ -65,6 +67,32 @@ def test_what_is_taken_may_take_its_time(within_s):
     assigned.set_result(result)
     assert asyncio.run(items_of(call_of(assigned), within_s)) == ["a", "b"]
     assert not result.is_cancelled
+
+
+def test_what_came_while_our_own_loop_stood_still_is_taken():
+    async def run() -> list[Any]:
+        assigned: concurrent.futures.Future[Any] = concurrent.futures.Future()
+        call = asyncio.create_task(items_of(call_of(assigned), 0.05))
+        await asyncio.sleep(0)
+        threading.Timer(0.02, assigned.set_result, [Result("a")]).start()
+        time.sleep(0.1)
+        return await call
+
+    assert asyncio.run(run()) == ["a"]
+
+
+def test_who_leaves_while_nobody_takes_it_leaves_nothing_behind():
+    async def run() -> int:
+        assigned: concurrent.futures.Future[Any] = concurrent.futures.Future()
+        call = asyncio.create_task(items_of(call_of(assigned), 60.0))
+        await asyncio.sleep(0.01)
+        call.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+        await asyncio.sleep(0)
+        return len(asyncio.all_tasks())
+
+    assert asyncio.run(run()) == 1
 
 
 def test_without_a_limit_it_is_waited_for():

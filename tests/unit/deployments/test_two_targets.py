@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from autoscale.fair_queue import Flow
-from autoscale.pool_view import PoolView, Refused
+from autoscale.pool_view import PoolView, Refused, ReplicaState
 from deployments.refusal import RefusedByAllError, TryLater
 from deployments.taking import NotTakenError
 from deployments.two_targets import COME_BACK_S, Terms, of_two_targets
@@ -86,6 +86,16 @@ def test_where_nobody_takes_it_none_lives_and_all_of_it_is_unseen_demand():
     targets = Targets(SILENT, SILENT)
     assert targets.refused() == TryLater("no_target", COME_BACK_S)
     assert targets.pool.take_unseen(100.0) == 4
+
+
+def test_where_one_lives_that_was_too_busy_to_take_it_the_client_comes_back():
+    targets = Targets(SILENT, SILENT)
+    targets.pool.report("a", ReplicaState(1.0, 10.0), 99.0)
+    assert targets.refused() == TryLater("too_late", 1.0)
+    assert targets.pool.take_unseen(100.0) == 4
+    targets = Targets(SILENT, SILENT)
+    targets.pool.report("a", ReplicaState(1.0, 10.0), 90.0)  # and was stopped since
+    assert targets.refused() == TryLater("no_target", COME_BACK_S)
 
 
 def test_a_refusal_is_what_a_client_hears_of_beside_silence():
