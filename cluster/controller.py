@@ -42,6 +42,8 @@ TICK_S = 0.25
 BALANCE_EVERY_S = 10.0
 MIN_INTERVAL_S = 0.05
 MAX_REPLICAS = 4096  # targets, and as many drafters
+INGRESS_GONE_S = 30.0  # Serve's three health checks of 5 s fail and its grace ends before that
+MAX_GONE_TOLD = 32  # the last ones
 MAX_INGRESSES = 1024  # living and dead, whose totals are kept
 _STEERABLE = ("speculation", "verify_budget_tokens")  # where vLLM verifies adaptively
 _FAILOVERS = ("continued", "restarted", "given_up")
@@ -267,6 +269,7 @@ class FleetController:
             self._step_costs.plan(wants) if wants else None,
             self._canary_order(report),
             self._advice(report),
+            self._gone_ingresses(),
             self._epoch,
             self._seq,
             lifetime_s(told_s),
@@ -277,6 +280,13 @@ class FleetController:
         if self._controls_of(report.model_id).plan is False:
             return NO_PLAN
         return self._plans.of(report.replica_id)
+
+    def _gone_ingresses(self) -> tuple[str, ...]:
+        """Those that fell silent and are not paused: Serve has killed them since."""
+        now_s = self._clock()
+        gone = self._presence.gone(self._ingresses).items()
+        long = [(heard.at_s, id_) for id_, heard in gone if now_s - heard.at_s > INGRESS_GONE_S]
+        return tuple(id_ for _, id_ in sorted(long)[-MAX_GONE_TOLD:])
 
     @property
     def num_impossible_loads(self) -> int:

@@ -109,6 +109,7 @@ class TargetPlan:
     share of its sessions tries (`deployments.engine.canary_arm.CanaryOrder`). They stand
     until the next plan. `advice` ends `ttl_s` after it came: from then on the replica goes by
     local rules.
+    Nobody reads any more what requests of `gone_ingresses` get.
     Every `interval_s` the target is to report (`cluster.pace`).
     Of two plans the one of the later `(epoch, seq)` holds: `epoch` is when its controller
     began, `seq` counts its plans.
@@ -122,6 +123,7 @@ class TargetPlan:
     step_cost: dict[str, Any] | None = None
     canary: dict[str, Any] | None = None
     advice: ReplicaPlan = NO_PLAN
+    gone_ingresses: tuple[str, ...] = ()
     epoch: int = 0
     seq: int = 0
     ttl_s: float = PLAN_TTL_S

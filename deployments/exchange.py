@@ -14,6 +14,7 @@ from cluster.observability.publisher import Publisher
 from cluster.observability.samples import latency_samples, plan_samples, target_samples
 from cluster.pace import next_in_s
 from deployments.controller_link import ControllerLink, NoAnswerError
+from deployments.readers import Readers
 
 logger = logging.getLogger(__name__)
 
@@ -25,12 +26,13 @@ async def exchange_forever(
     *,
     report: Callable[[], Awaitable[TargetReport]],
     latencies: Callable[[], Iterable[Latency]],
+    readers: Readers,
     go_by_plan: Callable[[], Awaitable[None]] | None = None,
 ) -> None:
     """Whatever fails, the target goes on with what it has.
 
     `report` and `latencies` are asked for in every interval and published; `go_by_plan` is
-    called with a new plan in `held`.
+    called with a new plan in `held`, and `readers` hear which ingresses are gone.
     """
 
     controller = ControllerLink(app_name)
@@ -39,8 +41,11 @@ async def exchange_forever(
         said = replace(await report(), interval_s=held.interval_s)
         metrics.publish(target_samples(said))
         metrics.publish(latency_samples(latencies()))
-        if held.take(await controller.ask("report_target", said)) and go_by_plan is not None:
-            await go_by_plan()
+        plan = await controller.ask("report_target", said)
+        if held.take(plan):
+            readers.gone(plan.gone_ingresses)
+            if go_by_plan is not None:
+                await go_by_plan()
 
     num_failed = 0
     while True:

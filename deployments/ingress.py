@@ -62,6 +62,7 @@ from deployments.pools import POOLS, refuse_unread, someone_lives
 from deployments.refusal import REFUSED, RefusedByAllError, RefuseWhenFull, TryLater
 from deployments.request_headers import (
     ELSEWHERE_HEADER,
+    INGRESS_HEADER,
     REFUSED_BY_HEADER,
     UNSEEN_HEADER,
     WAITED_HEADER,
@@ -129,11 +130,12 @@ class FleetIngress(OpenAiIngress):  # type: ignore[misc]
             self._model_cards[adapter] = card.model_copy(update={"id": adapter})
         self._adapters = frozenset(adapters)
         self._counts = FailoverCounts()
+        self._replica_id = serve.get_replica_context().replica_id.unique_id
         self._controller = ControllerLink(serve.get_replica_context().app_name)
         self._reports = asyncio.get_running_loop().create_task(self._report_forever())
 
     async def _report_forever(self) -> None:
-        replica_id = serve.get_replica_context().replica_id.unique_id
+        replica_id = self._replica_id
         metrics, plan = Publisher("ingress", replica=replica_id), IngressPlan()
         while True:
             counts, books = asdict(self._counts), self._accounts.books()
@@ -258,6 +260,7 @@ class FleetIngress(OpenAiIngress):  # type: ignore[misc]
         """One target's answer, as `OpenAiIngress` asks for it, whichever Serve chooses; left early
         it is cancelled. Raises NotTakenError."""
         told = {
+            INGRESS_HEADER: self._replica_id,
             ELSEWHERE_HEADER: str(int(terms.goes_elsewhere)),
             REFUSED_BY_HEADER: terms.refused_by,
             UNSEEN_HEADER: str(terms.num_unseen),

@@ -23,6 +23,7 @@ from autoscale.request_cost import CostModel, RequestCost
 from autoscale.seat_capacity import SeatCapacity
 from autoscale.service_class import ServiceClass
 from cluster.load_report import Traffic
+from deployments.readers import Readers
 
 _OBSERVE_S = 0.25
 
@@ -72,6 +73,7 @@ class ReplicaGate:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.costs = CostModel()
+        self.readers = Readers()
         self.step_costs: StepCostReport | None = None  # of its engine, where they are learned
         self._admission = Admission(limits)
         self._classes = classes

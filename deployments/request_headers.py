@@ -11,12 +11,19 @@ from autoscale.fair_queue import Flow
 CLASS_HEADER = "x-dspark-class"
 TENANT_HEADER = "x-dspark-tenant"
 ARRIVED_HEADER = "x-dspark-arrived"  # machine, and seconds of its monotonic clock
+INGRESS_HEADER = "x-dspark-ingress"  # the replica that reads the answer
 ELSEWHERE_HEADER = "x-dspark-elsewhere"  # "1": who refuses it is not the last one asked
 REFUSED_BY_HEADER = "x-dspark-refused-by"  # the replica that was asked before
 UNSEEN_HEADER = "x-dspark-unseen"  # requests that were refused before this one, see `PoolView`
 WAITED_HEADER = "x-dspark-waited"  # seconds in the ingress, by its own clock
 
-TOLD_HEADERS = (ELSEWHERE_HEADER, REFUSED_BY_HEADER, UNSEEN_HEADER, WAITED_HEADER)
+TOLD_HEADERS = (
+    INGRESS_HEADER,
+    ELSEWHERE_HEADER,
+    REFUSED_BY_HEADER,
+    UNSEEN_HEADER,
+    WAITED_HEADER,
+)
 """What the ingress tells a target with each call."""
 
 RawHeaders = list[tuple[bytes, bytes]]

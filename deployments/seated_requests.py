@@ -16,6 +16,7 @@ from deployments.replica_gate import RefusedError, ReplicaGate, Seat
 from deployments.request_headers import (
     CLASS_HEADER,
     ELSEWHERE_HEADER,
+    INGRESS_HEADER,
     TENANT_HEADER,
     UNSEEN_HEADER,
 )
@@ -62,6 +63,7 @@ async def seated(
     try:
         async with AsyncExitStack() as stack:
             stack.enter_context(trace)
+            stack.enter_context(gate.readers.reading(headers.get(INGRESS_HEADER, "")))
             with trace.child("admission wait"):
                 seat = await stack.enter_async_context(
                     gate.seat(

@@ -116,6 +116,7 @@ class TargetServer(LLMServer):  # type: ignore[misc]
                 Publisher("target", model=llm_config.model_id, replica=self._replica_id),
                 report=self._report,
                 latencies=self._gate.take_latencies,
+                readers=self._gate.readers,
                 go_by_plan=self._go_by_plan,
             )
         )

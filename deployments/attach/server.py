@@ -69,6 +69,7 @@ class AttachedServer:
                 Publisher("target", model=model.id, replica=self._replica_id),
                 report=self._report,
                 latencies=self._gate.take_latencies,
+                readers=self._gate.readers,
             )
         )
 

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -186,6 +187,32 @@ def test_a_killed_targets_requests_go_on_on_another(url, undisturbed):
     after = went_on_since(url, before)
     assert after["given_up"] == 0
     assert after["restarted"] > before["restarted"]  # those that are not streamed
+
+
+def test_nobody_works_on_for_an_ingress_that_was_killed(url):
+    """Its streams would keep their seats to their last token, and those behind them theirs."""
+    (ingress,) = lost(url)["ingresses"]
+    with ThreadPoolExecutor(NUM_CROWD) as pool:
+        for i in range(NUM_CROWD):
+            pool.submit(unread, url, f"{i}. {PROMPTS[i % len(PROMPTS)]}")
+        wait_for(lambda: total(url, "waiting") >= SEATS)
+        os.kill(ingress["pid"], signal.SIGKILL)
+    wait_for(lambda: total(url, "running") + total(url, "waiting") == 0, 180)
+    classes = [target["stats"]["admission"]["classes"] for target in targets(url)]
+    assert sum(one["gave_up"] for by_name in classes for one in by_name.values()) > 0
+
+
+def unread(url: str, prompt: str) -> None:
+    body = {"model": "split", "prompt": prompt, "max_tokens": 700, "ignore_eos": True}
+    with suppress(httpx.HTTPError):  # it breaks off
+        httpx.post(f"{url}/v1/completions", json=body | {"stream": True}, timeout=120)
+
+
+def total(url: str, what: str) -> int:
+    """Of all targets' `running` or `waiting`; none is known while no ingress answers."""
+    with suppress(httpx.HTTPError, ValueError):
+        return sum(target["stats"]["admission"][what] for target in targets(url))
+    return NUM_CROWD
 
 
 def test_a_client_cannot_take_up_what_nobody_said(url):

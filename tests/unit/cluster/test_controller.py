@@ -9,6 +9,7 @@ from autoscale.quota import Books, Usage
 from autoscale.service_class import ServiceClass
 from cluster.controller import (
     EXPIRY_S,
+    INGRESS_GONE_S,
     MAX_INGRESSES,
     MAX_REPLICAS,
     MIN_INTERVAL_S,
@@ -283,6 +284,27 @@ def test_usage_is_of_all_ingresses_there_were_but_the_one_that_asks(fleet, clock
     fleet.report_ingress(IngressReport("i2", 8, usage=books(10)))
     assert fleet.usage_elsewhere("i2") == books(2)
     assert fleet.usage_elsewhere("i3") == books(12)
+
+
+def test_targets_hear_of_ingresses_that_are_gone_for_good(clock):
+    fleet = FleetController(clock, away_s=AWAY_S)
+
+    def told(seconds: float, *ingresses: str) -> tuple[str, ...]:
+        """What a target hears after so long, in which these reported."""
+        for _ in range(round(2 * seconds)):
+            clock.now += 0.5
+            for name in ingresses:
+                fleet.report_ingress(IngressReport(name, 7))
+            plan = fleet.report_target(target())
+        return plan.gone_ingresses
+
+    assert told(2, "i1", "i2") == ()
+    assert told(INGRESS_GONE_S - 1, "i2") == ()
+    assert told(2, "i2") == ("i1",)
+    assert told(1, "i1", "i2") == ()  # it was only paused
+    clock.now += 100.0  # the controller was
+    assert told(0.5) == ()
+    assert told(2, "i1", "i2") == ()
 
 
 LOAD = ReplicaLoad(

@@ -36,7 +36,17 @@ class Link:
         return answer
 
 
-def exchanged(monkeypatch, link):
+class Heard:
+    """Stands for readers: which ingresses were said to be gone."""
+
+    def __init__(self):
+        self.told = []
+
+    def gone(self, ingresses):
+        self.told.append(tuple(ingresses))
+
+
+def exchanged(monkeypatch, link, readers=None):
     """The pauses between exchanges until the answers are used up, the metrics, plans gone by."""
     pauses, metrics, gone_by, held = [], Metrics(), [], HeldPlan()
     (report,) = target_reports(1)
@@ -60,6 +70,7 @@ def exchanged(monkeypatch, link):
                 metrics,
                 report=lambda: _given(report),
                 latencies=list,
+                readers=readers or Heard(),
                 go_by_plan=go_by_plan,
             )
         )
@@ -87,3 +98,10 @@ def test_without_an_answer_it_goes_on_at_its_pace_and_counts(monkeypatch):
     assert pauses == [2.0, 2.0, 2.0]
     assert told["dspark_exchange_failures"] == 2
     assert gone_by == [1]
+
+
+def test_of_plans_that_are_taken_readers_hear_who_is_gone(monkeypatch):
+    readers = Heard()
+    answers = (plan(1, gone_ingresses=("i1",)), plan(1, gone_ingresses=("i2",)), plan(2))
+    exchanged(monkeypatch, Link(*answers), readers)
+    assert readers.told == [("i1",), ()]
