@@ -61,7 +61,8 @@ class TakenInTime:
             for wait_s in (self._within_s, _OVERDUE_S):
                 done, _ = await asyncio.wait({taking}, timeout=wait_s)
                 if done:
-                    return await taking
+                    await taking
+                    return
         finally:
             taking.cancel()
         self.cancel()

@@ -97,6 +97,11 @@ class ChatClient:
         return Received(sent_at, http_status, tuple(pieces), failure, _seconds(retry_after))
 
 
+def class_header(service_class: str) -> dict[str, str]:
+    """What asks for a class; servers that know none do not look at it."""
+    return {"x-dspark-class": service_class} if service_class else {}
+
+
 def _seconds(retry_after: str | None) -> float | None:
     """Of a `Retry-After` header; None for a date, which says more of clocks than of the server."""
     try:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-from loadtest.client import ChatClient, Received
+from loadtest.client import ChatClient, Received, class_header
 from loadtest.conversations import Conversation
 from loadtest.stream import Answer
 from profiles.load_records import RequestRow
@@ -32,6 +32,7 @@ class Terms:
     extras: Mapping[str, Any]
     api_key: str | None = None
     limit_s: float = 600.0
+    service_class: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +135,9 @@ class _Run:
         messages: list[dict[str, str]] = []
         for turn, text in enumerate(conversation.turns, 1):
             messages = [*messages, {"role": "user", "content": text}]
-            received = await self._client.chat(self._body(conversation, messages))
+            received = await self._client.chat(
+                self._body(conversation, messages), class_header(self._terms.service_class)
+            )
             sent_s = received.sent_at - self._start
             self._exchanges.append(Exchange(number, turn, conversation, due_s, sent_s, received))
             if turn == len(conversation.turns):

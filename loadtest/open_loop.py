@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from loadtest.client import ChatClient, Received
+from loadtest.client import ChatClient, Received, class_header
 from loadtest.phases import Request
 from profiles.load_records import OK
 
@@ -78,11 +78,8 @@ async def _run(
 
         async def one(request: Request) -> Received:
             await asyncio.sleep(max(request.at_s - (time.perf_counter() - start_s), 0.0))
-            asked_class = request.service_class
-            return await client.chat(
-                _body(model, request, cache_salt),
-                {"x-dspark-class": asked_class} if asked_class else {},
-            )
+            headers = class_header(request.service_class)
+            return await client.chat(_body(model, request, cache_salt), headers)
 
         return start_s, await asyncio.gather(*map(one, requests))
 

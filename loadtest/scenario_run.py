@@ -18,7 +18,7 @@ import yaml
 from loadtest.arms import Arm
 from loadtest.open_loop import Outcome, run_open_loop
 from loadtest.promises import Promise, Summary, summarise
-from loadtest.scenarios import DRAFTER, TARGET, Scenario, usual
+from loadtest.scenarios import DRAFTER, LONG, TARGET, Scenario, usual
 from loadtest.servers import Server, running
 from loadtest.throttle import throttled
 from loadtest.throughput import closed_loop_tokens_per_s
@@ -88,7 +88,14 @@ def measure_capacity(url: str, model: str) -> float:
     prompts = [request.prompt for request in requests]
     clients = _CAPACITY_CONCURRENCY
     return (
-        closed_loop_tokens_per_s(url, model, prompts, max_tokens=max_tokens, clients=clients)
+        closed_loop_tokens_per_s(
+            url,
+            model,
+            prompts,
+            max_tokens=max_tokens,
+            clients=clients,
+            service_class=LONG,  # so many wait longer than others are let wait
+        )
         / max_tokens
     )
 

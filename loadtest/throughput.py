@@ -14,14 +14,27 @@ _US = 1e-6
 
 
 def closed_loop_tokens_per_s(
-    url: str, model: str, prompts: Sequence[str], *, max_tokens: int, clients: int
+    url: str,
+    model: str,
+    prompts: Sequence[str],
+    *,
+    max_tokens: int,
+    clients: int,
+    service_class: str = "",
 ) -> float:
     """Greedy answers of `max_tokens` to every prompt, counted while all clients are busy.
 
     Raises RuntimeError where a request is not answered, with the server's reason.
     """
     extras = {"ignore_eos": True, "return_token_ids": True, "cache_salt": secrets.token_hex(8)}
-    terms = Terms(model, max_tokens, temperature=0.0, stall_s=_STALL_S, extras=extras)
+    terms = Terms(
+        model,
+        max_tokens,
+        temperature=0.0,
+        stall_s=_STALL_S,
+        extras=extras,
+        service_class=service_class,
+    )
     conversations = [Conversation(str(i), "mixed", (text,)) for i, text in enumerate(prompts)]
     return tokens_per_s(run_closed(url, terms, conversations, clients))
 

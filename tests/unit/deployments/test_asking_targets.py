@@ -32,7 +32,7 @@ class Scene(FleetIngress):
     """Two targets of one seat each, and who was asked how often by whom."""
 
     def __init__(self, queued_requests: int) -> None:
-        self._promises, self._num_ingresses = PROMISES, 1
+        self._promises, self._num_ingresses, self._replica_id = PROMISES, 1, "ingress"
         self.pool = PoolView(random.Random(0))
         self.pool.keep("ab")
         register("Target:m", self.pool)
