@@ -20,7 +20,8 @@ def footprints(server: psutil.Process) -> dict[int, Footprint]:
     for process in server.children(recursive=True):
         with suppress(psutil.NoSuchProcess):
             title = " ".join(process.cmdline())
-            is_ours = title.startswith(("ray::", "VLLM::")) or "/haproxy " in title
+            title = "haproxy" if "/haproxy " in title else title
+            is_ours = title.startswith(("ray::", "VLLM::", "haproxy"))
             if is_ours and "IDLE" not in title:
                 found[process.pid] = Footprint(
                     title[:60],
