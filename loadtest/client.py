@@ -97,7 +97,7 @@ class ChatClient:
         return Received(sent_at, http_status, tuple(pieces), failure, _seconds(retry_after))
 
 
-def class_header(service_class: str) -> dict[str, str]:
+def class_header(service_class: str | None) -> dict[str, str]:
     """What asks for a class; servers that know none do not look at it."""
     return {"x-dspark-class": service_class} if service_class else {}
 

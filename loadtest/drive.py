@@ -32,7 +32,7 @@ class Terms:
     extras: Mapping[str, Any]
     api_key: str | None = None
     limit_s: float = 600.0
-    service_class: str = ""
+    service_class: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,7 @@ def closed_loop_tokens_per_s(
     *,
     max_tokens: int,
     clients: int,
-    service_class: str = "",
+    service_class: str | None = None,
 ) -> float:
     """Greedy answers of `max_tokens` to every prompt, counted while all clients are busy.
 
