@@ -94,6 +94,7 @@ class FleetController:
         self._targets: dict[str, Heard[TargetReport]] = {}
         self._drafters: dict[str, Heard[DrafterReport]] = {}
         self._ingresses: dict[str, Heard[IngressReport]] = {}  # all there were
+        self._gone_ingresses: tuple[str, ...] = ()
         self._assigned: dict[str, str] = {}
         self._to_assign: set[str] = set()  # models whose replicas or loads changed
         self._controls: dict[str, Controls] = {}
@@ -199,6 +200,7 @@ class FleetController:
         now_s = self._clock()
         self._next_tick_s = now_s + TICK_S
         self._expire()
+        self._gone_ingresses = self._find_gone_ingresses(now_s)
         count = self._presence.count
         num_replicas = count(self._targets) + count(self._drafters) + count(self._ingresses)
         self._presence.num_replicas = num_replicas
@@ -269,7 +271,7 @@ class FleetController:
             self._step_costs.plan(wants) if wants else None,
             self._canary_order(report),
             self._advice(report),
-            self._gone_ingresses(),
+            self._gone_ingresses,
             self._epoch,
             self._seq,
             lifetime_s(told_s),
@@ -281,9 +283,8 @@ class FleetController:
             return NO_PLAN
         return self._plans.of(report.replica_id)
 
-    def _gone_ingresses(self) -> tuple[str, ...]:
+    def _find_gone_ingresses(self, now_s: float) -> tuple[str, ...]:
         """Those that fell silent and are not paused: Serve has killed them since."""
-        now_s = self._clock()
         gone = self._presence.gone(self._ingresses).items()
         long = [(heard.at_s, id_) for id_, heard in gone if now_s - heard.at_s > INGRESS_GONE_S]
         return tuple(id_ for _, id_ in sorted(long)[-MAX_GONE_TOLD:])

@@ -35,5 +35,5 @@ class Readers:
     def gone(self, ingresses: Iterable[str]) -> None:
         """Nobody reads for these any more: their requests are cancelled."""
         for ingress in ingresses:
-            for task in self._tasks.get(ingress, ()):
+            for task in self._tasks.pop(ingress, ()):  # told once: they may take time to end
                 task.cancel()

@@ -35,7 +35,9 @@ def test_the_control_socket_is_for_its_user_alone_and_goes_with_the_server():
 def test_streams_outlive_a_change_of_replicas_and_nobody_logs_who_asks():
     with load_balancer(has_https=False) as env:
         assert int(env["RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S"]) >= 3600
-        assert not Path(env["RAY_SERVE_HAPROXY_LOG_TARGET"]).exists()
+        log = Path(env["RAY_SERVE_HAPROXY_LOG_TARGET"])
+        assert log.parent == Path(env["RAY_SERVE_HAPROXY_SOCKET_PATH"]).parent
+        assert not log.exists()
 
 
 @pytest.mark.parametrize("chosen", ["0", "1"])
