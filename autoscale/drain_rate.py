@@ -7,6 +7,7 @@ import math
 _MEMORY_S = 4.0  # after which what was seen weighs 1/e
 _LEAST_SEAT_S = 0.5
 _LEAST_WORK = 0.1
+_PATIENCE_S = 4.0  # for which taken seats need show nothing: prompts are read, a step is slow
 
 
 class DrainRate:
@@ -18,7 +19,8 @@ class DrainRate:
 
     def __init__(self) -> None:
         self._work = 0.0
-        self._seat_s = 0.0
+        self._seat_s = 0.0  # up to the last work
+        self._unshown_s = 0.0  # of seats since then
         self._at_s: float | None = None
         self._running = 0
 
@@ -28,19 +30,26 @@ class DrainRate:
             elapsed_s = max(0.0, now_s - self._at_s)
             kept = math.exp(-elapsed_s / _MEMORY_S)
             self._work *= kept
-            self._seat_s = self._seat_s * kept + self._running * elapsed_s
-        self._work += work
+            self._seat_s *= kept
+            self._unshown_s = self._unshown_s * kept + self._running * elapsed_s
+        if work > 0:
+            self._work += work
+            self._seat_s += self._unshown_s
+            self._unshown_s = 0.0
         self._at_s = now_s
         self._running = running
 
     def per_s(self, seats: int, now_s: float) -> float | None:
-        """With `seats` taken; None while little is known, which is so again after a pause: until
-        the first prompt has been read, nothing done says nothing of what will be."""
+        """With `seats` taken; None while little is known, which is so again after a pause.
+
+        Seats that were taken just now and show nothing yet say nothing of what they will.
+        """
         if self._at_s is None or not self._work:
             return None
         elapsed_s = max(0.0, now_s - self._at_s)
         kept = math.exp(-elapsed_s / _MEMORY_S)
-        seat_s = self._seat_s * kept + self._running * elapsed_s
+        unshown_s = self._unshown_s * kept + self._running * (elapsed_s - _PATIENCE_S)
+        seat_s = self._seat_s * kept + max(unshown_s, 0.0)
         if seat_s < _LEAST_SEAT_S:
             return None
         return max(self._work * kept, _LEAST_WORK) / seat_s * seats

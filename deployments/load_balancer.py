@@ -17,6 +17,7 @@ from pathlib import Path
 
 ENABLED = "RAY_SERVE_ENABLE_HA_PROXY"
 _MOST_THREADS = 4
+_CHECKED_EVERY_S = 2  # three checks in a row that find no HAProxy start another; Ray waits 10 s
 _LONGEST_STREAM_S = 86400  # after a change of replicas the HAProxy before it serves its streams
 
 
@@ -42,6 +43,7 @@ def environment(folder: Path, stats_port: int, metrics_port: int) -> Mapping[str
     """Ray's, of one server's HAProxy."""
     return {
         ENABLED: "1",
+        "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": str(_CHECKED_EVERY_S),
         "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": str(_LONGEST_STREAM_S),
         "RAY_SERVE_HAPROXY_LOG_TARGET": str(folder / "nobody-logs"),  # who asks what is not kept
         "RAY_SERVE_HAPROXY_NBTHREAD": str(min(_MOST_THREADS, os.cpu_count() or 1)),

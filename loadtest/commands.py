@@ -33,7 +33,15 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     scenario.add_argument("--tpot", type=float, default=0.1, help="promised, in seconds")
     scenario.add_argument("--rounds", type=int, default=3)
     scenario.add_argument("--capacity", type=float, help="requests per second, instead of measured")
-    scenario.add_argument("--port", type=int, default=8124)
+    scenario.add_argument(
+        "--together",
+        action="store_true",
+        help="keep all arms' servers up, so that their turns follow each other closely, instead "
+        "of one at a time",
+    )
+    scenario.add_argument(
+        "--port", type=int, default=8124, help="together, one for each arm from it on"
+    )
     scenario.add_argument("--output", type=Path, help="also write every run as JSON")
     scenario.add_argument(
         "--logs",
@@ -149,6 +157,7 @@ def _scenario(args: argparse.Namespace) -> int:
             rounds=args.rounds,
             capacity_per_s=args.capacity,
             logs=args.logs,
+            together=args.together,
             progress=lambda run: print(
                 table_row(f"{run.arm}, {run.round + 1}", run.summary), flush=True
             ),

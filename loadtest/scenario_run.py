@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 import secrets
-import subprocess
 import sys
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from loadtest.arms import Arm
 from loadtest.open_loop import Outcome, run_open_loop
 from loadtest.promises import Promise, Summary, summarise
 from loadtest.scenarios import DRAFTER, LONG, TARGET, Scenario, usual
-from loadtest.servers import Server, running
+from loadtest.servers import Running, Server, running
 from loadtest.throttle import throttled
 from loadtest.throughput import closed_loop_tokens_per_s
 
@@ -110,50 +109,73 @@ def run_scenario(
     capacity_per_s: float | None,
     logs: Path,
     progress: Callable[[ArmRun], None],
+    together: bool = False,
 ) -> list[ArmRun]:
-    """All arms in every round, one at a time: two cores serve one.
+    """All arms in every round, one at a time.
+
+    Each turn starts its arm's server anew, so that two cores serve one; `together`, all servers
+    stay up, on ports from `port` on, and turns are a minute apart: on a machine whose speed
+    changes that tells arms apart, at the price of the processor time of those that idle.
 
     The capacity is the last arm's, measured at the beginning where it is not given. What a
     server prints goes below `logs`, and what became of every request. Raises ServerError for an
     arm that does not come up.
     """
-    if capacity_per_s is None:
-        last = arms[-1].server(port)
-        with running(last, logs / "capacity.log"):
-            measure_capacity(last.url, arms[-1].model)  # warms up
-            capacity_per_s = measure_capacity(last.url, arms[-1].model)
     runs = []
-    for round_ in range(rounds):
-        requests = scenario.requests(capacity_per_s, round_)
-        for arm in arms if round_ % 2 == 0 else reversed(arms):
-            server = arm.server(port)
-            with running(server, logs / f"{arm.name}-{round_ + 1}.log"):
-                outcomes = _run_one(scenario, arm, server.url, requests)
-            write_outcomes(outcomes, logs / f"{arm.name}-{round_ + 1}.jsonl")
-            watched = [one for one in outcomes if scenario.watched(one.request)]
-            runs.append(ArmRun(arm.name, round_, capacity_per_s, summarise(watched, promise)))
-            progress(runs[-1])
+    with ExitStack() as stack:
+        served = {}
+        if together:
+            for i, arm in enumerate(arms):
+                up = stack.enter_context(running(arm.server(port + i), logs / f"{arm.name}.log"))
+                measure_capacity(up.server.url, arm.model)  # warms up
+                served[arm.name] = up
+
+        @contextmanager
+        def up_now(arm: ServedArm, log: str) -> Iterator[Running]:
+            if arm.name in served:
+                yield served[arm.name]
+                return
+            with running(arm.server(port), logs / log) as up:
+                yield up
+
+        if capacity_per_s is None:
+            with up_now(arms[-1], "capacity.log") as up:
+                measure_capacity(up.server.url, arms[-1].model)  # warms up
+                capacity_per_s = measure_capacity(up.server.url, arms[-1].model)
+        for round_ in range(rounds):
+            requests = scenario.requests(capacity_per_s, round_)
+            for arm in arms if round_ % 2 == 0 else reversed(arms):
+                name = f"{arm.name}-{round_ + 1}"
+                with up_now(arm, f"{name}.log") as up:
+                    outcomes = _run_one(scenario, arm, up, requests)
+                write_outcomes(outcomes, logs / f"{name}.jsonl")
+                watched = [one for one in outcomes if scenario.watched(one.request)]
+                runs.append(ArmRun(arm.name, round_, capacity_per_s, summarise(watched, promise)))
+                progress(runs[-1])
     return runs
 
 
-def _run_one(scenario: Scenario, arm: ServedArm, url: str, requests: Any) -> list[Outcome]:
+def _run_one(scenario: Scenario, arm: ServedArm, up: Running, requests: Any) -> list[Outcome]:
+    url = up.server.url
+    assert up.pid is not None, "it was started here"
     warm_up = usual([0.1 * i for i in range(32)])
     run_open_loop(url, arm.model, warm_up, cache_salt=secrets.token_hex(8))
     with ExitStack() as stack:
         if scenario.speed < 1:
-            for pid in replica_pids(scenario.slowed)[:1]:
+            for pid in replica_pids(scenario.slowed, up.pid)[:1]:
                 stack.enter_context(throttled(with_children(pid), scenario.speed))
         return run_open_loop(url, arm.model, requests, cache_salt=secrets.token_hex(8))
 
 
-def replica_pids(kind: str) -> list[int]:
-    """Processes of replicas on this machine, ours and `ray.serve.llm`'s, by age."""
-    listed = subprocess.run(["ps", "-eo", "pid,args"], capture_output=True, text=True, check=True)
-    return [
-        int(line.split()[0])
-        for line in listed.stdout.splitlines()
-        if "ServeReplica" in line and any(name in line for name in _DEPLOYMENTS[kind])
-    ]
+def replica_pids(kind: str, server_pid: int) -> list[int]:
+    """Processes of a server's replicas, ours and `ray.serve.llm`'s, by age."""
+    found = []
+    for process in psutil.Process(server_pid).children(recursive=True):
+        with suppress(psutil.NoSuchProcess):
+            title = " ".join(process.cmdline())
+            if "ServeReplica" in title and any(name in title for name in _DEPLOYMENTS[kind]):
+                found.append((process.create_time(), process.pid))
+    return [pid for _, pid in sorted(found)]
 
 
 def with_children(pid: int) -> list[int]:

@@ -1,7 +1,7 @@
 """Every kind of process killed, stopped or cut off while 500 greedy requests and more come in.
 
 Run by `make test-long`. It prints two tables of what happened, and writes it as JSON to the path
-in `DSPARK_CHAOS_JSON`. Left out is HAProxy, behind which there is no other way in. That
+in `DSPARK_CHAOS_JSON`. HAProxy, beside which there is no other way in, is killed after them. That
 a target hears nothing of the controller is brought about by stopping the controller: on one
 machine Ray's actors call each other directly, and no relay fits between. Networks between nodes
 are cut in `test_partition.py`.
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -245,6 +246,7 @@ def test_whatever_dies_the_answers_are_right(running: Running) -> None:
         "counted_by_targets": {"fewest": fewest, "counted": counted, "most": most},
         "targets": len(books.targets),
         "logged_otherwise": wrongly_logged,
+        "haproxy_kill_back_s": seconds_without_haproxy(run),
     }
     tell(found)
 
@@ -270,6 +272,27 @@ def all_idle(run: Running) -> bool:
         return False
     admissions = [target["stats"]["admission"] for target in found]
     return not any(one["running"] + one["waiting"] for one in admissions)
+
+
+def seconds_without_haproxy(run: Running) -> float | None:
+    """From its kill until somebody answers again; None where Serve's own proxy is the way in."""
+    found = [process for process in run.of("") if process.name() == "haproxy"]
+    if not found:
+        return None
+    for process in found:
+        process.kill()
+    killed_s = time.monotonic()
+    wait_for(lambda: is_answering(run), 60)
+    return round(time.monotonic() - killed_s, 1)
+
+
+def is_answering(run: Running) -> bool:
+    try:
+        body = body_of(0) | {"stream": False}
+        reply = httpx.post(f"{run.url}/v1/chat/completions", json=body, timeout=20)
+        return reply.is_success
+    except httpx.HTTPError:
+        return False
 
 
 def was_cut_by(ingress_killed_s: float, outcomes: list[Outcome]) -> bool:

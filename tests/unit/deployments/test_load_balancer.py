@@ -40,6 +40,11 @@ def test_streams_outlive_a_change_of_replicas_and_nobody_logs_who_asks():
         assert not log.exists()
 
 
+def test_a_dead_haproxy_is_soon_found():
+    with load_balancer(has_https=False) as env:
+        assert 3 * float(env["RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S"]) <= 10
+
+
 @pytest.mark.parametrize("chosen", ["0", "1"])
 def test_what_the_environment_says_stands(monkeypatch, chosen):
     monkeypatch.setenv(ENABLED, chosen)
