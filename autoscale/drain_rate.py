@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 _MEMORY_S = 4.0  # after which what was seen weighs 1/e
-_LEAST_SEAT_S = 0.5
+_LEAST_SEAT_S = 0.5  # of each: one short answer, slow as the first one, stands for none of many
 _LEAST_WORK = 0.1
 _PATIENCE_S = 4.0  # for which taken seats need show nothing: prompts are read, a step is slow
 
@@ -50,6 +50,6 @@ class DrainRate:
         kept = math.exp(-elapsed_s / _MEMORY_S)
         unshown_s = self._unshown_s * kept + self._running * (elapsed_s - _PATIENCE_S)
         seat_s = self._seat_s * kept + max(unshown_s, 0.0)
-        if seat_s < _LEAST_SEAT_S:
+        if seat_s < _LEAST_SEAT_S * seats:
             return None
         return max(self._work * kept, _LEAST_WORK) / seat_s * seats

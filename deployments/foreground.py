@@ -21,7 +21,7 @@ from ray.serve.context import _get_global_client
 from deployments.canary_apps import canary_apps
 from deployments.compatibility import accept_software
 from deployments.errors import ConfigError
-from deployments.load_balancer import load_balancer
+from deployments.load_balancer import end_orphans, load_balancer
 from deployments.preflight import check_cpus, check_one_machine, check_settings
 from deployments.reasons import reason
 from deployments.schema import AppSpec
@@ -51,6 +51,7 @@ def serve_in_foreground(config: Path, host: str | None, port: int | None) -> int
     accept_software(model.placement for model in file.settings.launched)
     host, port = host or file.host, port or file.port
     check_https(file)
+    end_orphans()
     check_port_free(host, port)
     if not os.environ.get("RAY_ADDRESS"):
         check_one_machine(file.settings, torch.cuda.device_count())

@@ -11,11 +11,16 @@ import shutil
 import socket
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
 
+import psutil
+
 ENABLED = "RAY_SERVE_ENABLE_HA_PROXY"
+_FOLDERS, _CONFIG = "/tmp/dspark-", "haproxy.cfg"
+_MANAGER = "ray::HAProxyManager"
+_STOP_S = 5.0
 _MOST_THREADS = 4
 _CHECKED_EVERY_S = 2  # three checks in a row that find no HAProxy start another; Ray waits 10 s
 _LONGEST_STREAM_S = 86400  # after a change of replicas the HAProxy before it serves its streams
@@ -34,7 +39,7 @@ def load_balancer(*, has_https: bool) -> Iterator[Mapping[str, str]]:
         return
     # Of a socket's path HAProxy takes 97 bytes, and Ray puts a directory of 56 into it.
     with tempfile.TemporaryDirectory(
-        prefix="dspark-", dir="/tmp", ignore_cleanup_errors=True
+        prefix=Path(_FOLDERS).name, dir=Path(_FOLDERS).parent, ignore_cleanup_errors=True
     ) as folder:
         yield environment(Path(folder), *_free_ports(2))
 
@@ -49,12 +54,38 @@ def environment(folder: Path, stats_port: int, metrics_port: int) -> Mapping[str
         "RAY_SERVE_HAPROXY_NBTHREAD": str(min(_MOST_THREADS, os.cpu_count() or 1)),
         "RAY_SERVE_HAPROXY_STATS_PORT": str(stats_port),
         "RAY_SERVE_HAPROXY_METRICS_PORT": str(metrics_port),
-        "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(folder / "haproxy.cfg"),
+        "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(folder / _CONFIG),
         "RAY_SERVE_HAPROXY_SOCKET_PATH": str(folder / "admin"),
         "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(folder),
         "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(folder / "server-state"),
         "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(folder / "metrics"),
     }
+
+
+def end_orphans() -> None:
+    """End this user's HAProxies whose Ray was killed: they keep their port, and answer 503."""
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            folder = _folder_of(process)
+            if folder is None or _is_managed(process):
+                continue
+            process.terminate()
+            process.wait(_STOP_S)
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _folder_of(process: psutil.Process) -> Path | None:
+    """Where our files of an HAProxy are; None for anything else."""
+    command = process.cmdline()
+    if not command or Path(command[0]).name != "haproxy" or process.uids().real != os.getuid():
+        return None
+    paths = (Path(one) for one in command if one.startswith(_FOLDERS))
+    return next((path.parent for path in paths if path.name == _CONFIG), None)
+
+
+def _is_managed(process: psutil.Process) -> bool:
+    parent = process.parent()
+    return parent is not None and " ".join(parent.cmdline()).startswith(_MANAGER)
 
 
 def _is_installed() -> bool:

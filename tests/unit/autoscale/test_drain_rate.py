@@ -63,3 +63,10 @@ def test_seats_taken_after_a_pause_have_time_to_show_something():
     for i in range(1, 21):
         drain.record(9.0 + i / 10, running=32, work=64.0)
     assert drain.per_s(32, 11.0) == pytest.approx(640, rel=0.4)
+
+
+def test_one_slow_answer_says_nothing_of_many():
+    drain = DrainRate()
+    drain.record(0.0, running=1)
+    drain.record(6.0, running=0, work=3.0)
+    assert drain.per_s(32, 6.0) is None

@@ -1,11 +1,16 @@
 import os
+import shutil
 import stat
+import subprocess
+import tempfile
+import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from deployments import load_balancer as module
-from deployments.load_balancer import ENABLED, environment, load_balancer
+from deployments.load_balancer import ENABLED, end_orphans, environment, load_balancer
 
 
 @pytest.fixture(autouse=True)
@@ -43,6 +48,43 @@ def test_streams_outlive_a_change_of_replicas_and_nobody_logs_who_asks():
 def test_a_dead_haproxy_is_soon_found():
     with load_balancer(has_https=False) as env:
         assert 3 * float(env["RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S"]) <= 10
+
+
+@pytest.mark.parametrize("manager", ["ray::HAProxyManager", "somebody"])
+def test_an_haproxy_without_its_ray_is_ended(manager):
+    with tempfile.TemporaryDirectory(
+        prefix="dspark-", dir="/tmp", ignore_cleanup_errors=True
+    ) as folder:
+        config = Path(folder) / "haproxy.cfg"
+        config.touch()
+        # `tail -f`, under other names, below a shell that waits for it.
+        shell = f"(exec -a haproxy tail -f {config}) & wait"
+        parent = subprocess.Popen([manager, "-c", shell], executable=shutil.which("bash"))
+        try:
+            haproxy = the_haproxy(parent)
+            end_orphans()
+            is_ended = manager == "somebody"
+            assert (not haproxy.is_running() or haproxy.status() == "zombie") == is_ended
+            assert config.exists() != is_ended
+        finally:
+            for child in children(parent):
+                child.kill()
+            parent.kill()
+            parent.wait()
+
+
+def the_haproxy(parent: subprocess.Popen[bytes]) -> psutil.Process:
+    deadline_s = time.monotonic() + 10
+    while time.monotonic() < deadline_s:
+        for child in children(parent):
+            if child.cmdline()[:1] == ["haproxy"]:
+                return child
+        time.sleep(0.02)
+    raise AssertionError("it did not start")
+
+
+def children(process: subprocess.Popen[bytes]) -> list[psutil.Process]:
+    return psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
 
 
 @pytest.mark.parametrize("chosen", ["0", "1"])
