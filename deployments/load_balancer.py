@@ -75,12 +75,14 @@ def end_orphans() -> None:
 
 
 def _folder_of(process: psutil.Process) -> Path | None:
-    """Where our files of an HAProxy are; None for anything else."""
+    """Where our files of an HAProxy are, at some depth; None for anything else."""
     command = process.cmdline()
     if not command or Path(command[0]).name != "haproxy" or process.uids().real != os.getuid():
         return None
-    paths = (Path(one) for one in command if one.startswith(_FOLDERS))
-    return next((path.parent for path in paths if path.name == _CONFIG), None)
+    if not any(one.startswith(_FOLDERS) and Path(one).name == _CONFIG for one in command):
+        return None
+    path = next(Path(one) for one in command if one.startswith(_FOLDERS))
+    return Path(*path.parts[:3])
 
 
 def _is_managed(process: psutil.Process) -> bool:

@@ -55,7 +55,8 @@ def test_an_haproxy_without_its_ray_is_ended(manager):
     with tempfile.TemporaryDirectory(
         prefix="dspark-", dir="/tmp", ignore_cleanup_errors=True
     ) as folder:
-        config = Path(folder) / "haproxy.cfg"
+        config = Path(folder) / "of-one-ray" / "haproxy.cfg"
+        config.parent.mkdir()
         config.touch()
         # `tail -f`, under other names, below a shell that waits for it.
         shell = f"(exec -a haproxy tail -f {config}) & wait"
@@ -65,7 +66,7 @@ def test_an_haproxy_without_its_ray_is_ended(manager):
             end_orphans()
             is_ended = manager == "somebody"
             assert (not haproxy.is_running() or haproxy.status() == "zombie") == is_ended
-            assert config.exists() != is_ended
+            assert Path(folder).exists() != is_ended
         finally:
             for child in children(parent):
                 child.kill()
