@@ -70,7 +70,7 @@ PEERS ?= vllm vllm-ngram ray-serve-llm
 # A small model of the target's vocabulary, for vLLM's own draft-model speculation.
 DRAFT_MODEL ?=
 frontier: setup ## the demo's throughput-latency frontiers, hours; the same command resumes
-	@for round in $$(seq $(ROUNDS)); do \
+	@status=0; for round in $$(seq $(ROUNDS)); do \
 		$(BIN)/dspark bench --config deployments/configs/frontier.yaml --apart \
 			$(if $(MODELS),--models $(MODELS),--without-dspark) \
 			--policies colocated=fixed:3,fixed:5,fixed:7,local,causal split=local,causal \
@@ -79,8 +79,8 @@ frontier: setup ## the demo's throughput-latency frontiers, hours; the same comm
 			$(if $(DRAFT_MODEL),vllm-draft-model --draft-model $(DRAFT_MODEL)) \
 			--concurrency $(POINTS) $(if $(OPEN),--open $(OPEN)) \
 			--rounds $$round --reference off 'mtp fixed 1' --output $(FRONTIER) \
-		|| exit 1; \
-	done
+		|| { status=$$?; [ $$status -lt 128 ] || exit $$status; }; \
+	done; exit $$status
 
 frontier-gpu: setup ## the same of Qwen3 4B, with EXTRA=cuda on two Hopper GPUs (not run yet)
 	$(BIN)/dspark bench --config deployments/configs/frontier-gpu.yaml --apart \

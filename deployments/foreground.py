@@ -63,8 +63,7 @@ def serve_in_foreground(config: Path, host: str | None, port: int | None) -> int
 
 def _serve(file: ServeFile, host: str, port: int, balanced: Mapping[str, str], began: float) -> int:
     stop = threading.Event()
-    for signum in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(signum, lambda *_: stop.set())
+    _stop_at_signals(stop)
     say(f"starting {file.path.name}: Ray, then the replicas (about a minute on two cores)")
     importing = _in_thread(_import_app)
     try:
@@ -72,6 +71,7 @@ def _serve(file: ServeFile, host: str, port: int, balanced: Mapping[str, str], b
     except BaseException:
         wait([importing])  # an interpreter must not end in the middle of it
         raise
+    _stop_at_signals(stop)  # again: Ray has put handlers of its own there, that end the process
     try:
         http = file.schema.http_options.model_dump() | {"host": host, "port": port}
         serve.start(proxy_location=file.schema.proxy_location, http_options=http)
@@ -85,6 +85,11 @@ def _serve(file: ServeFile, host: str, port: int, balanced: Mapping[str, str], b
         say("stopping")
         _stop(file.app_name)
     return 0
+
+
+def _stop_at_signals(stop: threading.Event) -> None:
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(signum, lambda *_: stop.set())
 
 
 def _import_app() -> None:

@@ -23,6 +23,7 @@ _MANAGER = "ray::HAProxyManager"
 _STOP_S = 5.0
 _MOST_THREADS = 4
 _CHECKED_EVERY_S = 2  # three checks in a row that find no HAProxy start another; Ray waits 10 s
+_DEREGISTERED_S = 5  # after which HAProxy knows that an ingress goes; Ray waits 30 s, at every end
 _LONGEST_STREAM_S = 86400  # after a change of replicas the HAProxy before it serves its streams
 
 
@@ -49,6 +50,7 @@ def environment(folder: Path, stats_port: int, metrics_port: int) -> Mapping[str
     return {
         ENABLED: "1",
         "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": str(_CHECKED_EVERY_S),
+        "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": str(_DEREGISTERED_S),
         "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": str(_LONGEST_STREAM_S),
         "RAY_SERVE_HAPROXY_LOG_TARGET": str(folder / "nobody-logs"),  # who asks what is not kept
         "RAY_SERVE_HAPROXY_NBTHREAD": str(min(_MOST_THREADS, os.cpu_count() or 1)),

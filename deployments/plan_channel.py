@@ -1,8 +1,7 @@
 """The fleet's plan on its way from a target replica to the scheduler in its engine core.
 
 vLLM's `collective_rpc` reaches workers alone. So the replica publishes on a socket of its own,
-in a directory that nobody else may enter, and the process of the engine core finds it by its
-environment: in vLLM's configuration an address that is new at every start would make every
+and the process of the engine core finds it by its environment: in vLLM's configuration an address that is new at every start would make every
 compiled graph a new one. Whoever connects late, or not at all, goes by local rules.
 """
 
@@ -10,10 +9,10 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import time
 from collections.abc import Callable
 from dataclasses import asdict
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import zmq
@@ -30,8 +29,9 @@ class PlanPublisher:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._directory = TemporaryDirectory(prefix="dspark-plan-")
-        self.address = f"ipc://{self._directory.name}/plan"
+        # A name without a file, of which a killed replica leaves nothing. Who else finds it can
+        # read what is published and say nothing.
+        self.address = f"ipc://@dspark-plan-{os.getpid()}-{secrets.token_hex(8)}"
         self._socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.PUB)
         self._socket.setsockopt(zmq.LINGER, 0)
         self._socket.bind(self.address)
@@ -44,7 +44,6 @@ class PlanPublisher:
 
     def close(self) -> None:
         self._socket.close()
-        self._directory.cleanup()
 
 
 class PlanSubscriber:

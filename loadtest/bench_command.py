@@ -194,16 +194,18 @@ def _known_arms(args: argparse.Namespace, servers: Sequence[Server]) -> Iterator
 
 @contextmanager
 def _interrupted_by_terminate() -> Iterator[None]:
-    """SIGTERM ends us as Ctrl-C does: what was started is stopped."""
+    """SIGTERM, and SIGHUP of a terminal that closes, end us as Ctrl-C does: what was started is
+    stopped."""
 
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, interrupt)
+    before = {n: signal.signal(n, interrupt) for n in (signal.SIGTERM, signal.SIGHUP)}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _say(text: str) -> None:

@@ -140,6 +140,7 @@ def _llama_cpp(name: str, target: Mapping[str, Any], port: int, path: Path) -> S
         "n_ctx": target.get("max_model_len", 2048),
         "n_threads": threads,
         "n_threads_batch": threads,
+        "interrupt_requests": "false",  # else an answer ends where another request waits
     }
     arguments = [part for key, value in options.items() for part in (f"--{key}", str(value))]
     return Server(

@@ -183,16 +183,16 @@ def _wait_until_up(process: subprocess.Popen[bytes], server: Server, log: Path) 
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
-    """Interrupt it, and kill what it left behind."""
-    if process.poll() is None:
-        process.send_signal(signal.SIGINT)
-        try:
-            process.wait(_STOP_TIMEOUT_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-    with suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
+    """Interrupt it, and kill what it left behind, also where we are interrupted meanwhile."""
+    try:
+        if process.poll() is None:
+            process.send_signal(signal.SIGINT)
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(_STOP_TIMEOUT_S)
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
 
 @contextmanager

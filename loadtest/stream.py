@@ -72,6 +72,8 @@ def parse_answer(pieces: Sequence[Piece], http_status: int) -> Answer:
         return reader.answer(TRUNCATED, "the stream ended without data: [DONE]")
     if not reader.chunks:
         return reader.answer(MALFORMED, "an answer without a token")
+    if not reader.finish_reason:
+        return reader.answer(TRUNCATED, "the answer ended without a finish reason")
     return reader.answer(OK)
 
 
@@ -99,7 +101,7 @@ class _Reader:
         self._counted_by: str | None = None
         self._prompt_tokens = 0
         self._total: int | None = None
-        self._finish_reason = ""
+        self.finish_reason = ""
 
     def take(self, event: _Event) -> None:
         """One event. Raises StreamError for what is none of a chat's."""
@@ -108,7 +110,7 @@ class _Reader:
             return
         try:
             document = json.loads(event.data)
-            if "error" in document:
+            if document.get("error"):
                 raise StreamError(f"an error in the stream: {_excerpt(event.data.encode())}")
             self._take_document(event.at_s, document)
         except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
@@ -121,7 +123,7 @@ class _Reader:
         before, self._total = self._total or 0, usage.get("completion_tokens", self._total)
         self._prompt_tokens = usage.get("prompt_tokens", self._prompt_tokens)
         for choice in document["choices"]:
-            self._finish_reason = choice.get("finish_reason") or self._finish_reason
+            self.finish_reason = choice.get("finish_reason") or self.finish_reason
             delta = choice.get("delta") or {}
             said = _said(delta)
             self._text.append(delta.get("content") or "")
@@ -130,7 +132,7 @@ class _Reader:
                 self._count(at_s, len(ids), "token_ids")
             elif self._counted_by == "token_ids":
                 continue
-            elif usage and (self._total or 0) > before:
+            elif self._counted_by != "chunks" and (self._total or 0) > before:
                 self._count(at_s, (self._total or 0) - before, "usage")
             elif said and self._counted_by != "usage":
                 self._count(at_s, 1, "chunks")
@@ -153,7 +155,7 @@ class _Reader:
             tuple(chunks),
             counted_by,
             self._prompt_tokens,
-            self._finish_reason,
+            self.finish_reason,
         )
 
 

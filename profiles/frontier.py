@@ -1,7 +1,8 @@
 """Throughput against latency: what a run's timestamps say, and which runs nobody beats.
 
 Times are in seconds from when a request was due. A token is where its chunk arrived; the gaps
-between chunks are what a reader sees (`itl_s`), the time per token is a request's mean
+between arrivals are what a reader sees (`itl_s`), with chunks less than half a millisecond apart as
+one, however a server cuts them: those of one message. The time per token is a request's mean
 (`tpot_s`). Pure: everything is computed from the rows of `profiles.load_records`.
 """
 
@@ -21,6 +22,7 @@ from profiles.estimates import Estimate, estimate, unpaired_ratio
 from profiles.load_records import OK, LoadRecords, RequestRow, RunRow
 
 _MICRO = 1e-6
+_TOGETHER_US = 500  # apart, within which chunks arrive as one
 
 
 class Slo(NamedTuple):
@@ -32,7 +34,7 @@ class Slo(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Latency:
-    """One answered request. `tpot_s` is NaN for a single token; `itl_s` gaps between chunks."""
+    """One answered request. `tpot_s` is NaN for a single token; `itl_s` gaps between arrivals."""
 
     ttft_s: float
     tpot_s: float
@@ -52,7 +54,7 @@ def latency(request: RequestRow) -> Latency:
     return Latency(
         ttft_s=late_s + at_s[0],
         tpot_s=(at_s[-1] - at_s[0]) / later_tokens if later_tokens else math.nan,
-        itl_s=tuple(gap * _MICRO for gap in request.gap_us[1:]),
+        itl_s=tuple(gap * _MICRO for gap in request.gap_us[1:] if gap >= _TOGETHER_US),
         e2e_s=late_s + at_s[-1],
     )
 
@@ -140,14 +142,24 @@ def _tokens_until(request: RequestRow, time_s: float) -> int:
 
 
 def _decoding_until(requests: Iterable[RequestRow], time_s: float) -> tuple[int, float]:
-    """Tokens after the first chunk until `time_s`, and the seconds from first to last of them."""
+    """Tokens after the first arrival until `time_s`, and the seconds from first to last."""
     tokens, seconds = 0, 0.0
     for row in requests:
-        at_s = [at for at in arrivals_s(row) if row.sent_s + at <= time_s]
-        if len(at_s) > 1:
-            tokens += sum(row.chunk_tokens[1 : len(at_s)])
-            seconds += at_s[-1] - at_s[0]
+        seen = [(at, n) for at, n in _together(row) if row.sent_s + at <= time_s]
+        if len(seen) > 1:
+            tokens += sum(n for _, n in seen[1:])
+            seconds += seen[-1][0] - seen[0][0]
     return tokens, seconds
+
+
+def _together(request: RequestRow) -> list[tuple[float, int]]:
+    """What arrived as one: when the last of it did, and its tokens."""
+    found: list[tuple[float, int]] = []
+    chunks = zip(arrivals_s(request), request.gap_us, request.chunk_tokens, strict=True)
+    for at_s, gap_us, num_tokens in chunks:
+        before = found.pop()[1] if found and gap_us < _TOGETHER_US else 0
+        found.append((at_s, before + num_tokens))
+    return found
 
 
 def _mean(values: Sequence[float]) -> float:

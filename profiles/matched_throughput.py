@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
@@ -61,19 +61,33 @@ def _matched(arm: Sequence[Point], reference: Sequence[Point]) -> list[Matched]:
     return [pair for pair in pairs if not math.isnan(pair.user)]
 
 
+class OverRounds(NamedTuple):
+    """A ratio over the `spanned` rounds, of `rounds`, whose curves have it."""
+
+    estimate: Estimate
+    spanned: int
+    rounds: int
+
+
 def matched_by_round(
     records: LoadRecords, reference: str, slo: Slo
-) -> dict[tuple[CurveKey, str], Estimate]:
+) -> dict[tuple[CurveKey, str], OverRounds]:
     """Per curve and load of the reference the ratio over rounds, each with its own curves.
 
     What moves both speeds of a point at once moves them together here, so the interval has it.
-    Rounds in which the arm does not span the reference's throughput are left out.
+    Rounds in which the arm does not span the reference's throughput say nothing, which is
+    counted: those that do may be the arm's fast ones.
     """
     ratios: dict[tuple[CurveKey, str], list[float]] = defaultdict(list)
+    rounds: Counter[tuple[CurveKey, str]] = Counter()
     for some in points_by_round(records, slo):
         found = curves(some)
         for key, own in found.items():
-            base = found.get(key._replace(arm=reference), [])
-            for pair in _matched(own, known_speeds(base)):
+            base = known_speeds(found.get(key._replace(arm=reference), []))
+            rounds.update((key, point.label) for point in base)
+            for pair in _matched(own, base):
                 ratios[key, pair.load].append(pair.ratio)
-    return {cell: estimate(values) for cell, values in ratios.items()}
+    return {
+        cell: OverRounds(estimate(values), len(values), rounds[cell])
+        for cell, values in ratios.items()
+    }

@@ -11,7 +11,7 @@ from loadtest.divergence import DivergenceReport
 from profiles.estimates import Estimate
 from profiles.frontier import Point, Slo, curves, load_label, points, ratios
 from profiles.load_records import LoadRecords
-from profiles.matched_throughput import matched, matched_by_round
+from profiles.matched_throughput import Matched, OverRounds, matched, matched_by_round
 
 USER, REPLICA = "tokens_per_s_per_user", "tokens_per_s_per_replica"
 _SPEEDS = {USER: "tokens/s/user", REPLICA: "tokens/s/replica"}
@@ -125,8 +125,8 @@ def number(value: float) -> str:
 
 def matched_table(records: LoadRecords, slo: Slo, reference: str) -> Table:
     """Per arm and load of the reference, its user speed over the reference's where both replicas
-    give as much, prompts of the same length; the interval is over rounds, each with curves of
-    its own."""
+    give as much, prompts of the same length; the ratio and its interval are over rounds, each
+    with curves of its own, the speeds beside it on the curves of means."""
     found = curves(points(records, slo))
     turns = {(run.arm, run.sitting) for run in records.runs}
     beside = {arm for arm, sitting in turns if (reference, sitting) in turns}
@@ -138,11 +138,7 @@ def matched_table(records: LoadRecords, slo: Slo, reference: str) -> Table:
             number(pair.tokens_per_s_per_replica),
             number(pair.user),
             number(pair.reference_user),
-            ratio_text(
-                pair.ratio,
-                _half_width(by_round.get((key, pair.load))),
-                is_paired=key.arm in beside,
-            ),
+            _matched_ratio(pair, by_round.get((key, pair.load)), is_paired=key.arm in beside),
             f"{max(run.error_rate for point in own for run in point.runs):.1%}",
         )
         for key, own in found.items()
@@ -154,8 +150,15 @@ def matched_table(records: LoadRecords, slo: Slo, reference: str) -> Table:
     return Table(header, tuple(rows))
 
 
-def _half_width(one: Estimate | None) -> float | None:
-    return None if one is None else _known(one.half_width)
+def _matched_ratio(pair: Matched, over: OverRounds | None, *, is_paired: bool) -> str:
+    """Over rounds where two have it; else that of the curves' means, without an interval."""
+    if over is None or over.spanned < 2:
+        return ratio_text(pair.ratio, None)
+    seen = over.estimate
+    text = ratio_text(seen.mean, _known(seen.half_width), is_paired=is_paired)
+    return (
+        text if over.spanned == over.rounds else f"{text}, {over.spanned} of {over.rounds} rounds"
+    )
 
 
 class Column(NamedTuple):

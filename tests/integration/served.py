@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -59,7 +58,7 @@ def serving_process(config: Path, log: Path, **env: str) -> Iterator[tuple[str, 
             assert server.poll() is None, log.read_text()
             yield f"http://127.0.0.1:{port}", psutil.Process(server.pid)
         finally:
-            server.send_signal(signal.SIGINT)
+            server.terminate()  # as supervisors do; benchmarks interrupt theirs
             assert server.wait(STOP_TIMEOUT_S) == 0, log.read_text()
 
 

@@ -105,6 +105,8 @@ class _Handler(BaseHTTPRequestHandler):
             choice = {"index": 0, "delta": {"content": "ab " * num_tokens}}
             if self.server.token_ids:
                 choice["token_ids"] = list(range(num_tokens))
+            if i == len(self.server.chunks) - 1:
+                choice["finish_reason"] = "length"
             self._event({"object": "chat.completion.chunk", "choices": [choice]})
 
     def _usage(self) -> None:

@@ -35,6 +35,7 @@ class Handler(BaseHTTPRequestHandler):
             self._event({"choices": [{"delta": {"content": "word"}}]})
         if asked == "break":
             return
+        self._event({"choices": [{"delta": {}, "finish_reason": "length"}]})
         self._event({"choices": [], "usage": {"completion_tokens": 5}})
         self.wfile.write(b"data: [DONE]\n\n")
 

@@ -17,6 +17,7 @@ def said(text: str = "ab", **choice: object) -> dict:
 
 
 DONE = event("[DONE]")
+LAST = event({"choices": [{"delta": {}, "finish_reason": "stop"}]}) + DONE
 USAGE = event({"choices": [], "usage": {"prompt_tokens": 5, "completion_tokens": 7}})
 
 
@@ -36,27 +37,39 @@ def test_token_ids_count_chunks_of_several_tokens():
 def test_running_usage_counts_where_there_are_no_token_ids():
     pieces = [
         Piece(1.0, event(said() | {"usage": {"completion_tokens": 2}})),
-        Piece(2.0, event(said() | {"usage": {"completion_tokens": 5}}) + DONE),
+        Piece(2.0, event(said() | {"usage": {"completion_tokens": 5}}) + LAST),
     ]
     answer = parse_answer(pieces, 200)
     assert (answer.counted_by, answer.chunks) == ("usage", (Chunk(1.0, 2), Chunk(2.0, 3)))
 
 
 def test_a_total_at_the_end_is_spread_over_the_chunks():
-    pieces = [Piece(float(i), event(said())) for i in range(1, 4)] + [Piece(3.1, USAGE + DONE)]
+    pieces = [Piece(float(i), event(said())) for i in range(1, 4)] + [Piece(3.1, USAGE + LAST)]
     answer = parse_answer(pieces, 200)
     assert answer.counted_by == "spread"
     assert answer.chunks == (Chunk(1.0, 2), Chunk(2.0, 2), Chunk(3.0, 3))
 
 
+def test_a_total_beside_the_finish_reason_is_counted_once():
+    last = {"choices": [{"delta": {}, "finish_reason": "stop"}], "usage": {"completion_tokens": 3}}
+    pieces = [Piece(1.0, event(said())), Piece(2.0, event(said())), Piece(3.0, event(last) + DONE)]
+    answer = parse_answer(pieces, 200)
+    assert (answer.counted_by, answer.chunks) == ("spread", (Chunk(1.0, 1), Chunk(2.0, 2)))
+
+
+def test_no_error_is_none():
+    answer = parse_answer([Piece(1.0, event(said() | {"error": None}) + LAST)], 200)
+    assert (answer.status, answer.output_tokens) == ("ok", 1)
+
+
 def test_without_any_count_a_chunk_is_a_token():
-    answer = parse_answer([Piece(1.0, event(said()) * 2 + DONE)], 200)
+    answer = parse_answer([Piece(1.0, event(said()) * 2 + LAST)], 200)
     assert (answer.counted_by, answer.output_tokens) == ("chunks", 2)
 
 
 @pytest.mark.parametrize("size", [1, 7, 1000])
 def test_an_event_counts_when_its_last_byte_arrives(size: int):
-    whole = event(said("ä", token_ids=[1])) + event(said("b", token_ids=[2, 3])) + DONE
+    whole = event(said("ä", token_ids=[1])) + event(said("b", token_ids=[2, 3])) + LAST
     parts = [whole[i : i + size] for i in range(0, len(whole), size)]
     answer = parse_answer([Piece(float(i), part) for i, part in enumerate(parts)], 200)
     first_end = len(event(said("ä", token_ids=[1])).rstrip()) // size
@@ -65,7 +78,7 @@ def test_an_event_counts_when_its_last_byte_arrives(size: int):
 
 
 def test_comments_between_events_are_skipped():
-    answer = parse_answer([Piece(1.0, b": ping\n\nevent: x\n" + event(said()) + DONE)], 200)
+    answer = parse_answer([Piece(1.0, b": ping\n\nevent: x\n" + event(said()) + LAST)], 200)
     assert (answer.status, answer.output_tokens) == ("ok", 1)
 
 
@@ -75,6 +88,7 @@ def test_comments_between_events_are_skipped():
         (event(said()), "truncated", "the stream ended without data: [DONE]"),
         (b"", "truncated", "the stream ended without data: [DONE]"),
         (DONE, "malformed", "an answer without a token"),
+        (event(said()) + DONE, "truncated", "the answer ended without a finish reason"),
         (b"<html>\n", "malformed", "not an event: <html>"),
         (event("{'a'"), "malformed", "not a chunk of a chat: {'a'"),
         (event("[1]"), "malformed", "not a chunk of a chat: [1]"),

@@ -66,9 +66,9 @@ def test_a_slow_minute_that_both_share_widens_no_interval():
     ]
     found = matched_by_round(joined(*parts), "off", SLO)
     # Off gives 100 tokens/s at 50 a user; on gives 100 at 100 a user.
-    assert found[ON, "closed:2"].mean == pytest.approx(2.0)
-    assert found[ON, "closed:2"].half_width == pytest.approx(0, abs=1e-6)
-    assert found[OFF, "closed:2"].mean == 1
+    assert found[ON, "closed:2"].estimate.mean == pytest.approx(2.0)
+    assert found[ON, "closed:2"].estimate.half_width == pytest.approx(0, abs=1e-6)
+    assert found[OFF, "closed:2"].estimate.mean == 1
 
 
 def test_rounds_that_differ_widen_it_and_one_beyond_the_arm_is_left_out():
@@ -77,16 +77,17 @@ def test_rounds_that_differ_widen_it_and_one_beyond_the_arm_is_left_out():
           ((1, 20), (2, 25), (3, 20))]  # fmt: skip
     found = matched_by_round(joined(*off, *on), "off", SLO)[ON, "closed:2"]
     # Both 100 tokens/s at the light end, which is 100 a user against 50; round 3 is at 1000.
-    assert found.mean == pytest.approx(2.0)
+    assert found.estimate.mean == pytest.approx(2.0)
+    assert (found.spanned, found.rounds) == (2, 3)
     on[1] = runs_of("on", 2, (1, 20, 1), (4, 20, 4))
     found = matched_by_round(joined(*off, *on), "off", SLO)[ON, "closed:2"]
-    assert found.mean == pytest.approx((2.0 + 1.0) / 2)
-    assert found.half_width == pytest.approx(12.706 * 0.5)
+    assert found.estimate.mean == pytest.approx((2.0 + 1.0) / 2)
+    assert found.estimate.half_width == pytest.approx(12.706 * 0.5)
 
 
 def test_one_round_has_a_ratio_and_no_interval():
     one = joined(runs_of("off", 1, (2, 20, 2)), runs_of("on", 1, (1, 10, 1), (4, 20, 4)))
-    assert math.isnan(matched_by_round(one, "off", SLO)[ON, "closed:2"].half_width)
+    assert math.isnan(matched_by_round(one, "off", SLO)[ON, "closed:2"].estimate.half_width)
     apart = tuple(replace(run, context_tokens=512) if run.arm == "on" else run for run in one.runs)
     found = matched_by_round(one._replace(runs=apart), "off", SLO)
     assert {key for key, _ in found} == {OFF}  # prompts of another length are no match
