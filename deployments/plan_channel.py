@@ -1,8 +1,9 @@
 """The fleet's plan on its way from a target replica to the scheduler in its engine core.
 
-vLLM's `collective_rpc` reaches workers alone. So the replica publishes on a socket of its own,
-and the process of the engine core finds it by its environment: in vLLM's configuration an address that is new at every start would make every
-compiled graph a new one. Whoever connects late, or not at all, goes by local rules.
+vLLM's `collective_rpc` reaches workers alone. So the replica publishes on a socket of its own, and
+the process of the engine core finds it by its environment: in vLLM's configuration an address that
+is new at every start would make every compiled graph a new one. Whoever connects late, or not at
+all, goes by local rules.
 """
 
 from __future__ import annotations
