@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 _MEMORY_S = 4.0  # after which what was seen weighs 1/e
-_LEAST_SEAT_S = 0.5  # of each: one short answer, slow as the first one, stands for none of many
+_LEAST_SEAT_S = 0.5  # of each seat: a first answer, which is slow, does not speak for many
 _LEAST_WORK = 0.1
 _PATIENCE_S = 4.0  # for which taken seats need show nothing: prompts are read, a step is slow
 

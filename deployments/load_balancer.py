@@ -19,7 +19,6 @@ import psutil
 
 ENABLED = "RAY_SERVE_ENABLE_HA_PROXY"
 _FOLDERS, _CONFIG = "/tmp/dspark-", "haproxy.cfg"
-_MANAGER = "ray::HAProxyManager"
 _STOP_S = 5.0
 _MOST_THREADS = 4
 _CHECKED_EVERY_S = 2  # three checks in a row that find no HAProxy start another; Ray waits 10 s
@@ -81,15 +80,15 @@ def _folder_of(process: psutil.Process) -> Path | None:
     command = process.cmdline()
     if not command or Path(command[0]).name != "haproxy" or process.uids().real != os.getuid():
         return None
-    if not any(one.startswith(_FOLDERS) and Path(one).name == _CONFIG for one in command):
-        return None
-    path = next(Path(one) for one in command if one.startswith(_FOLDERS))
-    return Path(*path.parts[:3])
+    ours = (Path(one) for one in command if one.startswith(_FOLDERS))
+    config = next((path for path in ours if path.name == _CONFIG), None)
+    return Path(*config.parts[:3]) if config is not None else None
 
 
 def _is_managed(process: psutil.Process) -> bool:
+    """Whether a process of Ray's is still above it, whatever that calls itself just now."""
     parent = process.parent()
-    return parent is not None and " ".join(parent.cmdline()).startswith(_MANAGER)
+    return parent is not None and " ".join(parent.cmdline()).startswith("ray::")
 
 
 def _is_installed() -> bool:

@@ -161,9 +161,7 @@ class _Reader:
 
 def _said(delta: dict[str, Any]) -> bool:
     """Whether the delta carries a part of the answer: text, reasoning or a tool call."""
-    return any(
-        delta.get(key) for key in ("content", "reasoning", "reasoning_content", "tool_calls")
-    )
+    return any(delta.get(key) for key in _PARTS)
 
 
 def _spread(total: int, parts: int) -> list[int]:

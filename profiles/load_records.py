@@ -27,7 +27,8 @@ OK, REFUSED, RESET, STALLED, TRUNCATED, MALFORMED = STATUSES = (
     "malformed",
 )
 """How a request ended: answered in full; an HTTP error; the connection failed or was reset;
-no byte for too long; the stream ended before its end was marked; bytes that are no answer."""
+no byte for too long; the stream ended before its end was marked, or without a finish reason; bytes
+that are no answer."""
 
 _FORMAT_VERSION = 2
 

@@ -59,7 +59,7 @@ def test_seats_taken_after_a_pause_have_time_to_show_something():
     drain = steady(running=1, work_per_s=20.0, seconds=2)
     drain.record(2.0, running=0)
     drain.record(8.0, running=32)
-    assert (drain.per_s(32, 9.0) or 640) >= 600
+    assert drain.per_s(32, 9.0) is None
     for i in range(1, 21):
         drain.record(9.0 + i / 10, running=32, work=64.0)
     assert drain.per_s(32, 11.0) == pytest.approx(640, rel=0.4)

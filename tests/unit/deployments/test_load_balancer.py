@@ -50,7 +50,9 @@ def test_a_dead_haproxy_is_soon_found():
         assert 3 * float(env["RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S"]) <= 10
 
 
-@pytest.mark.parametrize("manager", ["ray::HAProxyManager", "somebody"])
+@pytest.mark.parametrize(
+    "manager", ["ray::HAProxyManager", "ray::SERVE_PROXY_ACTOR:HAProxyManager.ready", "somebody"]
+)
 def test_an_haproxy_without_its_ray_is_ended(manager):
     with tempfile.TemporaryDirectory(
         prefix="dspark-", dir="/tmp", ignore_cleanup_errors=True
